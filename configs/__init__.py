@@ -1,0 +1,1 @@
+"""Configs: each file has `get_config()`; a variant imports `base` and overrides what differs."""

@@ -1,0 +1,16 @@
+"""PN-SAMP M: both windows, all three tasks; the paper's main form.
+
+    python -m pnsamp_jax.main --config configs/pn_samp_m.py --workdir runs/m \\
+        --config.data.source=folder --config.data.root=/path/to/nodules
+
+The paper: Dice 73.89 (3.87), malignancy off-by-one 97.58 (1.32), mean of the nine ratings 89.33.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """The base config is this form."""
+    return base.get_config()

@@ -1,0 +1,51 @@
+"""The command line: flags and dispatch, nothing else. See README.md for what the modes do."""
+
+import logging
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from pnsamp_jax.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; --config.field=value overrides a field.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, tables and pictures go.")
+MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "evaluate", "prepare"], "train ends with the evaluation; prepare reads the data only."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the mode; a user's mistake becomes one line and exit status 1, or 2 for a usage error."""
+    if len(argv) > 1:
+        _usage_error(f"unexpected argument '{argv[1]}'")
+    if CONFIG.value is None or WORKDIR.value is None:
+        _usage_error(f"--{'config' if CONFIG.value is None else 'workdir'} is missing")
+    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells of every file
+    from pnsamp_jax import train  # imports JAX, which a usage error need not wait for
+
+    run = {"train": train.train_and_evaluate, "evaluate": train.test_and_evaluate, "prepare": train.prepare_data}
+    try:
+        run[MODE.value](CONFIG.value, Path(WORKDIR.value))
+    except UserError as error:
+        sys.exit(f"pnsamp_jax: {error}")
+    except OSError as error:
+        sys.exit(f"pnsamp_jax: {error}; check that the path exists, is writable and that the disk is not full")
+
+
+def _usage_error(message: str) -> None:
+    print(f"pnsamp_jax: {message}; usage: python -m pnsamp_jax.main --config FILE --workdir DIR", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; what cannot be parsed ends in one line and exit status 2."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        _usage_error(" ".join(str(error).split()))
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,128 @@
+"""PN-SAMP: one 3D network for a nodule's segmentation, its attributes and its malignancy rating.
+
+Wu et al., "Joint learning for pulmonary nodule segmentation, attributes and malignancy prediction", ISBI 2018.
+
+From the paper: the trunk (a 3D U-Net with half the convolutions and half the kernels, BatchNorm -> Conv -> ELU ->
+pool), the second way into the rating heads (a sub-3DCNN of four convolutions on the *predicted* segmentation, so that
+the ratings' gradients reach the trunk through both ways), their concatenation, one dense layer, the attribute heads,
+and malignancy built upon the attributes' features. Chosen here, because the paper is silent: the widths of the
+sub-3DCNN and of the dense layers, the mean and the maximum over space as the summary of a feature map (so that any
+patch size works), and that malignancy also sees the fused features.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from pnsamp_jax.data import keys
+from pnsamp_jax.models.layers import Block, max_pool, up_pool
+
+Array = jax.Array
+
+ABSENT = -1e9  # logit of a class that a rating does not have
+
+
+class Outputs(NamedTuple):
+    """What a model says of a batch of nodules; a task that a form lacks is None.
+
+    Attributes:
+      mask: (B, D, H, W) float32 logits of the segmentation.
+      ratings: (B, 9, 6) float32 logits in the order of `keys.RATINGS`; classes that a rating lacks are `ABSENT`.
+    """
+
+    mask: Array | None
+    ratings: Array | None
+
+
+def summarise(x: Array) -> Array:
+    """Mean and maximum over space: (B, D, H, W, C) -> (B, 2 C) float32."""
+    x = x.astype(jnp.float32)
+    return jnp.concatenate([x.mean(axis=(1, 2, 3)), x.max(axis=(1, 2, 3))], axis=-1)
+
+
+class RatingHeads(nn.Module):
+    """Fused features to the logits of all nine ratings: (B, F) -> (B, 9, 6) float32.
+
+    Attributes:
+      train: whether dropout is on.
+      dropout: rate on the fused features.
+      fused: width of the dense layer that fuses both ways.
+      features: width of each rating's own features; malignancy sees those of all attributes.
+    """
+
+    train: bool
+    dropout: float = 0.0
+    fused: int = 192
+    features: int = 24
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = nn.elu(nn.Dense(self.fused, name="fusion")(x))
+        x = nn.Dropout(self.dropout, deterministic=not self.train)(x)
+        attributes, logits = [], []
+        for rating in keys.RATINGS:
+            inputs = x
+            if rating.name == "malignancy":
+                inputs = jnp.concatenate([x, *attributes], axis=-1)
+            hidden = nn.elu(nn.Dense(self.features, name=f"{rating.name}_features")(inputs))
+            attributes.append(hidden)
+            head = nn.Dense(rating.classes, name=rating.name)(hidden)
+            missing = ((0, 0), (0, keys.MAX_CLASSES - rating.classes))
+            logits.append(jnp.pad(head, missing, constant_values=ABSENT))
+        return jnp.stack(logits, axis=1)
+
+
+class PNSAMP(nn.Module):
+    """PN-SAMP in its multi-task and single-task forms.
+
+    Attributes:
+      segment: whether there is a segmentation; without it (form C) the ratings come from the encoder alone.
+      rate: whether there are ratings; without them (form Seg) the trunk stands alone.
+      dropout: rate on the fused features.
+      kernels: channels of the four blocks down; the blocks up mirror them.
+      mask_kernels: channels of the sub-3DCNN that reads the predicted segmentation.
+      axis_name: pmap axis over which BatchNorm averages its statistics, if any.
+      dtype: of the activations; parameters, statistics and outputs are float32.
+    """
+
+    segment: bool = True
+    rate: bool = True
+    dropout: float = 0.0
+    kernels: tuple[int, ...] = (16, 32, 64, 128)
+    mask_kernels: tuple[int, ...] = (8, 16, 32, 64)
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Outputs:
+        """Maps windowed patches (B, D, H, W, windows) in 0..1, D, H and W divisible by 16, to `Outputs`."""
+
+        def block(features: int, name: str) -> Block:
+            return Block(features, train, self.axis_name, self.dtype, name=name)
+
+        skips = []
+        for level, features in enumerate(self.kernels):
+            x = block(features, f"down_{level}")(x)
+            skips.append(x)
+            x = max_pool(x)
+        summaries = [summarise(x)]
+
+        mask = None
+        if self.segment:
+            for level in reversed(range(len(self.kernels))):
+                x = block(self.kernels[level], f"up_{level}")(x)
+                x = jnp.concatenate([up_pool(x), skips[level]], axis=-1)
+            # A 1x1x1 convolution is a dense layer on the channels.
+            mask = nn.Dense(1, dtype=self.dtype, name="mask")(x)[..., 0].astype(jnp.float32)
+
+        if not self.rate:
+            return Outputs(mask, None)
+        if self.segment:
+            y = nn.sigmoid(mask)[..., None]
+            for level, features in enumerate(self.mask_kernels):
+                y = max_pool(block(features, f"mask_{level}")(y))
+            summaries.append(summarise(y))
+        fused = jnp.concatenate(summaries, axis=-1)
+        return Outputs(mask, RatingHeads(train, self.dropout, name="heads")(fused))

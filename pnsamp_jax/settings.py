@@ -1,0 +1,119 @@
+"""What a config means: checks it, and turns it into the objects that the rest of the package works with.
+
+Models, losses and data never see a ConfigDict; they take plain arguments.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import ml_collections
+
+from pnsamp_jax.data.folder import FolderSource
+from pnsamp_jax.data.lidc_ct import LidcSource
+from pnsamp_jax.data.patches import Geometry
+from pnsamp_jax.data.phantom import PhantomSource
+from pnsamp_jax.data.prepare import Source, atomic_path
+from pnsamp_jax.errors import UserError
+
+# Fields that do not decide what a run computes; they may differ when a workdir is used again.
+FREE_FIELDS = ("fold", "checkpoint", "log_every_steps", "data.cache", "data.workers", "data.pipeline")
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuses settings that cannot work, before anything is read or written.
+
+    Raises:
+      UserError: names the field and what it may be.
+    """
+    if config.patch_size <= 0 or config.patch_size % 16:
+        raise UserError(f"config.patch_size: {config.patch_size} is not divisible by 16 (four poolings halve it)")
+    if config.data.source not in ("phantom", "lidc", "folder"):
+        raise UserError(f"config.data.source: '{config.data.source}' is none of phantom, lidc, folder")
+    if not -1 <= config.fold < config.num_folds:
+        raise UserError(f"config.fold: {config.fold} is not -1 (all) or 0..{config.num_folds - 1}")
+    if config.checkpoint not in ("best", "last"):
+        raise UserError(f"config.checkpoint: '{config.checkpoint}' is neither best nor last")
+    if not config.model.segment and not config.model.rate:
+        raise UserError("config.model: segment and rate are both False, so there is nothing to learn")
+    if config.model.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"config.model.dtype: '{config.model.dtype}' is neither float32 nor bfloat16")
+    if not config.model.windows:
+        raise UserError("config.model.windows: needs at least one (width, centre) pair")
+    if config.data.margin < 0:
+        raise UserError(f"config.data.margin: {config.data.margin} is negative")
+    for field in ("spacing_mm", "batch_size", "num_epochs", "learning_rate", "checkpoint_every_epochs", "log_every_steps"):
+        if config[field] <= 0:
+            raise UserError(f"config.{field}: {config[field]} must be positive")
+    if not 0 < config.validation_fraction < 1:
+        raise UserError(f"config.validation_fraction: {config.validation_fraction} is not between 0 and 1")
+
+
+def geometry(config: ml_collections.ConfigDict) -> Geometry:
+    """The grid of stored patches."""
+    return Geometry(config.patch_size, config.data.margin, config.spacing_mm)
+
+
+def cache_folder(config: ml_collections.ConfigDict) -> Path:
+    """Where prepared patches are kept."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pnsamp_jax"
+    return Path(config.data.cache) if config.data.cache else default
+
+
+def source(config: ml_collections.ConfigDict) -> Source:
+    """The data source that the config names.
+
+    Raises:
+      UserError: the folder that the source needs is not given or not there.
+    """
+    data = config.data
+    if data.source == "phantom":
+        return PhantomSource(data.phantom_nodules, config.seed, data.cohort, data.min_readers)
+    field = {"lidc": "dicom_root", "folder": "root"}[data.source]
+    if not data[field]:
+        raise UserError(f"config.data.{field}: is empty; source '{data.source}' needs it, the path of a folder")
+    if not Path(data[field]).is_dir():
+        raise UserError(f"config.data.{field}: no such folder: {data[field]}")
+    if data.source == "folder":
+        return FolderSource(data.root)
+    root = str(Path(data.dicom_root).resolve())
+    index = f"dicom-index-{hashlib.sha256(root.encode()).hexdigest()[:12]}.json"
+    return LidcSource(root, str(cache_folder(config) / index))
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def claim_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Writes the config into a fresh workdir, or checks that the one there is the same.
+
+    Raises:
+      UserError: the workdir belongs to another config; the first field that differs is named. Nothing is written.
+    """
+    path = workdir / "config.json"
+    settings = json.loads(config.to_json())
+    if path.exists():
+        try:
+            there = _flatten(json.loads(path.read_text()))
+        except ValueError as error:
+            raise UserError(f"{path}: damaged ({error}); delete it if the workdir is this config's") from error
+        here = _flatten(settings)
+        for field in sorted(here.keys() | there.keys()):
+            if field not in FREE_FIELDS and here.get(field) != there.get(field):
+                raise UserError(
+                    f"{workdir} belongs to another config: there config.{field} is {there.get(field)!r}, here "
+                    f"{here.get(field)!r}; take another --workdir or the same config"
+                )
+        return
+    if (workdir / "folds.json").exists():
+        raise UserError(f"{workdir}: holds a run but no config.json; take another --workdir")
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2))

@@ -1,0 +1,241 @@
+"""Cross-validation: trains each fold, tests it on the nodules it never saw, and evaluates them all together."""
+
+import json
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from pnsamp_jax import evaluate, input_pipeline, losses, models, predictions, settings, steps, transforms
+from pnsamp_jax.checkpoint import Checkpoints
+from pnsamp_jax.data import cohort, keys
+from pnsamp_jax.data.folds import make_folds
+from pnsamp_jax.data.prepare import atomic_path, prepare, read_records
+from pnsamp_jax.errors import UserError
+from pnsamp_jax.state import TrainState, create_state, learning_rates
+
+Records = dict[str, np.ndarray]
+PARTS = ("train", "validation", "test")
+
+
+def load_records(config: ml_collections.ConfigDict) -> Records:
+    """Prepares the config's data source where that is still to be done, and reads its cohort into memory."""
+
+    def member(votes: np.ndarray) -> np.ndarray:
+        return cohort.members(votes, config.data.cohort, config.data.min_readers)
+
+    cohort.suspicion(np.zeros((0, *keys.CLASS_EXISTS.shape)), config.data.cohort)  # refuses an unknown cohort early
+    source, geometry, cache = settings.source(config), settings.geometry(config), settings.cache_folder(config)
+    if config.data.pipeline == "tfdata":
+        from pnsamp_jax.datasets.lidc_nodules import read_dataset
+
+        return read_dataset(source, geometry, cache, config.data.workers, member)
+    return read_records(prepare(source, geometry, cache, config.data.workers), member)
+
+
+def load_folds(config: ml_collections.ConfigDict, records: Records, path: Path) -> list[dict[str, list[str]]]:
+    """Reads the split from folds.json, or makes and writes it.
+
+    Raises:
+      UserError: the file was made for other nodules.
+    """
+    patient_of = dict(zip(records[keys.NODULE_ID].tolist(), records[keys.PATIENT_ID].tolist(), strict=True))
+    if path.exists():
+        folds = [{part: fold[part]["nodules"] for part in PARTS} for fold in json.loads(path.read_text())["folds"]]
+        if {nodule for fold in folds for nodule in fold["test"]} != patient_of.keys():
+            raise UserError(f"{path}: was made for other nodules than the data now holds; take another --workdir")
+        return folds
+    folds = make_folds(
+        records[keys.NODULE_ID],
+        records[keys.PATIENT_ID],
+        cohort.suspicion(records[keys.VOTES], config.data.cohort),
+        num_folds=config.num_folds,
+        validation_fraction=config.validation_fraction,
+        split=config.split,
+        seed=config.seed,
+    )
+    described = [
+        {part: {"nodules": ids, "patients": sorted({patient_of[i] for i in ids})} for part, ids in fold.items()}
+        for fold in folds
+    ]
+    header = {"cohort": config.data.cohort, "split": config.split, "seed": config.seed}
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps({**header, "folds": described}, indent=1))
+    return folds
+
+
+def select(records: Records, nodule_ids: list[str]) -> Records:
+    """The records of the given nodules, in the order of the records."""
+    chosen = np.isin(records[keys.NODULE_ID], nodule_ids)
+    return {name: values[chosen] for name, values in records.items()}
+
+
+def fold_seed(seed: int, fold: int) -> int:
+    """A seed of its own for each fold, so that folds differ in their initial weights and batches too."""
+    return int(np.random.SeedSequence((seed, fold)).generate_state(1)[0])
+
+
+def make_task(config: ml_collections.ConfigDict) -> steps.Task:
+    """The static settings of the steps, the same for every fold."""
+    fields = config.model.to_dict()
+    windows = fields.pop("windows")
+    return steps.Task(
+        model=models.create(axis_name=steps.AXIS, **fields),
+        patch_size=config.patch_size,
+        windows=tuple(tuple(pair) for pair in windows),
+        augmentation=transforms.Augmentation(**config.augment),
+        weights=losses.Weights(**config.loss),
+    )
+
+
+class MetricsLog:
+    """Metrics of a fold, as lines of metrics.jsonl and for TensorBoard."""
+
+    def __init__(self, folder: Path, resumed_step: int):
+        self._path = folder / "metrics.jsonl"
+        # What a stopped run logged after its last checkpoint is about to happen again.
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= resumed_step]
+        with atomic_path(self._path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept))
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._board.close()
+
+    def write(self, part: str, step: int, metrics: dict[str, float]) -> None:
+        """Appends one line."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, "part": part, **metrics}) + "\n")
+        for name, value in metrics.items():
+            self._board.add_scalar(f"{part}/{name}", value, step)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):  # a line cut short when the run was killed
+        return float("inf")
+
+
+def run_model(step, state: TrainState, records: Records, batch_size: int) -> dict[str, np.ndarray]:
+    """Results of a compiled evaluation step for every nodule, in the order of the records."""
+    results = []
+    for batch, count in input_pipeline.eval_batches(records, batch_size):
+        outputs = jax.device_get(step(state.params, state.batch_stats, batch))
+        results.append({name: values[:count] for name, values in outputs.items()})
+    return {name: np.concatenate([part[name] for part in results]) for name in results[0]}
+
+
+def train_fold(
+    config: ml_collections.ConfigDict, fold: int, train: Records, validation: Records, folder: Path
+) -> None:
+    """Trains one fold to the end, from its last checkpoint if there is one.
+
+    Raises:
+      UserError: the loss is not finite; the last good checkpoint stays.
+    """
+    task, seed = make_task(config), fold_seed(config.seed, fold)
+    steps_per_epoch = max(1, len(train[keys.VOTES]) // config.batch_size)
+    last_step = config.num_epochs * steps_per_epoch
+    rates = learning_rates(config.schedule, config.learning_rate, last_step)
+    state = create_state(task.model, len(task.windows), seed)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        if checkpoints.last_step is not None:
+            state = checkpoints.restore(state)
+        first_step = int(state.step)
+        if first_step >= last_step:
+            return
+        train_step, eval_step = steps.compile_train_step(task), steps.compile_eval_step(task)
+        state = steps.replicate(state)
+        batches = input_pipeline.train_batches(
+            train,
+            pipeline=config.data.pipeline,
+            seed=seed,
+            first_step=first_step,
+            last_step=last_step,
+            batch_size=config.batch_size,
+        )
+        bar = tqdm(batches, desc=f"Fold {fold}", initial=first_step, total=last_step, unit="step", mininterval=1)
+        with MetricsLog(folder, first_step) as log:
+            for step, batch in enumerate(bar, start=first_step + 1):
+                state, metrics = train_step(state, batch, seed, rates[step - 1])
+                if step % config.log_every_steps == 0 or step == last_step:
+                    metrics = {name: float(value) for name, value in metrics.items()}
+                    _require_finite(metrics["loss"], fold, step, checkpoints.last_step)
+                    log.write("train", step, metrics)
+                    bar.set_postfix(loss=f"{metrics['loss']:.3f}")
+                if step % (config.checkpoint_every_epochs * steps_per_epoch) == 0 or step == last_step:
+                    scores = run_model(eval_step, state, validation, config.batch_size)
+                    scores = {name: float(value.mean()) for name, value in scores.items() if value.ndim == 1}
+                    _require_finite(scores["loss"], fold, step, checkpoints.last_step)
+                    log.write("validation", step, scores)
+                    checkpoints.save(state, json.loads(config.to_json()), scores["loss"])
+
+
+def _require_finite(loss: float, fold: int, step: int, last_good: int | None) -> None:
+    if not np.isfinite(loss):
+        kept = "no checkpoint was saved yet" if last_good is None else f"the checkpoint of step {last_good} is kept"
+        raise UserError(f"fold {fold}, step {step}: the loss is {loss}; {kept}; lower config.learning_rate")
+
+
+def test_fold(config: ml_collections.ConfigDict, fold: int, test: Records, folder: Path) -> None:
+    """Writes the predictions of a trained fold for its test nodules."""
+    task = make_task(config)
+    state = create_state(task.model, len(task.windows), seed=0)  # for its shapes alone
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        state = steps.replicate(checkpoints.restore(state, config.checkpoint))
+    results = run_model(steps.compile_eval_step(task), state, test, config.batch_size)
+    missing = np.full(len(test[keys.VOTES]), np.nan)
+    predictions.write_predictions(
+        folder / "predictions.csv", fold, test, results.get("dice", missing), results.get("probabilities")
+    )
+
+
+def cross_validate(config: ml_collections.ConfigDict, workdir: Path, train: bool) -> dict:
+    """Trains (where `train`), tests and evaluates the folds that the config names.
+
+    Returns:
+      The results, as in results.json.
+    """
+    settings.check(config)
+    if config.batch_size % jax.local_device_count():
+        raise UserError(f"config.batch_size: {config.batch_size} does not divide by {jax.local_device_count()} devices")
+    settings.claim_workdir(config, workdir)
+    records = load_records(config)
+    folds = load_folds(config, records, workdir / "folds.json")
+    predictions.write_readers(workdir / "readers.csv", records)
+    chosen = range(config.num_folds) if config.fold == -1 else [config.fold]
+    for fold in chosen:
+        folder = workdir / f"fold_{fold}"
+        parts = {part: select(records, folds[fold][part]) for part in PARTS}
+        if train:
+            train_fold(config, fold, parts["train"], parts["validation"], folder)
+        test_fold(config, fold, parts["test"], folder)
+    predictions.gather_predictions(workdir)
+    return evaluate.evaluate(workdir)
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict:
+    """Runs the cross-validation that the config describes, from wherever it stopped, and evaluates it."""
+    return cross_validate(config, workdir, train=True)
+
+
+def test_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict:
+    """Tests the folds that were trained in `workdir` again, and evaluates them."""
+    return cross_validate(config, workdir, train=False)
+
+
+def prepare_data(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Prepares the data source and makes the split."""
+    settings.check(config)
+    settings.claim_workdir(config, workdir)
+    records = load_records(config)
+    load_folds(config, records, workdir / "folds.json")
+    print(f"Prepared {len(records[keys.NODULE_ID])} nodules of the cohort {config.data.cohort}")
