@@ -1,6 +1,6 @@
-"""The demo: real contours and ratings, simulated voxels, small patches; five folds in at most three minutes on two cores.
+"""The demo: real contours and ratings, simulated voxels, small patches; five folds in some three minutes on two cores.
 
-    python -m pnsamp_jax.main --config configs/demo.py --workdir runs/demo
+python -m pnsamp_jax.main --config configs/demo.py --workdir runs/demo
 """
 
 from ml_collections import ConfigDict

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.data.margin = 6
     config.augment.translate = 2.0
     config.model.dropout = 0.3
-    config.num_epochs = 40
-    config.schedule = "one_cycle"
+    config.batch_size = 16
+    config.num_epochs = 30
+    config.schedule = "cosine"
     return config

@@ -6,6 +6,7 @@ answer and what one more reader would score on the same nodules.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ CONTEXT_NOTES = {
     "slab": "real voxels, slabs: Dice is optimistic, since the volume's end betrays the nodule's",
     "simulated": "SIMULATED VOXELS round real contours and ratings: no claim about real CT",
 }
+
+RESAMPLES = 500  # of the patients, where a statistic is no plain mean
 
 # Wu et al., ISBI 2018, in per cent: Dice, off-by-one of malignancy, mean off-by-one of the nine ratings, by form.
 PAPER = {
@@ -44,6 +47,12 @@ def paper_form(model: dict) -> str | None:
         return "Seg"
     forms = {((1600, -600),): "S1", ((700, -600),): "S2", ((1600, -600), (700, -600)): "M"}
     return forms.get(tuple(windows))
+
+
+def interval_of(statistic: Callable[[np.ndarray], float], patients: np.ndarray) -> dict:
+    """A statistic of the nodules' weights, with its patient-clustered interval."""
+    interval = metrics.cluster_bootstrap(statistic, patients, RESAMPLES)
+    return {"value": statistic(np.ones(len(patients))), "interval": interval}
 
 
 def figure(scores: np.ndarray, patients: np.ndarray, weights: np.ndarray | None = None) -> dict:
@@ -73,12 +82,11 @@ def rating_figures(table: Table, place: int) -> dict:
         def kappa(weights: np.ndarray, predicted=predicted) -> float:
             return metrics.quadratic_kappa(predicted, truth, rating.classes, weights)
 
-        everyone = np.ones(len(truth))
         result[decoding] = {
             "off_by_one": figure(metrics.off_by_one(predicted, truth), patients),
             "exact": figure(metrics.exact(predicted, truth), patients),
-            "macro_within_one": {"value": macro(everyone), "interval": metrics.cluster_bootstrap(macro, patients, 500)},
-            "quadratic_kappa": {"value": kappa(everyone), "interval": metrics.cluster_bootstrap(kappa, patients, 500)},
+            "macro_within_one": interval_of(macro, patients),
+            "quadratic_kappa": interval_of(kappa, patients),
         }
     error = metrics.absolute_error(metrics.expected(table["probabilities"][:, place]), truth)
     result["mean_absolute_error"] = figure(error, patients)
@@ -95,8 +103,7 @@ def mean_figures(table: Table) -> dict:
             pairs = zip(scores, masses, strict=True)
             return float(np.mean([metrics.mean_score(s, weights if m is None else weights * m) for s, m in pairs]))
 
-        interval = metrics.cluster_bootstrap(statistic, patients, 500)
-        return {"value": statistic(np.ones(len(patients))), "interval": interval, "n": len(patients)}
+        return {**interval_of(statistic, patients), "n": len(patients)}
 
     readers = [metrics.one_reader_scores(votes[:, place]) for place in places]
     constants = [metrics.best_constant(truth[:, place], keys.RATINGS[place].classes)[1] for place in places]
@@ -119,11 +126,10 @@ def malignancy_figures(table: Table) -> dict:
     truth, p = table["truth"][:, keys.MALIGNANCY], table["probabilities"][:, keys.MALIGNANCY]
     counts = (truth > 0) & (truth != 3)
     score, malignant = metrics.expected(p), truth > 3
-    value = metrics.auc(score, malignant, counts.astype(float))
-    interval = metrics.cluster_bootstrap(lambda w: metrics.auc(score, malignant, w * counts), table["patient_id"], 1000)
+    auc = interval_of(lambda weights: metrics.auc(score, malignant, weights * counts), table["patient_id"])
     suspicion, outcome = malignant_probability(table), np.where(counts, malignant, np.nan)
     return {
-        "auc": {"value": value, "interval": interval, "n": int(counts.sum()), "malignant": int(malignant.sum())},
+        "auc": {**auc, "n": int(counts.sum()), "malignant": int(malignant.sum())},
         "calibration_error": {"value": metrics.expected_calibration_error(suspicion, outcome)},
     }
 

@@ -6,17 +6,18 @@ have seen, with no iterator state to save. Only int16 HU and uint8 masks travel;
 inside the compiled step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pnsamp_jax.data import keys
-from pnsamp_jax.errors import UserError
 
 PIPELINES = ("device", "tfdata")
 FEATURES = (keys.IMAGE, keys.MASK, keys.VOTES)
+
+Records = dict[str, np.ndarray | jax.Array]
 
 
 def batch_indices(seed: int, step: int, num_nodules: int, batch_size: int) -> np.ndarray:
@@ -27,63 +28,53 @@ def batch_indices(seed: int, step: int, num_nodules: int, batch_size: int) -> np
     return np.array([orders[epoch][place] for epoch, place in zip(epochs, within, strict=True)])
 
 
-def to_device(records: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """The features of a batch for all nodules, on the default device."""
-    return {name: jnp.asarray(records[name]) for name in FEATURES}
+def to_device(records: Records) -> Records:
+    """The same records with what a step reads (`FEATURES`) on the default device instead of the host."""
+    return {**records, **{name: jnp.asarray(records[name]) for name in FEATURES}}
 
 
-@jax.jit
-def take(arrays: dict[str, jax.Array], indices: jax.Array) -> dict[str, jax.Array]:
-    """The batch of the nodules at `indices`."""
-    return {name: values[indices] for name, values in arrays.items()}
+def gather(records: Records, nodules: np.ndarray) -> Records:
+    """The features of the nodules at the given places, on the device if the records are there."""
+    return {name: records[name][nodules] for name in FEATURES}
 
 
 def train_batches(
-    records: dict[str, np.ndarray], *, pipeline: str, seed: int, first_step: int, last_step: int, batch_size: int
-) -> Iterator[dict[str, jax.Array | np.ndarray]]:
-    """Yields the batches of the steps first_step .. last_step - 1, the same from either pipeline.
+    records: Records, nodules: np.ndarray, *, pipeline: str, seed: int, steps: range, batch_size: int
+) -> Iterator[Records]:
+    """Yields the batches of the given steps, the same from either pipeline.
 
     Args:
-      records: the training nodules, under the names of `keys`.
-      pipeline: "device" keeps all patches on the device; "tfdata" streams them from the host.
+      records: under the names of `keys`.
+      nodules: (n,) places of the training nodules in the records.
+      pipeline: "device" gathers where the records are; "tfdata" streams them from the host.
       seed: decides the order.
-      first_step: where to start; a resumed run passes the steps it has taken.
-      last_step: where to stop.
+      steps: which ones; a resumed run begins at the steps it has taken.
       batch_size: nodules a batch.
     """
-    if pipeline not in PIPELINES:
-        raise UserError(f"config.data.pipeline: '{pipeline}' is none of {', '.join(PIPELINES)}")
-    if pipeline == "tfdata":
-        yield from _tfdata_batches(records, seed, first_step, last_step, batch_size)
-        return
-    arrays = to_device(records)
-    for step in range(first_step, last_step):
-        yield take(arrays, batch_indices(seed, step, len(records[keys.VOTES]), batch_size))
+
+    def batch(step: int) -> Records:
+        return gather(records, nodules[batch_indices(seed, step, len(nodules), batch_size)])
+
+    return _stream(batch, steps, records) if pipeline == "tfdata" else map(batch, steps)
 
 
-def _tfdata_batches(records, seed, first_step, last_step, batch_size):
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise UserError("config.data.pipeline: 'tfdata' needs TensorFlow; pip install 'pnsamp-jax[tf]'") from error
+def _stream(batch: Callable[[int], Records], steps: range, records: Records) -> Iterator[Records]:
+    """The batches through tf.data, made ahead while the device is busy."""
+    import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")  # the accelerators belong to JAX
 
-    def gather(step: np.ndarray) -> list[np.ndarray]:
-        indices = batch_indices(seed, int(step), len(records[keys.VOTES]), batch_size)
-        return [records[name][indices] for name in FEATURES]
-
     def load(step: tf.Tensor) -> dict[str, tf.Tensor]:
-        arrays = tf.numpy_function(gather, [step], [records[name].dtype for name in FEATURES], stateful=False)
+        types = [records[name].dtype for name in FEATURES]
+        arrays = tf.numpy_function(lambda step: list(batch(int(step)).values()), [step], types, stateful=False)
         return dict(zip(FEATURES, arrays, strict=True))
 
-    steps = tf.data.Dataset.range(first_step, last_step)
-    yield from steps.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    dataset = tf.data.Dataset.range(steps.start, steps.stop).map(load, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
-def eval_batches(records: dict[str, np.ndarray], batch_size: int) -> Iterator[tuple[dict[str, np.ndarray], int]]:
-    """Yields every nodule once, in order, as (batch, how many of it are real); the last batch is padded by repeats."""
-    total = len(records[keys.VOTES])
-    for start in range(0, total, batch_size):
-        indices = np.minimum(np.arange(start, start + batch_size), total - 1)
-        yield {name: records[name][indices] for name in FEATURES}, min(batch_size, total - start)
+def eval_batches(records: Records, nodules: np.ndarray, batch_size: int) -> Iterator[tuple[Records, int]]:
+    """Yields every nodule once, in order, as (batch, how many of it are real); the last is padded by repeats."""
+    for start in range(0, len(nodules), batch_size):
+        places = np.minimum(np.arange(start, start + batch_size), len(nodules) - 1)
+        yield gather(records, nodules[places]), min(batch_size, len(nodules) - start)

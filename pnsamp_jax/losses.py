@@ -1,4 +1,4 @@
-"""Per-sample losses: each function returns one value for each nodule, and `total` adds them up by a fixed trade-off."""
+"""Per-sample losses: one value for each nodule and task, added up by a fixed trade-off."""
 
 from typing import NamedTuple
 

@@ -10,15 +10,38 @@ from pathlib import Path
 
 import ml_collections
 
+from pnsamp_jax.data.cohort import COHORTS
 from pnsamp_jax.data.folder import FolderSource
+from pnsamp_jax.data.folds import SPLITS
 from pnsamp_jax.data.lidc_ct import LidcSource
 from pnsamp_jax.data.patches import Geometry
 from pnsamp_jax.data.phantom import PhantomSource
 from pnsamp_jax.data.prepare import Source, atomic_path
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.input_pipeline import PIPELINES
+from pnsamp_jax.state import SCHEDULES
 
 # Fields that do not decide what a run computes; they may differ when a workdir is used again.
 FREE_FIELDS = ("fold", "checkpoint", "log_every_steps", "data.cache", "data.workers", "data.pipeline")
+
+CHOICES = {
+    "data.source": ("phantom", "lidc", "folder"),
+    "data.cohort": COHORTS,
+    "data.pipeline": PIPELINES,
+    "split": SPLITS,
+    "schedule": SCHEDULES,
+    "checkpoint": ("best", "last"),
+    "model.dtype": ("float32", "bfloat16"),
+}
+POSITIVE_FIELDS = (
+    "patch_size",
+    "spacing_mm",
+    "batch_size",
+    "num_epochs",
+    "learning_rate",
+    "checkpoint_every_epochs",
+    "log_every_steps",
+)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -27,25 +50,23 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: names the field and what it may be.
     """
-    if config.patch_size <= 0 or config.patch_size % 16:
+    flat = _flatten(config.to_dict())
+    for field, choices in CHOICES.items():
+        if flat[field] not in choices:
+            raise UserError(f"config.{field}: '{flat[field]}' is none of {', '.join(choices)}")
+    for field in POSITIVE_FIELDS:
+        if not flat[field] > 0:
+            raise UserError(f"config.{field}: {flat[field]} must be positive")
+    if config.patch_size % 16:
         raise UserError(f"config.patch_size: {config.patch_size} is not divisible by 16 (four poolings halve it)")
-    if config.data.source not in ("phantom", "lidc", "folder"):
-        raise UserError(f"config.data.source: '{config.data.source}' is none of phantom, lidc, folder")
     if not -1 <= config.fold < config.num_folds:
         raise UserError(f"config.fold: {config.fold} is not -1 (all) or 0..{config.num_folds - 1}")
-    if config.checkpoint not in ("best", "last"):
-        raise UserError(f"config.checkpoint: '{config.checkpoint}' is neither best nor last")
     if not config.model.segment and not config.model.rate:
         raise UserError("config.model: segment and rate are both False, so there is nothing to learn")
-    if config.model.dtype not in ("float32", "bfloat16"):
-        raise UserError(f"config.model.dtype: '{config.model.dtype}' is neither float32 nor bfloat16")
     if not config.model.windows:
         raise UserError("config.model.windows: needs at least one (width, centre) pair")
     if config.data.margin < 0:
         raise UserError(f"config.data.margin: {config.data.margin} is negative")
-    for field in ("spacing_mm", "batch_size", "num_epochs", "learning_rate", "checkpoint_every_epochs", "log_every_steps"):
-        if config[field] <= 0:
-            raise UserError(f"config.{field}: {config[field]} must be positive")
     if not 0 < config.validation_fraction < 1:
         raise UserError(f"config.validation_fraction: {config.validation_fraction} is not between 0 and 1")
 
@@ -92,28 +113,31 @@ def _flatten(tree: dict, prefix: str = "") -> dict:
     return flat
 
 
-def claim_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Writes the config into a fresh workdir, or checks that the one there is the same.
+def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Refuses a workdir that holds a run of another config. Nothing is written.
 
     Raises:
-      UserError: the workdir belongs to another config; the first field that differs is named. Nothing is written.
+      UserError: names the first field that differs.
     """
     path = workdir / "config.json"
-    settings = json.loads(config.to_json())
-    if path.exists():
-        try:
-            there = _flatten(json.loads(path.read_text()))
-        except ValueError as error:
-            raise UserError(f"{path}: damaged ({error}); delete it if the workdir is this config's") from error
-        here = _flatten(settings)
-        for field in sorted(here.keys() | there.keys()):
-            if field not in FREE_FIELDS and here.get(field) != there.get(field):
-                raise UserError(
-                    f"{workdir} belongs to another config: there config.{field} is {there.get(field)!r}, here "
-                    f"{here.get(field)!r}; take another --workdir or the same config"
-                )
+    if not path.exists():
+        if (workdir / "folds.json").exists():
+            raise UserError(f"{workdir}: holds a run but no config.json; take another --workdir")
         return
-    if (workdir / "folds.json").exists():
-        raise UserError(f"{workdir}: holds a run but no config.json; take another --workdir")
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(settings, indent=2))
+    try:
+        there = _flatten(json.loads(path.read_text()))
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path}: damaged ({error}); delete it if the workdir is this config's") from error
+    here = _flatten(json.loads(config.to_json()))
+    for field in sorted(here.keys() | there.keys()):
+        if field not in FREE_FIELDS and here.get(field) != there.get(field):
+            raise UserError(
+                f"{workdir} belongs to another config: there config.{field} is {there.get(field)!r}, here "
+                f"{here.get(field)!r}; take another --workdir or the same config"
+            )
+
+
+def claim_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Writes the config into the workdir."""
+    with atomic_path(workdir / "config.json") as temporary:
+        temporary.write_text(json.dumps(json.loads(config.to_json()), indent=2))

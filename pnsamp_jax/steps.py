@@ -91,7 +91,7 @@ def train_step(
     directions, opt_state = ADAM.update(gradients, state.opt_state, state.params)
     params = jax.tree.map(lambda value, direction: value - learning_rate * direction, state.params, directions)
     metrics = jax.lax.pmean({name: value.mean() for name, value in terms.items()}, AXIS)
-    metrics["gradient_norm"] = optax.global_norm(gradients)
+    metrics["gradient_norm"] = optax.tree.norm(gradients)
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 

@@ -1,6 +1,7 @@
 """Cross-validation: trains each fold, tests it on the nodules it never saw, and evaluates them all together."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -27,7 +28,6 @@ def load_records(config: ml_collections.ConfigDict) -> Records:
     def member(votes: np.ndarray) -> np.ndarray:
         return cohort.members(votes, config.data.cohort, config.data.min_readers)
 
-    cohort.suspicion(np.zeros((0, *keys.CLASS_EXISTS.shape)), config.data.cohort)  # refuses an unknown cohort early
     source, geometry, cache = settings.source(config), settings.geometry(config), settings.cache_folder(config)
     if config.data.pipeline == "tfdata":
         from pnsamp_jax.datasets.lidc_nodules import read_dataset
@@ -67,10 +67,9 @@ def load_folds(config: ml_collections.ConfigDict, records: Records, path: Path) 
     return folds
 
 
-def select(records: Records, nodule_ids: list[str]) -> Records:
-    """The records of the given nodules, in the order of the records."""
-    chosen = np.isin(records[keys.NODULE_ID], nodule_ids)
-    return {name: values[chosen] for name, values in records.items()}
+def places_of(records: Records, nodule_ids: list[str]) -> np.ndarray:
+    """Where the given nodules stand in the records, ascending."""
+    return np.flatnonzero(np.isin(records[keys.NODULE_ID], nodule_ids))
 
 
 def fold_seed(seed: int, fold: int) -> int:
@@ -124,25 +123,35 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def run_model(step, state: TrainState, records: Records, batch_size: int) -> dict[str, np.ndarray]:
-    """Results of a compiled evaluation step for every nodule, in the order of the records."""
+def run_model(
+    step: Callable, state: TrainState, records: Records, nodules: np.ndarray, batch_size: int
+) -> dict[str, np.ndarray]:
+    """Results of a compiled evaluation step for the nodules at the given places, in their order."""
     results = []
-    for batch, count in input_pipeline.eval_batches(records, batch_size):
+    for batch, count in input_pipeline.eval_batches(records, nodules, batch_size):
         outputs = jax.device_get(step(state.params, state.batch_stats, batch))
         results.append({name: values[:count] for name, values in outputs.items()})
     return {name: np.concatenate([part[name] for part in results]) for name in results[0]}
 
 
 def train_fold(
-    config: ml_collections.ConfigDict, fold: int, train: Records, validation: Records, folder: Path
+    config: ml_collections.ConfigDict, fold: int, records: Records, split: dict[str, list[str]], folder: Path
 ) -> None:
     """Trains one fold to the end, from its last checkpoint if there is one.
+
+    Args:
+      config: checked.
+      fold: its number.
+      records: the cohort's, on the device or the host as `config.data.pipeline` has it.
+      split: the fold's nodule ids by part.
+      folder: of the fold.
 
     Raises:
       UserError: the loss is not finite; the last good checkpoint stays.
     """
     task, seed = make_task(config), fold_seed(config.seed, fold)
-    steps_per_epoch = max(1, len(train[keys.VOTES]) // config.batch_size)
+    train, validation = places_of(records, split["train"]), places_of(records, split["validation"])
+    steps_per_epoch = max(1, len(train) // config.batch_size)
     last_step = config.num_epochs * steps_per_epoch
     rates = learning_rates(config.schedule, config.learning_rate, last_step)
     state = create_state(task.model, len(task.windows), seed)
@@ -155,11 +164,11 @@ def train_fold(
         train_step, eval_step = steps.compile_train_step(task), steps.compile_eval_step(task)
         state = steps.replicate(state)
         batches = input_pipeline.train_batches(
+            records,
             train,
             pipeline=config.data.pipeline,
             seed=seed,
-            first_step=first_step,
-            last_step=last_step,
+            steps=range(first_step, last_step),
             batch_size=config.batch_size,
         )
         bar = tqdm(batches, desc=f"Fold {fold}", initial=first_step, total=last_step, unit="step", mininterval=1)
@@ -172,7 +181,7 @@ def train_fold(
                     log.write("train", step, metrics)
                     bar.set_postfix(loss=f"{metrics['loss']:.3f}")
                 if step % (config.checkpoint_every_epochs * steps_per_epoch) == 0 or step == last_step:
-                    scores = run_model(eval_step, state, validation, config.batch_size)
+                    scores = run_model(eval_step, state, records, validation, config.batch_size)
                     scores = {name: float(value.mean()) for name, value in scores.items() if value.ndim == 1}
                     _require_finite(scores["loss"], fold, step, checkpoints.last_step)
                     log.write("validation", step, scores)
@@ -185,17 +194,39 @@ def _require_finite(loss: float, fold: int, step: int, last_good: int | None) ->
         raise UserError(f"fold {fold}, step {step}: the loss is {loss}; {kept}; lower config.learning_rate")
 
 
-def test_fold(config: ml_collections.ConfigDict, fold: int, test: Records, folder: Path) -> None:
-    """Writes the predictions of a trained fold for its test nodules."""
+def test_fold(
+    config: ml_collections.ConfigDict, fold: int, records: Records, split: dict[str, list[str]], folder: Path
+) -> None:
+    """Writes the predictions of a trained fold for its test nodules; for the arguments see `train_fold`."""
     task = make_task(config)
     state = create_state(task.model, len(task.windows), seed=0)  # for its shapes alone
     with Checkpoints(folder / "checkpoints") as checkpoints:
         state = steps.replicate(checkpoints.restore(state, config.checkpoint))
-    results = run_model(steps.compile_eval_step(task), state, test, config.batch_size)
-    missing = np.full(len(test[keys.VOTES]), np.nan)
-    predictions.write_predictions(
-        folder / "predictions.csv", fold, test, results.get("dice", missing), results.get("probabilities")
-    )
+    test = places_of(records, split["test"])
+    results = run_model(steps.compile_eval_step(task), state, records, test, config.batch_size)
+    labels = {name: np.asarray(records[name])[test] for name in (keys.NODULE_ID, keys.PATIENT_ID, keys.VOTES)}
+    dice = results.get("dice", np.full(len(test), np.nan))
+    predictions.write_predictions(folder / "predictions.csv", fold, labels, dice, results.get("probabilities"))
+
+
+def open_run(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Records, list[dict[str, list[str]]]]:
+    """Claims a workdir for a config, and gives the nodules of its cohort and their split into folds.
+
+    Raises:
+      UserError: the settings, the data or the workdir do not fit; nothing that was there is changed.
+    """
+    settings.check(config)
+    settings.check_workdir(config, workdir)
+    records = load_records(config)
+    folds = load_folds(config, records, workdir / "folds.json")
+    settings.claim_workdir(config, workdir)
+    predictions.write_readers(workdir / "readers.csv", records)
+    return records, folds
+
+
+def chosen_folds(config: ml_collections.ConfigDict) -> list[int]:
+    """The folds that a run is about."""
+    return list(range(config.num_folds)) if config.fold == -1 else [config.fold]
 
 
 def cross_validate(config: ml_collections.ConfigDict, workdir: Path, train: bool) -> dict:
@@ -204,20 +235,18 @@ def cross_validate(config: ml_collections.ConfigDict, workdir: Path, train: bool
     Returns:
       The results, as in results.json.
     """
-    settings.check(config)
-    if config.batch_size % jax.local_device_count():
-        raise UserError(f"config.batch_size: {config.batch_size} does not divide by {jax.local_device_count()} devices")
-    settings.claim_workdir(config, workdir)
-    records = load_records(config)
-    folds = load_folds(config, records, workdir / "folds.json")
-    predictions.write_readers(workdir / "readers.csv", records)
-    chosen = range(config.num_folds) if config.fold == -1 else [config.fold]
-    for fold in chosen:
+    devices = jax.local_device_count()
+    if config.batch_size % devices:
+        raise UserError(f"config.batch_size: {config.batch_size} does not divide by the {devices} devices here")
+    jax.config.update("jax_compilation_cache_dir", str(settings.cache_folder(config) / "xla"))
+    records, folds = open_run(config, workdir)
+    if config.data.pipeline == "device":
+        records = input_pipeline.to_device(records)  # and off the host, which need not hold them twice
+    for fold in chosen_folds(config):
         folder = workdir / f"fold_{fold}"
-        parts = {part: select(records, folds[fold][part]) for part in PARTS}
         if train:
-            train_fold(config, fold, parts["train"], parts["validation"], folder)
-        test_fold(config, fold, parts["test"], folder)
+            train_fold(config, fold, records, folds[fold], folder)
+        test_fold(config, fold, records, folds[fold], folder)
     predictions.gather_predictions(workdir)
     return evaluate.evaluate(workdir)
 
@@ -234,8 +263,5 @@ def test_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict:
 
 def prepare_data(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Prepares the data source and makes the split."""
-    settings.check(config)
-    settings.claim_workdir(config, workdir)
-    records = load_records(config)
-    load_folds(config, records, workdir / "folds.json")
+    records, _ = open_run(config, workdir)
     print(f"Prepared {len(records[keys.NODULE_ID])} nodules of the cohort {config.data.cohort}")

@@ -79,6 +79,8 @@ def crop(volume: Array, size: int, matrix: Array | None = None, shift: Array | N
     if matrix is None and shift is None:
         inner = slice(margin, margin + size)
         return volume[inner, inner, inner].astype(jnp.float32)
+    matrix = jnp.eye(3) if matrix is None else matrix
+    shift = jnp.zeros(3) if shift is None else shift
     middle = (size - 1) / 2
     offsets = jnp.stack(jnp.meshgrid(*[jnp.arange(size) - middle] * 3, indexing="ij"))
     turned = jnp.einsum("ij,jdhw->idhw", matrix, offsets, precision="highest")

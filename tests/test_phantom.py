@@ -36,8 +36,8 @@ def loaded():
 @pytest.fixture(scope="module")
 def outline():
     """The outline of a compact nodule of 10 to 16 mm on thin slices with four readers, to be given other ratings."""
-    for patient_id in sorted(phantom._patients()):
-        for item in phantom._patient_nodules(patient_id):
+    for patient_id in sorted({scan.patient_id for scan in lidc.scans_by_series().values()}):
+        for item in lidc.patient_nodules(patient_id):
             if len(item.annotations) == 4 and item.scan.slice_thickness_mm <= 1.5:
                 masks, origin = lidc.reader_masks(item.annotations, item.scan.slice_z_mm)
                 spacing = np.array([item.scan.slice_thickness_mm, *[item.scan.pixel_spacing_mm] * 2])
@@ -106,8 +106,7 @@ def test_voxels_do_not_depend_on_how_many_are_chosen(loaded):
 
 def test_masks_are_the_databases(loaded):
     patients = {marked.nodule.patient_id for marked in loaded}
-    found = lidc.nodules(scan for patient in sorted(patients) for scan in phantom._patients()[patient])
-    items = {item.nodule.nodule_id: item for item in found}
+    items = {item.nodule.nodule_id: item for patient in patients for item in lidc.patient_nodules(patient)}
     for marked in loaded:
         item = items[marked.nodule.nodule_id]
         masks, origin = lidc.reader_masks(item.annotations, item.scan.slice_z_mm)

@@ -3,7 +3,7 @@
     root/nodules.csv   nodule_id, patient_id, image, mask, x_mm, y_mm, z_mm  [, context]
     root/ratings.csv   nodule_id, reader, and the nine ratings; one row for each nodule and reader
     root/images/       NIfTI, NRRD or MetaImage, HU; `image` and `mask` are paths relative to root
-    root/masks/        unsigned 8-bit: bit r is set where reader r marked the voxel (0/1 for a single mask)
+    root/masks/        unsigned 8-bit: bit r is set where reader r marked the voxel (0/1 or 0/255 for one mask)
 
 The point is the nodule's centre in LPS mm, as DICOM and ITK have it. Further columns are ignored. A rating may be
 left blank; a nodule without rows in ratings.csv has no ratings. `context` says what surrounds the nodule: "ct" (a
@@ -12,6 +12,8 @@ whole scan or a crop with true context, the default), "cube" or "slab" (see `key
 
 import csv
 import hashlib
+import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +29,7 @@ from pnsamp_jax.errors import UserError
 NODULE_COLUMNS = ("nodule_id", "patient_id", "image", "mask", "x_mm", "y_mm", "z_mm")
 RATING_COLUMNS = ("nodule_id", "reader", *keys.RATING_NAMES)
 CONTEXTS = ("ct", "cube", "slab")
+MAX_OFFSET_MM = 20.0  # from a nodule's point to its mask; more means that one of them lost its geometry
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,27 @@ class FolderSource:
         """The nodules of one image file, with voxels.
 
         Raises:
-          UserError: a file is missing or unreadable, or a point lies outside its image.
+          UserError: a file is missing or unreadable, a point lies outside its image or far from its mask, or a mask
+            is empty or has values above 255.
         """
         ct = read_image(Path(self.root) / series)
         return [_load_nodule(self.root, row, ct) for row in read_rows(self.root)[series]]
 
     def description(self) -> dict:
-        """What decides the content: the root and both tables."""
-        tables = b"".join((Path(self.root) / name).read_bytes() for name in ("nodules.csv", "ratings.csv"))
-        root, digest = str(Path(self.root).resolve()), hashlib.sha256(tables).hexdigest()
-        return {"source": self.name, "root": root, "tables": digest}
+        """What decides the content: the root, both tables, and the size and date of every image and mask.
+
+        Raises:
+          UserError: as `series` does.
+        """
+        root, digest = Path(self.root), hashlib.sha256()
+        files = {name for rows in read_rows(self.root).values() for row in rows for name in (row.image, row.mask)}
+        for name in sorted(files):
+            path = root / name
+            stamp = (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None
+            digest.update(f"{name} {stamp}\n".encode())
+        for name in ("nodules.csv", "ratings.csv"):
+            digest.update((root / name).read_bytes())
+        return {"source": self.name, "root": str(root.resolve()), "content": digest.hexdigest()}
 
 
 @lru_cache(maxsize=1)  # once in each process that prepares
@@ -97,8 +111,12 @@ def read_rows(root: str) -> dict[str, list[Row]]:
 
 
 def _read_ratings(path: Path) -> dict[str, list[list[int]]]:
-    ratings = {}
+    ratings, seen = {}, set()
     for where, line in _read_table(path, RATING_COLUMNS):
+        reading = (line["nodule_id"], line["reader"])
+        if reading in seen:
+            raise UserError(f"{where}: reader '{reading[1]}' rates nodule_id '{reading[0]}' twice; keep one line")
+        seen.add(reading)
         row = []
         for rating in keys.RATINGS:
             value = _number(where, line, rating.name) if line[rating.name] else 0
@@ -119,35 +137,61 @@ def _load_nodule(root: str, row: Row, ct: Volume) -> MarkedNodule:
             "x_mm, y_mm and z_mm are LPS mm (NIfTI viewers show RAS: negate x and y)"
         )
     mask = read_image(Path(root) / row.mask)
-    bits = mask.array.astype(np.uint8)
-    readers = [bits >> bit & 1 for bit in range(8) if (bits >> bit & 1).any()]
-    if not readers:
+    for value in (mask.array.min(), mask.array.max()):
+        if not 0 <= value <= 255:
+            raise UserError(f"{root}/{row.mask}: holds {value}; a mask has 0/1, or 0..255 with a bit for each reader")
+    marked = np.argwhere(mask.array)
+    if not len(marked):
         raise UserError(f"{root}/{row.mask}: the mask marks no voxel; a nodule needs at least one")
+    offset_mm = np.linalg.norm(mask.to_lps(marked) - row.centre_mm, axis=1).min()
+    if offset_mm > MAX_OFFSET_MM:
+        raise UserError(
+            f"{root}/{row.mask}: the mask lies {offset_mm:.0f} mm from the point of '{row.nodule.nodule_id}' in "
+            "nodules.csv; save it with the geometry of its image"
+        )
+    bits = mask.array
+    if np.isin(bits, (0, 255)).all():  # the other way to write a single mask, not eight readers of one mind
+        bits = bits > 0
+    readers = [bits >> bit & 1 for bit in range(8) if (bits >> bit & 1).any()]
     masks = Volume(np.stack(readers).astype(bool), mask.affine)
     return MarkedNodule(row.nodule, ct, masks, row.context, row.centre_mm)
 
 
-def _read_table(path: Path, columns: tuple[str, ...]):
+def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
     """Yields ("file, line n", row) of a CSV file, after checking that it is there and has the columns."""
+    text = _read_text(path)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        missing = [column for column in columns if header.count(column) != 1]
+        if missing:
+            found = "two columns" if missing[0] in header else "no column"
+            raise UserError(f"{path}, line 1: {found} {missing[0]}; expected {', '.join(columns)}")
+        for fields in filter(None, reader):
+            where = f"{path}, line {reader.line_num}"
+            if len(fields) != len(header):
+                raise UserError(f"{where}: {len(fields)} fields, but line 1 names {len(header)} columns")
+            line = {name: value.strip() for name, value in zip(header, fields, strict=True)}
+            for name in columns:
+                if not line[name] and name not in keys.RATING_NAMES:
+                    raise UserError(f"{where}, column {name}: is empty")
+            yield where, line
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: not sound CSV ({error}); correct its quotes") from error
+
+
+def _read_text(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: no such file; the folder source needs nodules.csv and ratings.csv (see README)")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
-            if missing:
-                raise UserError(f"{path}, line 1: no column {', '.join(missing)}; expected {', '.join(columns)}")
-            for line in reader:
-                where = f"{path}, line {reader.line_num}"
-                short = [column for column in reader.fieldnames if line[column] is None]
-                if short or None in line:
-                    raise UserError(f"{where}: {'too few' if short else 'too many'} fields for the columns of line 1")
-                empty = [name for name in columns if not line[name].strip() and name not in keys.RATING_NAMES]
-                if empty:
-                    raise UserError(f"{where}, column {empty[0]}: is empty")
-                yield where, {name: value.strip() for name, value in line.items()}
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+    data = path.read_bytes()
+    bad = data.find(0)
+    if bad < 0:
+        try:
+            return data.decode().removeprefix("\ufeff")
+        except UnicodeDecodeError as error:
+            bad = error.start
+    number = data.count(b"\n", 0, bad) + 1
+    raise UserError(f"{path}, line {number}: not text in UTF-8; save the table as CSV in UTF-8")
 
 
 def _number(where: str, line: dict, column: str) -> float:

@@ -27,7 +27,7 @@ RATING_NAMES = tuple(rating.name for rating in RATINGS)
 MALIGNANCY = RATING_NAMES.index("malignancy")
 MAX_CLASSES = max(rating.classes for rating in RATINGS)
 
-# (9, 6) bool: which classes each rating has. Arrays of shape (..., 9, 6) hold all ratings at once, class k at index k-1.
+# (9, 6) bool: which classes each rating has. Arrays of (..., 9, 6) hold all ratings at once, class k at index k-1.
 CLASS_EXISTS = np.array([[k < rating.classes for k in range(MAX_CLASSES)] for rating in RATINGS])
 
 # Features of a record, and of a batch (which adds a leading axis).

@@ -15,6 +15,7 @@ Facts of the database that this rests on:
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import itertools
 import json
@@ -224,6 +225,24 @@ def nodules(scans: Iterable[Scan], unit: str = "index") -> list[LidcNodule]:
             nodule = cohort.Nodule(f"{scan.patient_id}_n{next(number):02d}", scan.patient_id, ratings)
             found.append(LidcNodule(nodule, scan, annotations))
     return found
+
+
+@functools.cache
+def scans_by_series() -> dict[str, Scan]:
+    """The archive's scans by SeriesInstanceUID, read once in each process, in the order of their ids."""
+    return {scan.series_uid: scan for scan in read_scans()}
+
+
+@functools.cache
+def patient_nodules(patient_id: str) -> list[LidcNodule]:
+    """The nodules of one patient; to cluster the whole archive takes longer than to read it."""
+    return nodules(scan for scan in scans_by_series().values() if scan.patient_id == patient_id)
+
+
+def series_nodules(series_uid: str) -> list[LidcNodule]:
+    """The nodules of one scan, numbered as its patient's."""
+    found = patient_nodules(scans_by_series()[series_uid].patient_id)
+    return [item for item in found if item.scan.series_uid == series_uid]
 
 
 def reader_masks(annotations: Sequence[Annotation], slice_z_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

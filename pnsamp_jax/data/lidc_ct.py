@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from pnsamp_jax.data import lidc
+from pnsamp_jax.data.dicom import index_series, read_series, slice_positions
 from pnsamp_jax.data.patches import MarkedNodule
-from pnsamp_jax.data.volumes import Volume, index_series, read_series
+from pnsamp_jax.data.volumes import Volume
 from pnsamp_jax.errors import UserError
 
 
@@ -32,7 +33,8 @@ class LidcSource:
         Raises:
           UserError: there is none.
         """
-        found = sorted(_index(self).keys() & _nodules_by_series().keys())
+        marked = {uid for uid, scan in lidc.scans_by_series().items() if scan.annotations}
+        found = sorted(_index(self).keys() & marked)
         if not found:
             raise UserError(
                 f"config.data.dicom_root: none of the {len(_index(self))} CT series under {self.dicom_root} is a scan "
@@ -46,18 +48,21 @@ class LidcSource:
         Raises:
           UserError: the DICOM files are broken, or slices that a reader marked are missing.
         """
-        ct = read_series(_index(self)[series])
+        paths = _index(self)[series]
+        ct = read_series(paths)
+        real_z_mm = slice_positions(paths)[:, 2]  # `ct` may have interpolated a lost slice, but not one that is marked
         depth = np.arange(len(ct.array))
         slice_z_mm = ct.to_lps(np.stack([depth, 0 * depth, 0 * depth], axis=1))[:, 2]
         reach_mm = 0.51 * np.abs(np.diff(slice_z_mm)).max()
         marked = []
-        for item in _nodules_by_series()[series]:
+        for item in lidc.series_nodules(series):
             z_mm = np.array([contour.z_mm for reader in item.annotations for contour in reader.contours])
-            away_mm = np.abs(slice_z_mm[:, None] - z_mm).min(axis=0)
+            away_mm = np.abs(real_z_mm[:, None] - z_mm).min(axis=0)
             if away_mm.max() > reach_mm:
                 lost = z_mm[away_mm.argmax()]
                 raise UserError(
-                    f"series {series}: the slice at z = {lost:g} mm, which a reader marked, is missing; download it anew"
+                    f"series {series}: the slice at z = {lost:g} mm, which a reader marked, is missing; "
+                    "download it anew"
                 )
             masks, origin = lidc.reader_masks(item.annotations, slice_z_mm)
             affine = ct.affine.copy()
@@ -73,11 +78,3 @@ class LidcSource:
 @cache  # once in each process that prepares
 def _index(source: LidcSource) -> dict[str, list[str]]:
     return index_series(source.dicom_root, source.index_file)
-
-
-@cache
-def _nodules_by_series() -> dict[str, list[lidc.LidcNodule]]:
-    found = {}
-    for item in lidc.nodules(lidc.read_scans()):
-        found.setdefault(item.scan.series_uid, []).append(item)
-    return found

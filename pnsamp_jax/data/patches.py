@@ -67,7 +67,9 @@ def patch_affine(centre_mm: np.ndarray, size: int, spacing_mm: float) -> np.ndar
     return affine
 
 
-def sample(volume: Volume, centre_mm: np.ndarray, size: int, spacing_mm: float, outside: str = "nearest") -> np.ndarray:
+def sample(
+    volume: Volume, centre_mm: np.ndarray, size: int, spacing_mm: float, outside: str = "nearest"
+) -> np.ndarray:
     """Resamples a cube of a volume by linear interpolation.
 
     Args:

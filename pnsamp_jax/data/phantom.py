@@ -11,7 +11,7 @@ easier target than in a real CT: results on the phantom say that the code works,
 import itertools
 import zlib
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
@@ -75,12 +75,10 @@ class PhantomSource:
 
     def load(self, series: str) -> list[MarkedNodule]:
         """The chosen nodules of one series, with simulated voxels."""
-        chosen = _chosen(self)[series]
-        outlines = []
-        for item in _patient_nodules(chosen[0].nodule.patient_id):
-            if item.scan.series_uid == series:
-                outlines.append((item, *lidc.reader_masks(item.annotations, item.scan.slice_z_mm)))
-        wanted = {item.nodule.nodule_id for item in chosen}
+        wanted = {item.nodule.nodule_id for item in _chosen(self)[series]}
+        outlines = [
+            (item, *lidc.reader_masks(item.annotations, item.scan.slice_z_mm)) for item in lidc.series_nodules(series)
+        ]
         return [
             _simulate(outline, outlines, self.seed) for outline in outlines if outline[0].nodule.nodule_id in wanted
         ]
@@ -101,26 +99,13 @@ class PhantomSource:
 Outline = tuple[lidc.LidcNodule, np.ndarray, np.ndarray]
 
 
-@cache
-def _patients() -> dict[str, list[lidc.Scan]]:
-    scans = {}
-    for scan in lidc.read_scans():
-        scans.setdefault(scan.patient_id, []).append(scan)
-    return scans
-
-
-@cache
-def _patient_nodules(patient_id: str) -> list[lidc.LidcNodule]:
-    return lidc.nodules(_patients()[patient_id])
-
-
 @lru_cache(maxsize=8)
 def _chosen(source: PhantomSource) -> dict[str, list[lidc.LidcNodule]]:
     """The chosen nodules by series: whole patients, the last one cut where the count is reached."""
-    patients = sorted(_patients())
+    patients = sorted({scan.patient_id for scan in lidc.scans_by_series().values()})
     chosen = []
     for index in _generator(source.seed, "patients").permutation(len(patients)):
-        if found := _patient_nodules(patients[index]):
+        if found := lidc.patient_nodules(patients[index]):
             votes = np.stack([item.nodule.votes for item in found])
             chosen += itertools.compress(found, cohort.members(votes, source.cohort, source.min_readers))
         if source.nodules and len(chosen) >= source.nodules:

@@ -13,9 +13,10 @@ import hashlib
 import json
 import multiprocessing
 import os
+import struct
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,8 @@ from pnsamp_jax.data.patches import Geometry, MarkedNodule, make_record
 from pnsamp_jax.errors import UserError
 
 FORMAT_VERSION = 1  # part of the digest: raise it when the content of a record changes
+
+Member = Callable[[np.ndarray], np.ndarray]  # (n, 9, 6) votes -> (n,) bool: which nodules to read
 
 
 class Source(Protocol):
@@ -78,6 +81,21 @@ def _prepare_series(source: Source, series: str, geometry: Geometry, path: Path)
     return None
 
 
+def _describe(source: Source, geometry: Geometry) -> str:
+    """What decides the content of a source's records, as JSON text."""
+    description = {
+        "format": FORMAT_VERSION,
+        "geometry": dataclasses.asdict(geometry),
+        **source.description(),
+    }
+    return json.dumps(description, indent=2, sort_keys=True)
+
+
+def folder_name(source: Source, geometry: Geometry) -> str:
+    """<source>-<digest>: a name for the records that changes whenever their content does."""
+    return f"{source.name}-{hashlib.sha256(_describe(source, geometry).encode()).hexdigest()[:12]}"
+
+
 def prepare(source: Source, geometry: Geometry, cache: Path, workers: int = 0) -> Path:
     """Makes sure that all records of a source are on disk.
 
@@ -93,15 +111,9 @@ def prepare(source: Source, geometry: Geometry, cache: Path, workers: int = 0) -
     Raises:
       UserError: no series could be read at all; the first reason is given.
     """
-    description = {
-        "format": FORMAT_VERSION,
-        "geometry": dataclasses.asdict(geometry),
-        **source.description(),
-    }
-    text = json.dumps(description, indent=2, sort_keys=True)
-    folder = cache / f"{source.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    folder = cache / folder_name(source, geometry)
     with atomic_path(folder / "description.json") as temporary:
-        temporary.write_text(text)
+        temporary.write_text(_describe(source, geometry))
 
     paths = {series: folder / f"{hashlib.sha256(series.encode()).hexdigest()[:24]}.npz" for series in source.series()}
     missing = {series: path for series, path in paths.items() if not path.exists()}
@@ -119,7 +131,9 @@ def prepare(source: Source, geometry: Geometry, cache: Path, workers: int = 0) -
         for series, reason in sorted(failures.items()):
             print(f"  {series}: {reason}")
     if len(failures) == len(paths):
-        raise UserError(f"no series could be prepared; the first reason: {next(iter(failures.values()), 'none found')}")
+        raise UserError(
+            f"no series could be prepared; the first reason: {next(iter(failures.values()), 'none found')}"
+        )
     return folder
 
 
@@ -139,28 +153,35 @@ def _run(source: Source, geometry: Geometry, paths: dict[str, Path], workers: in
             pool.shutdown(cancel_futures=True)
 
 
-def read_records(folder: Path, member: Callable[[np.ndarray], np.ndarray] | None = None) -> dict[str, np.ndarray]:
-    """Reads prepared records into memory, sorted by nodule id.
+def iter_series(folder: Path, member: Member | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """Yields prepared records, stacked series by series, so that one series at a time is in memory.
 
     Args:
       folder: what `prepare` returned.
-      member: (n, 9, 6) votes -> (n,) bool, which nodules to read; all by default. Voxels of the others are not read.
-
-    Returns:
-      Arrays under the names of `keys`, with N nodules on the leading axis.
+      member: (n, 9, 6) votes -> (n,) bool, which nodules to read; all by default. Voxels of the others are not read,
+        and a series without members is passed over.
 
     Raises:
-      UserError: a file is damaged, a nodule id appears twice, or no nodule is a member.
+      UserError: a file is damaged.
     """
-    parts = []
     for path in sorted(folder.glob("[!.]*.npz")):
         try:
-            with np.load(path) as part:
-                chosen = np.flatnonzero(member(part[keys.VOTES])) if member else slice(None)
-                if member is None or len(chosen):
-                    parts.append({name: part[name][chosen] for name in part.files})
-        except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
+            with path.open("rb") as file, np.load(file) as part:  # np.load itself leaves a damaged file open
+                chosen = np.flatnonzero(member(part[keys.VOTES])) if member else np.arange(len(part[keys.VOTES]))
+                records = {name: part[name][chosen] for name in part.files} if len(chosen) else None
+        except (zipfile.BadZipFile, ValueError, LookupError, EOFError, OSError, RuntimeError, struct.error) as error:
             raise UserError(f"{path}: damaged ({error}); delete it and run again to prepare it anew") from error
+        if records:
+            yield records
+
+
+def join_records(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Joins stacked records into one stack, sorted by nodule id.
+
+    Raises:
+      UserError: there is no part, or a nodule id appears twice.
+    """
+    parts = list(parts)
     if not parts:
         raise UserError("config.data.cohort: no nodule belongs to the cohort; take another, or fewer min_readers")
     ids = np.concatenate([part[keys.NODULE_ID] for part in parts])
@@ -169,3 +190,19 @@ def read_records(folder: Path, member: Callable[[np.ndarray], np.ndarray] | None
     if len(repeated):
         raise UserError(f"nodule_id '{repeated[0]}' appears in two series; ids must be unique")
     return {name: np.concatenate([part.pop(name) for part in parts])[order] for name in list(parts[0])}
+
+
+def read_records(folder: Path, member: Member | None = None) -> dict[str, np.ndarray]:
+    """Reads prepared records into memory, sorted by nodule id.
+
+    Args:
+      folder: what `prepare` returned.
+      member: which nodules to read, as in `iter_series`.
+
+    Returns:
+      Arrays under the names of `keys`, with N nodules on the leading axis.
+
+    Raises:
+      UserError: a file is damaged, a nodule id appears twice, or no nodule is a member.
+    """
+    return join_records(iter_series(folder, member))

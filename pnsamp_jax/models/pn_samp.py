@@ -22,6 +22,9 @@ from pnsamp_jax.models.layers import Block, max_pool, up_pool
 Array = jax.Array
 
 ABSENT = -1e9  # logit of a class that a rating does not have
+# Initial logit of the mask. A nodule fills about one voxel in a hundred; from an even start (0) the Dice loss first
+# spends hundreds of steps on unlearning the background.
+MASK_PRIOR = -4.0
 
 
 class Outputs(NamedTuple):
@@ -115,7 +118,8 @@ class PNSAMP(nn.Module):
                 x = block(self.kernels[level], f"up_{level}")(x)
                 x = jnp.concatenate([up_pool(x), skips[level]], axis=-1)
             # A 1x1x1 convolution is a dense layer on the channels.
-            mask = nn.Dense(1, dtype=self.dtype, name="mask")(x)[..., 0].astype(jnp.float32)
+            prior = nn.initializers.constant(MASK_PRIOR)
+            mask = nn.Dense(1, dtype=self.dtype, bias_init=prior, name="mask")(x)[..., 0].astype(jnp.float32)
 
         if not self.rate:
             return Outputs(mask, None)

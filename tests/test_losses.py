@@ -1,0 +1,168 @@
+"""pnsamp_jax.losses against hand formulas, and where losses use to fail: empty masks, missing ratings, extremes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from pnsamp_jax import losses
+from pnsamp_jax.data import keys
+from pnsamp_jax.models.pn_samp import ABSENT, Outputs
+
+CUBE = (4, 4, 4)
+WEIGHTS = losses.Weights(segmentation=2.0, attributes=0.5, malignancy=3.0)
+SURE = 1e4  # a logit beyond what sigmoid can tell from 0 or 1
+
+
+def random_case(batch=3, seed=0):
+    """Outputs and targets as a model and a batch have them; some ratings are missing."""
+    rng = np.random.default_rng(seed)
+    mask = (rng.random((batch, *CUBE)) < 0.3).astype(np.float32)
+    labels = np.array([[rng.integers(0, rating.classes + 1) for rating in keys.RATINGS] for _ in range(batch)])
+    targets = (np.arange(1, 7) == labels[..., None]).astype(np.float32)
+    ratings = np.where(keys.CLASS_EXISTS, rng.normal(size=(batch, 9, 6)), ABSENT).astype(np.float32)
+    outputs = Outputs(jnp.asarray(rng.normal(size=mask.shape), jnp.float32), jnp.asarray(ratings))
+    return outputs, jnp.asarray(mask), jnp.asarray(targets)
+
+
+# Dice
+
+
+def test_dice_loss_is_equation_1():
+    logits = np.full((1, *CUBE), -SURE, np.float32)
+    logits[0, 0, 0, :3] = np.log([0.8 / 0.2, 0.4 / 0.6, 0.5 / 0.5])
+    mask = np.zeros((1, *CUBE), np.float32)
+    mask[0, 0, 0, :2] = 1
+    expected = 1 - (2 * (0.8 + 0.4) + 1) / ((0.64 + 0.16 + 0.25) + 2 + 1)
+    np.testing.assert_allclose(losses.dice_loss(logits, mask), [expected], rtol=1e-6)
+
+
+HALF_CUBE = np.arange(64).reshape(CUBE) < 32
+
+
+@pytest.mark.parametrize(
+    ("predicted", "mask", "expected"),
+    [
+        pytest.param(HALF_CUBE, HALF_CUBE, 0.0, id="perfect"),
+        pytest.param(~HALF_CUBE, HALF_CUBE, 1 - 1 / 65, id="disjoint"),
+        pytest.param(np.zeros(CUBE), np.zeros(CUBE), 0.0, id="empty-mask-empty-prediction"),
+        pytest.param(np.ones(CUBE), np.zeros(CUBE), 1 - 1 / 65, id="empty-mask-full-prediction"),
+        pytest.param(np.zeros(CUBE), HALF_CUBE, 1 - 1 / 33, id="nothing-found"),
+        pytest.param(np.ones(CUBE), HALF_CUBE, 1 - 65 / 97, id="everything-marked"),
+    ],
+)
+def test_dice_loss_of_sure_predictions(predicted, mask, expected):
+    logits = jnp.asarray(np.where(predicted, SURE, -SURE)[None], jnp.float32)
+    loss, gradient = jax.value_and_grad(lambda x: losses.dice_loss(x, mask[None].astype(np.float32)).sum())(logits)
+    np.testing.assert_allclose(loss, expected, atol=1e-6)
+    assert np.isfinite(gradient).all()
+
+
+def test_dice_loss_gradient_moves_an_unsure_prediction_towards_the_mask():
+    mask = HALF_CUBE[None].astype(np.float32)
+    gradient = np.asarray(jax.grad(lambda x: losses.dice_loss(x, mask).sum())(jnp.zeros((1, *CUBE))))
+    assert (gradient[0][HALF_CUBE] < 0).all() and (gradient[0][~HALF_CUBE] > 0).all()
+
+
+def test_dice_loss_gradient_is_right():
+    outputs, mask, _ = random_case()
+    check_grads(lambda logits: losses.dice_loss(logits, mask), (outputs.mask,), order=1, modes=["rev"], rtol=1e-2)
+
+
+# Ratings
+
+
+def test_cross_entropy_is_the_hand_formula():
+    outputs, _, targets = random_case()
+    logits, one_hot = np.asarray(outputs.ratings, np.float64), np.asarray(targets)
+    expected = np.zeros((3, 9))
+    for nodule, row in np.ndindex(3, 9):
+        if one_hot[nodule, row].any():
+            z = logits[nodule, row, : keys.RATINGS[row].classes]
+            expected[nodule, row] = np.log(np.exp(z).sum()) - z[one_hot[nodule, row].argmax()]
+    assert (expected == 0).any()  # some are missing
+    np.testing.assert_allclose(losses.rating_losses(outputs.ratings, targets), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_soft_targets_weigh_the_classes():
+    outputs, _, _ = random_case(batch=1)
+    soft = np.zeros((1, 9, 6), np.float32)
+    soft[..., 0], soft[..., 2] = 0.25, 0.75
+    one, three = (
+        losses.rating_losses(outputs.ratings, np.broadcast_to(np.eye(6, dtype=np.float32)[k], (1, 9, 6)))
+        for k in (0, 2)
+    )
+    np.testing.assert_allclose(losses.rating_losses(outputs.ratings, soft), 0.25 * one + 0.75 * three, rtol=1e-5)
+
+
+def test_a_missing_rating_costs_nothing_and_teaches_nothing():
+    outputs, _, targets = random_case()
+    targets = targets.at[1, 4].set(0)
+    value, gradient = jax.value_and_grad(lambda x: losses.rating_losses(x, targets).sum())(outputs.ratings)
+    assert np.isfinite(value)
+    assert losses.rating_losses(outputs.ratings, targets)[1, 4] == 0
+    assert not gradient[1, 4].any()
+    assert gradient[np.asarray(targets).any(-1)].any(-1).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, SURE])
+def test_absent_classes_never_make_nan(scale):
+    outputs, _, targets = random_case()
+    logits = jnp.where(keys.CLASS_EXISTS, scale * outputs.ratings, ABSENT)
+    loss, gradient = jax.value_and_grad(lambda x: losses.rating_losses(x, targets).sum())(logits)
+    assert np.isfinite(loss) and np.isfinite(gradient).all()
+    assert not np.asarray(gradient)[:, ~keys.CLASS_EXISTS].any()
+
+
+# Total
+
+
+def test_total_is_the_weighted_sum_of_its_terms():
+    outputs, mask, targets = random_case()
+    loss, terms = losses.total(outputs, mask, targets, WEIGHTS)
+    assert list(terms) == ["segmentation", "attributes", "malignancy"]
+    assert loss.shape == (3,) and all(term.shape == (3,) for term in terms.values())
+    np.testing.assert_allclose(
+        loss, 2.0 * terms["segmentation"] + 0.5 * terms["attributes"] + 3.0 * terms["malignancy"], rtol=1e-6
+    )
+    np.testing.assert_array_equal(terms["segmentation"], losses.dice_loss(outputs.mask, mask))
+    entropy = np.asarray(losses.rating_losses(outputs.ratings, targets))
+    np.testing.assert_array_equal(terms["malignancy"], entropy[:, keys.MALIGNANCY])
+    rated = np.asarray(targets).any(-1)
+    for nodule in range(3):
+        attributes = np.delete(entropy[nodule], keys.MALIGNANCY)[np.delete(rated[nodule], keys.MALIGNANCY)]
+        np.testing.assert_allclose(terms["attributes"][nodule], attributes.mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("without", "left"), [("ratings", ["segmentation"]), ("mask", ["attributes", "malignancy"])])
+def test_a_single_task_form_has_its_own_terms_only(without, left):
+    outputs, mask, targets = random_case()
+    loss, terms = losses.total(outputs._replace(**{without: None}), mask, targets, WEIGHTS)
+    assert list(terms) == left
+    np.testing.assert_allclose(loss, sum(getattr(WEIGHTS, name) * terms[name] for name in left), rtol=1e-6)
+
+
+def test_nodules_do_not_affect_each_other():
+    outputs, mask, targets = random_case(batch=4)
+    order = np.array([2, 0, 3, 1])
+    loss, terms = losses.total(outputs, mask, targets, WEIGHTS)
+    shuffled = jax.tree.map(lambda x: x[order], (outputs, mask, targets))
+    permuted, permuted_terms = losses.total(*shuffled, WEIGHTS)
+    np.testing.assert_array_equal(permuted, loss[order])
+    for name, term in terms.items():
+        np.testing.assert_array_equal(permuted_terms[name], term[order])
+    gradient = jax.grad(lambda x: losses.total(outputs._replace(mask=x), mask, targets, WEIGHTS)[0][0])(outputs.mask)
+    assert gradient[0].any() and not gradient[1:].any()
+
+
+def test_all_ratings_missing_is_finite():
+    outputs, mask, targets = random_case()
+
+    def loss_of(outputs):
+        loss, terms = losses.total(outputs, mask, jnp.zeros_like(targets), WEIGHTS)
+        return loss.mean(), terms
+
+    (loss, terms), gradient = jax.value_and_grad(loss_of, has_aux=True)(outputs)
+    assert np.isfinite(loss) and not terms["attributes"].any() and not terms["malignancy"].any()
+    assert np.isfinite(gradient.mask).all() and gradient.mask.any() and not gradient.ratings.any()

@@ -1,0 +1,247 @@
+"""pnsamp_jax.steps on a small model: one step, many steps, two devices, bfloat16, and batches that must not matter.
+
+As a script it runs the same steps on whatever devices there are: `python tests/test_steps.py RESULTS.npz`.
+"""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pnsamp_jax import input_pipeline, losses, metrics, models, steps, transforms
+from pnsamp_jax.data import keys
+from pnsamp_jax.state import create_state
+
+SIZE, MARGIN, BATCH = 16, 2, 4
+WINDOWS = ((1600.0, -600.0), (700.0, -600.0))
+
+
+def make_task(dtype="float32"):
+    """A small multi-task model with every augmentation on; two levels, since each of them compiles for long."""
+    return steps.Task(
+        model=models.create("pn_samp", dtype, steps.AXIS, kernels=(2, 4), mask_kernels=(2,)),
+        patch_size=SIZE,
+        windows=WINDOWS,
+        augmentation=transforms.Augmentation(flip=True, turn=True, translate=2.0, rotate=10.0),
+        weights=losses.Weights(segmentation=1.0, attributes=1.0, malignancy=1.0),
+    )
+
+
+def make_records(count, seed=0):
+    """Noise with a bright box in it that the mask marks, and four readers who agree more or less."""
+    rng = np.random.default_rng(seed)
+    side = SIZE + 2 * MARGIN
+    image = rng.normal(-800, 60, (count, side, side, side))
+    mask = np.zeros(image.shape, np.uint8)
+    for nodule in range(count):
+        low, high = rng.integers(5, 8), rng.integers(11, 15)
+        box = np.s_[nodule, low:high, low : high - 1, low + 1 : high]
+        image[box] += 700
+        mask[box] = keys.MASK_UNIT
+    votes = (rng.multinomial(4, [0.1, 0.2, 0.4, 0.2, 0.05, 0.05], (count, 9)) * keys.CLASS_EXISTS).astype(np.uint8)
+    return {keys.IMAGE: image.astype(np.int16), keys.MASK: mask, keys.VOTES: votes}
+
+
+def flatten(tree):
+    """Every leaf by its path."""
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def run_some_steps():
+    """Two training steps and an evaluation: {"state": , "metrics": , "results": , "start": } of flat trees."""
+    task, batch = make_task(), make_records(BATCH)
+    state = steps.replicate(create_state(task.model, len(WINDOWS), seed=0))
+    start = flatten(state)
+    step = steps.compile_train_step(task)
+    history = []
+    for _ in range(2):
+        state, measured = step(state, batch, 7, np.float32(1e-3))
+        history.append(measured)
+    results = steps.compile_eval_step(task)(state.params, state.batch_stats, batch)
+    return {"start": start, "state": flatten(state), "metrics": flatten(history), "results": flatten(results)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """These programs are small: what counts is how fast they compile. Subprocesses compile as quickly."""
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """`run_some_steps` here."""
+    return run_some_steps()
+
+
+@pytest.fixture(scope="module")
+def initial():
+    """The initial state on the host: a step consumes the state that it is given."""
+    return jax.device_get(create_state(make_task().model, len(WINDOWS), seed=0))
+
+
+def train(initial, batch, count, dtype="float32", learning_rate=1e-2):
+    """`count` steps on one batch: the last state, and each step's metrics as floats."""
+    step = steps.compile_train_step(make_task(dtype))
+    state, history = steps.replicate(jax.tree.map(jnp.asarray, initial)), []
+    for _ in range(count):
+        state, measured = step(state, batch, 7, np.float32(learning_rate))
+        history.append({name: float(value) for name, value in measured.items()})
+    return state, history
+
+
+# One step
+
+
+def test_steps_change_every_parameter_and_keep_them_finite(one_device):
+    start, state = one_device["start"], one_device["state"]
+    assert start.keys() == state.keys()
+    assert start[".step"] == 0 and state[".step"] == 2
+    for name, values in state.items():
+        assert values.dtype == start[name].dtype and values.shape == start[name].shape
+        assert np.isfinite(values).all(), name
+        assert (values != start[name]).any(), name
+
+
+def test_metrics_are_the_loss_its_terms_and_the_gradients_norm(one_device):
+    measured = one_device["metrics"]
+    names = {"loss", "segmentation", "attributes", "malignancy", "gradient_norm"}
+    assert measured.keys() == {f"[{step}]['{name}']" for step in (0, 1) for name in names}
+    assert all(np.isfinite(value) and value.shape == () for value in measured.values())
+    total = sum(measured[f"[0]['{name}']"] for name in ("segmentation", "attributes", "malignancy"))
+    np.testing.assert_allclose(measured["[0]['loss']"], total, rtol=1e-5)
+
+
+def test_random_keys_differ_by_seed_step_and_place():
+    drawn = [
+        np.asarray(jax.random.key_data(steps.sample_keys(np.uint32(seed), step, jnp.arange(4))))
+        for seed in (0, 1)
+        for step in (0, 1)
+    ]
+    assert len({tuple(key) for key in np.concatenate(drawn)}) == 16
+    places = steps.sample_keys(np.uint32(1), 1, jnp.arange(2, 4))
+    np.testing.assert_array_equal(jax.random.key_data(places), drawn[3][2:])  # a device's share of the batch
+
+
+# Two devices
+
+
+@pytest.fixture(scope="module")
+def two_devices(tmp_path_factory):
+    """`run_some_steps` in a process that takes the CPU for two devices."""
+    path = tmp_path_factory.mktemp("steps") / "results.npz"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, __file__, str(path)], env=environment, check=True)
+    with np.load(path) as arrays:
+        parts = {}
+        for name, values in arrays.items():
+            part, _, leaf = name.partition("|")
+            parts.setdefault(part, {})[leaf] = values
+    return parts
+
+
+@pytest.mark.skipif(jax.local_device_count() != 1, reason="needs one device to compare with")
+@pytest.mark.parametrize("part", ["start", "state", "metrics", "results"])
+def test_two_devices_do_what_one_does(one_device, two_devices, part):
+    assert two_devices["devices"][""] == 2
+    assert one_device[part].keys() == two_devices[part].keys()
+    for name, expected in one_device[part].items():
+        assert two_devices[part][name].shape == expected.shape  # the state stays unstacked
+        np.testing.assert_allclose(two_devices[part][name], expected, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+# Many steps
+
+
+def test_training_lowers_the_loss(initial):
+    _, history = train(initial, make_records(BATCH), 30)
+    for term in ("loss", "segmentation", "attributes", "malignancy"):
+        first, last = (np.mean([measured[term] for measured in part]) for part in (history[:3], history[-3:]))
+        assert last < 0.9 * first, term
+
+
+def test_the_same_seed_trains_the_same_model(initial):
+    (state, history), (again, repeated) = (train(initial, make_records(BATCH), 3) for _ in range(2))
+    assert history == repeated
+    jax.tree.map(np.testing.assert_array_equal, state, again)
+
+
+def test_missing_ratings_of_all_nodules_leave_the_segmentation_to_train(initial):
+    batch = make_records(BATCH)
+    batch[keys.VOTES][:] = 0
+    state, history = train(initial, batch, 2)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    for measured in history:
+        assert measured["attributes"] == measured["malignancy"] == 0
+        assert measured["loss"] == measured["segmentation"] > 0
+        assert np.isfinite(measured["gradient_norm"]) and measured["gradient_norm"] > 0
+
+
+def test_bfloat16_computes_nearly_the_same_and_keeps_parameters_in_float32(initial):
+    batch = make_records(BATCH)
+    state, halves = train(initial, batch, 2, "bfloat16", learning_rate=1e-3)
+    _, whole = train(initial, batch, 2, learning_rate=1e-3)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {np.dtype(np.float32), np.dtype(np.int32)}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    for half, full in zip(halves, whole, strict=True):
+        np.testing.assert_allclose(half["loss"], full["loss"], rtol=0.02)
+        np.testing.assert_allclose(half["gradient_norm"], full["gradient_norm"], rtol=0.1)
+
+
+# Evaluation
+
+
+def evaluate(initial, records, batch_size):
+    """Results of all nodules, padding left out."""
+    step = steps.compile_eval_step(make_task())
+    parts = [
+        {name: np.asarray(values)[:count] for name, values in step(initial.params, initial.batch_stats, batch).items()}
+        for batch, count in input_pipeline.eval_batches(records, np.arange(len(records[keys.VOTES])), batch_size)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def test_evaluation_depends_on_neither_batch_size_nor_padding_nor_order(initial):
+    records = make_records(7)
+    results = evaluate(initial, records, BATCH)
+    assert results.keys() == {"loss", "segmentation", "attributes", "malignancy", "dice", "probabilities"}
+    assert results["probabilities"].shape == (7, 9, 6) and results["dice"].shape == (7,)
+    assert len(np.unique(results["loss"])) == 7
+    order = np.array([6, 2, 0, 5, 1, 4, 3])
+    shuffled = evaluate(initial, {name: values[order] for name, values in records.items()}, BATCH)
+    by_3 = evaluate(initial, records, 3)
+    for name, values in results.items():
+        np.testing.assert_allclose(shuffled[name], values[order], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(by_3[name], values, rtol=1e-5, atol=1e-6)
+
+
+def test_probabilities_are_distributions_over_the_classes_that_exist(one_device):
+    probabilities = one_device["results"]["['probabilities']"]
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+    assert not probabilities[:, ~keys.CLASS_EXISTS].any()
+
+
+def test_dice_is_that_of_the_metrics():
+    rng = np.random.default_rng(0)
+    predicted, mask = rng.random((6, 4, 4, 4)) < 0.3, rng.random((6, 4, 4, 4)) < 0.3
+    predicted[0] = mask[0]
+    predicted[1] = mask[1] = False
+    predicted[2], mask[3] = False, False
+    mask[4] = ~predicted[4]
+    expected = [metrics.dice(*pair) for pair in zip(predicted, mask, strict=True)]
+    np.testing.assert_allclose(steps.dice(jnp.asarray(predicted), jnp.asarray(mask)), expected, rtol=1e-6)
+    assert expected[:2] == [1, 1] and expected[2:5] == [0, 0, 0] and 0 < expected[5] < 1
+
+
+if __name__ == "__main__":
+    parts = run_some_steps()
+    arrays = {f"{part}|{name}": values for part, tree in parts.items() for name, values in tree.items()}
+    np.savez(sys.argv[1], **arrays, **{"devices|": jax.local_device_count()})

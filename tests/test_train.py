@@ -1,0 +1,210 @@
+"""The whole run, from config to results, on a handful of simulated nodules and a small patch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base
+from pnsamp_jax import train
+from pnsamp_jax.checkpoint import Checkpoints
+from pnsamp_jax.data import keys
+from pnsamp_jax.errors import UserError
+from pnsamp_jax.predictions import prediction_columns, read_tables
+from pnsamp_jax.state import create_state
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def tiny_config(**changes):
+    """A run of seconds: 24 nodules of ten patients, 16 voxels, a thin network."""
+    config = base.get_config()
+    config.patch_size, config.spacing_mm = 16, 2.0
+    config.num_folds, config.num_epochs, config.batch_size, config.validation_fraction = 3, 2, 8, 0.3
+    config.data.phantom_nodules, config.data.margin, config.data.workers = 24, 2, 1
+    config.model.kernels, config.model.mask_kernels = (2, 2, 4, 4), (2, 2, 2, 2)
+    config.log_every_steps = 1
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted run of all folds: (workdir, results)."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, train.train_and_evaluate(tiny_config(), workdir)
+
+
+def last_parameters(workdir: Path, fold: int):
+    """All leaves of the last checkpoint of a fold."""
+    task = train.make_task(tiny_config())
+    like = create_state(task.model, len(task.windows), seed=0)
+    with Checkpoints(workdir / f"fold_{fold}" / "checkpoints") as checkpoints:
+        return jax.tree.leaves(checkpoints.restore(like, "last"))
+
+
+def test_a_run_leaves_what_the_contract_names(finished):
+    workdir, results = finished
+    assert json.loads((workdir / "results.json").read_text())["contexts"].keys() == {"simulated"}
+    header = (workdir / "predictions.csv").read_text().splitlines()[0]
+    assert header.split(",") == prediction_columns()
+    for fold in range(3):
+        lines = [json.loads(line) for line in (workdir / f"fold_{fold}" / "metrics.jsonl").read_text().splitlines()]
+        assert {line["part"] for line in lines} == {"train", "validation"}
+        assert list((workdir / f"fold_{fold}" / "tensorboard").iterdir())
+    assert (workdir / "figures" / "evaluation_simulated.png").stat().st_size > 10_000
+
+
+def test_every_nodule_is_predicted_once_by_a_fold_that_never_saw_its_patient(finished):
+    workdir, results = finished
+    table = read_tables(workdir)
+    folds = json.loads((workdir / "folds.json").read_text())["folds"]
+    assert len(table["nodule_id"]) == len(set(table["nodule_id"])) == 24 == results["contexts"]["simulated"]["n"]
+    for nodule, patient, fold in zip(table["nodule_id"], table["patient_id"], table["fold"], strict=True):
+        assert nodule in folds[int(fold)]["test"]["nodules"]
+        for part in ("train", "validation"):
+            assert patient not in folds[int(fold)][part]["patients"]
+
+
+def test_probabilities_are_distributions_and_decodings_follow_from_them(finished):
+    table = read_tables(finished[0])
+    np.testing.assert_allclose(table["probabilities"].sum(axis=2), 1, atol=1e-5)  # six digits are written
+    assert (table["probabilities"][:, ~keys.CLASS_EXISTS] == 0).all()
+    np.testing.assert_array_equal(table["arg_max"], table["probabilities"].argmax(axis=2) + 1)
+
+
+def test_a_stopped_run_goes_on_to_the_same_parameters(finished, tmp_path, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    class StopsAfterThirdSave(Checkpoints):
+        saves = 0
+
+        def save(self, *arguments):
+            super().save(*arguments)
+            StopsAfterThirdSave.saves += 1
+            if StopsAfterThirdSave.saves == 3:  # the first epoch of the second fold
+                raise Stopped
+
+    monkeypatch.setattr(train, "Checkpoints", StopsAfterThirdSave)
+    with pytest.raises(Stopped):
+        train.train_and_evaluate(tiny_config(), tmp_path)
+    assert not (tmp_path / "results.json").exists()
+    monkeypatch.setattr(train, "Checkpoints", Checkpoints)
+    train.train_and_evaluate(tiny_config(), tmp_path)
+
+    workdir, _ = finished
+    for fold in range(3):
+        for ours, theirs in zip(last_parameters(tmp_path, fold), last_parameters(workdir, fold), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    for name in ("predictions.csv", "readers.csv", "results.json", "folds.json", "fold_1/metrics.jsonl"):
+        assert (tmp_path / name).read_text() == (workdir / name).read_text(), name
+
+
+def test_running_again_changes_nothing_and_trains_nothing(finished, monkeypatch):
+    workdir, _ = finished
+    before = (workdir / "results.json").read_text()
+    monkeypatch.setattr(train.steps, "compile_train_step", None)  # calling it would fail
+    train.train_and_evaluate(tiny_config(), workdir)
+    assert (workdir / "results.json").read_text() == before
+
+
+def test_one_fold_alone_equals_the_same_fold_of_all(finished, tmp_path):
+    train.train_and_evaluate(tiny_config(fold=1), tmp_path)
+    name = "fold_1/predictions.csv"
+    assert (tmp_path / name).read_text() == (finished[0] / name).read_text()
+    assert (tmp_path / "predictions.csv").read_text().count("\n") == (tmp_path / name).read_text().count("\n")
+
+
+def test_evaluate_mode_can_test_the_last_checkpoint(finished, tmp_path):
+    results = train.test_and_evaluate(tiny_config(checkpoint="last"), finished[0])
+    assert results["contexts"]["simulated"]["n"] == 24
+    train.test_and_evaluate(tiny_config(), finished[0])  # leave the folder as it was
+
+
+@pytest.mark.parametrize(
+    ("changes", "present", "absent"),
+    [
+        ({"model.rate": False}, "dice", "malignancy"),
+        ({"model.segment": False, "model.windows": ((700.0, -600.0),)}, "malignancy", "dice"),
+    ],
+    ids=["Seg", "C, one window"],
+)
+def test_single_task_forms_run(tmp_path, changes, present, absent):
+    results = train.train_and_evaluate(tiny_config(fold=0, num_epochs=1, **changes), tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())["contexts"]["simulated"]
+    if present == "dice":
+        assert results["dice"]["value"] is not None and "malignancy" not in results
+    else:
+        assert results["dice"]["value"] is None and results["malignancy"]["auc"]["n"] > 0
+
+
+def test_nan_stops_with_a_line_and_keeps_the_last_checkpoint(tmp_path):
+    with pytest.raises(UserError, match="fold 0, step .*the loss is .*config.learning_rate"):
+        train.train_and_evaluate(tiny_config(learning_rate=1e30, fold=0), tmp_path)
+    assert not (tmp_path / "predictions.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patch_size": 40}, "config.patch_size: 40 is not divisible by 16"),
+        ({"data.source": "web"}, "config.data.source: 'web' is none of"),
+        ({"data.source": "folder"}, "config.data.root: is empty"),
+        ({"data.source": "folder", "data.root": "/no/such"}, "config.data.root: no such folder: /no/such"),
+        ({"data.source": "lidc", "data.dicom_root": "/no/such"}, "config.data.dicom_root: no such folder"),
+        ({"data.cohort": "some"}, "config.data.cohort: 'some' is none of"),
+        ({"data.pipeline": "fast"}, "config.data.pipeline: 'fast' is none of"),
+        ({"fold": 3}, "config.fold: 3 is not -1"),
+        ({"num_folds": 30}, "config.num_folds: 30 folds need"),
+        ({"split": "scan"}, "config.split: 'scan'"),
+        ({"data.min_readers": 9}, "min_readers 9"),
+        ({"schedule": "steps"}, "config.schedule: 'steps'"),
+        ({"model.name": "vgg"}, "config.model.name: no model 'vgg'"),
+        ({"model.segment": False, "model.rate": False}, "nothing to learn"),
+        ({"batch_size": 0}, "config.batch_size: 0 must be positive"),
+    ],
+)
+def test_settings_that_cannot_work_get_one_line(tmp_path, changes, message):
+    with pytest.raises(UserError) as error:
+        train.train_and_evaluate(tiny_config(**changes), tmp_path)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.glob("fold_*"))
+
+
+def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):
+    workdir, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="there config.seed is 0, here 1"):
+        train.train_and_evaluate(tiny_config(seed=1), workdir)
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()} == before
+
+
+def run_main(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "pnsamp_jax.main", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--workdir", "x"], 2, "--config is missing"),
+        (["--config", "configs/demo.py"], 2, "--workdir is missing"),
+        (["--config", "configs/none.py", "--workdir", "x"], 2, "configs/none.py"),
+        (["--config", "configs/demo.py", "--workdir", "x", "--config.bach_size=4"], 2, "bach_size"),
+        (["--config", "configs/demo.py", "--workdir", "x", "--config.batch_size=many"], 2, "batch_size"),
+        (["--config", "configs/demo.py", "--workdir", "x", "--mode", "fly"], 2, "fly"),
+        (["--config", "configs/demo.py", "--workdir", "x", "--config.patch_size=20"], 1, "config.patch_size: 20"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, arguments, status, message):
+    arguments = [str(tmp_path / "x") if argument == "x" else argument for argument in arguments]
+    done = run_main(*arguments)
+    assert done.returncode == status
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,244 @@
+"""pnsamp_jax.transforms: what reaches the network is the stored patch, moved as asked and by nothing else."""
+
+import itertools
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pnsamp_jax import transforms
+from pnsamp_jax.data import cohort, keys
+from pnsamp_jax.transforms import Augmentation
+
+OFF = Augmentation(flip=False, turn=False, translate=0.0, rotate=0.0)
+ALL = Augmentation(flip=True, turn=True, translate=2.0, rotate=20.0)
+SIZE, STORED = 6, 10
+MIDDLE = np.s_[2:8, 2:8, 2:8]
+# No two voxels alike and no symmetry, so that every mistake of axis or sign shows.
+HU = (np.random.default_rng(0).permutation(STORED**3).reshape([STORED] * 3) - 500).astype(np.int16)
+SHARES = (np.abs(HU) % 253).astype(np.uint8)
+
+
+@cache
+def batched(options, size):
+    """`transforms.augment`, compiled and batched as the training step has it: (keys, image, mask) -> images, masks."""
+    return jax.jit(jax.vmap(partial(transforms.augment, size=size, options=options), in_axes=(0, None, None)))
+
+
+def augment_many(options, image=HU, mask=SHARES, size=SIZE, count=200):
+    """`count` augmentations of one patch."""
+    samples = jax.vmap(jax.random.key)(np.arange(count))
+    return jax.tree.map(np.asarray, batched(options, size)(samples, image, mask))
+
+
+def axial(degrees):
+    """(3, 3) rotation from the second axis towards the third."""
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    return jnp.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]], jnp.float32)
+
+
+def offsets(size):
+    """(3, size, size, size) of each voxel from the centre."""
+    return np.indices([size] * 3) - (size - 1) / 2
+
+
+# Windows
+
+
+@pytest.mark.parametrize(
+    ("hu", "wide", "narrow"),
+    [
+        (-3000, 0.0, 0.0),
+        (-1400, 0.0, 0.0),  # lower edge of 1600/-600
+        (-1000, 0.25, 0.0),
+        (-950, 0.28125, 0.0),  # lower edge of 700/-600
+        (-600, 0.5, 0.5),
+        (-425, 0.609375, 0.75),
+        (-250, 0.71875, 1.0),  # upper edge of 700/-600
+        (200, 1.0, 1.0),  # upper edge of 1600/-600
+        (3000, 1.0, 1.0),
+    ],
+)
+def test_window_is_linear_between_its_edges_and_flat_beyond(hu, wide, narrow):
+    shown = transforms.window(jnp.full((2, 3), hu, jnp.int16), ((1600.0, -600.0), (700.0, -600.0)))
+    assert shown.shape == (2, 3, 2) and shown.dtype == jnp.float32
+    np.testing.assert_allclose(shown[0, 0], [wide, narrow], atol=1e-7)
+
+
+def test_one_window_keeps_a_channel_axis():
+    assert transforms.window(jnp.zeros((4, 4, 4)), ((700.0, -600.0),)).shape == (4, 4, 4, 1)
+
+
+# Cropping
+
+
+def test_crop_is_the_middle():
+    cropped = transforms.crop(jnp.asarray(HU), SIZE)
+    assert cropped.dtype == jnp.float32
+    np.testing.assert_array_equal(cropped, HU[MIDDLE])
+
+
+def test_crop_without_a_margin_is_everything():
+    np.testing.assert_array_equal(transforms.crop(jnp.asarray(HU), STORED), HU)
+
+
+def test_matrix_and_shift_default_to_no_movement():
+    np.testing.assert_array_equal(transforms.crop(jnp.asarray(HU), SIZE, matrix=jnp.eye(3)), HU[MIDDLE])
+    np.testing.assert_array_equal(
+        transforms.crop(jnp.asarray(HU), SIZE, shift=jnp.array([1.0, 0.0, -2.0])), HU[3:9, 2:8, 0:6]
+    )
+
+
+@pytest.mark.parametrize("shift", [(0, 0, 0), (1, -2, 2), (-2, 2, 1), (2, 2, 2)])
+def test_whole_voxel_translation_is_slicing(shift):
+    cropped = transforms.crop(jnp.asarray(HU), SIZE, jnp.eye(3), jnp.array(shift, jnp.float32))
+    np.testing.assert_array_equal(cropped, HU[tuple(slice(2 + s, 8 + s) for s in shift)])
+
+
+def test_beyond_the_stored_voxels_the_edge_is_extended():
+    cropped = transforms.crop(jnp.asarray(HU), SIZE, jnp.eye(3), jnp.array([5.0, 0.0, -4.0]))
+    extended = np.pad(HU, 5, mode="edge")
+    np.testing.assert_array_equal(cropped, extended[12:18, 7:13, 3:9])
+
+
+def test_half_a_voxel_is_the_mean_of_two():
+    cropped = transforms.crop(jnp.asarray(HU), SIZE, jnp.eye(3), jnp.array([0.0, 0.5, 0.0]))
+    np.testing.assert_array_equal(cropped, (HU[2:8, 2:8, 2:8] + HU[2:8, 3:9, 2:8].astype(float)) / 2)
+
+
+# Rotation
+
+
+@pytest.mark.parametrize("degrees", [10.0, 30.0, -75.0])
+def test_rotation_moves_a_known_point_right(degrees):
+    size, point = 32, np.array([3.0, 8.0, -2.0])
+    distance = ((offsets(size) - point[:, None, None, None]) ** 2).sum(0)
+    blob = jnp.asarray(np.exp(-distance / (2 * 1.5**2)), jnp.float32)
+    turned = np.asarray(transforms.crop(blob, size, axial(degrees), jnp.zeros(3)))
+    centroid = (offsets(size) * turned).sum((1, 2, 3)) / turned.sum()
+    # The matrix maps places of the result to places of the volume, so what is seen moves the other way.
+    np.testing.assert_allclose(centroid, np.asarray(axial(degrees)).T @ point, atol=0.02)
+
+
+def test_rotation_preserves_the_volume_of_a_ball():
+    size, radius = 32, 8.0
+    ball = ((offsets(size) - np.array([1.0, -2.0, 3.0])[:, None, None, None]) ** 2).sum(0) <= radius**2
+    rotate = OFF._replace(rotate=45.0)
+    _, turned = augment_many(rotate, np.zeros([size] * 3, np.int16), ball.astype(np.uint8) * 252, size, count=5)
+    np.testing.assert_allclose(turned.sum((1, 2, 3)) / 252, ball.sum(), rtol=0.005)
+    after_cut = np.asarray(transforms.segmentation_target(turned)).sum((1, 2, 3))
+    np.testing.assert_allclose(after_cut, ball.sum(), rtol=0.02)
+
+
+def test_rotation_matrices_are_rotations_by_at_most_the_angle():
+    degrees = 20.0
+    draw = jax.vmap(partial(transforms.rotation_matrix, degrees=degrees))
+    matrices = np.asarray(draw(jax.vmap(jax.random.key)(jnp.arange(300))), np.float64)
+    np.testing.assert_allclose(
+        matrices @ matrices.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (300, 3, 3)), atol=1e-6
+    )
+    np.testing.assert_allclose(np.linalg.det(matrices), 1, atol=1e-6)
+    skew = (matrices - matrices.transpose(0, 2, 1)) / 2
+    axis = np.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], axis=1)  # times the sine
+    angles = np.rad2deg(np.arctan2(np.linalg.norm(axis, axis=1), (np.trace(matrices, axis1=1, axis2=2) - 1) / 2))
+    assert angles.max() <= degrees + 1e-3
+    assert angles.max() > 0.95 * degrees and angles.min() < 0.05 * degrees
+    assert np.abs(axis.mean(0)).max() < 0.03  # no direction is preferred
+
+
+# Augmentation
+
+
+def test_flips_and_turns_are_exact_and_every_one_of_them_occurs():
+    middle = HU[MIDDLE].astype(np.float32)
+    flips = [axes for count in range(4) for axes in itertools.combinations(range(3), count)]
+    possible = [np.rot90(np.flip(middle, axes), turn, (1, 2)) for axes in flips for turn in range(4)]
+    images, _ = augment_many(OFF._replace(flip=True, turn=True))
+    possible, seen = {image.tobytes() for image in possible}, {image.tobytes() for image in images}
+    assert len(possible) == 16  # of the 32, pairs coincide: both in-plane flips are half a turn
+    assert seen == possible
+
+
+@pytest.mark.parametrize(("flip", "turn", "number"), [(True, False, 8), (False, True, 4)])
+def test_flips_and_turns_alone(flip, turn, number):
+    images, _ = augment_many(OFF._replace(flip=flip, turn=turn))
+    assert len({image.tobytes() for image in images}) == number
+
+
+def test_augment_with_everything_off_is_crop():
+    images, masks = augment_many(OFF)
+    for image, mask in zip(images, masks, strict=True):
+        np.testing.assert_array_equal(image, HU[MIDDLE])
+        np.testing.assert_array_equal(mask, SHARES[MIDDLE])
+
+
+def test_translation_stays_within_reach_and_reaches_every_way():
+    ramps = 100 * np.indices([STORED] * 3).astype(np.int16)  # linear, so that interpolation is exact
+    shifts = []
+    for ramp in ramps:
+        images, _ = augment_many(OFF._replace(translate=2.0), image=ramp)
+        moved = (images - ramp[MIDDLE]) / 100
+        np.testing.assert_allclose(moved, np.broadcast_to(moved[:, :1, :1, :1], moved.shape), atol=1e-4)
+        shifts.append(moved[:, 0, 0, 0])
+    assert np.abs(shifts).max() <= 2
+    assert (np.max(shifts, axis=1) > 1.8).all() and (np.min(shifts, axis=1) < -1.8).all()
+    assert np.abs(np.corrcoef(shifts) - np.eye(3)).max() < 0.2  # each axis on its own
+
+
+def test_image_and_mask_move_together():
+    images, masks = augment_many(ALL, image=SHARES.astype(np.int16), mask=SHARES)
+    np.testing.assert_array_equal(images, masks)
+
+
+def test_the_key_decides():
+    once, again = augment_many(ALL)[0], augment_many(ALL)[0]
+    np.testing.assert_array_equal(once, again)
+    assert len({image.tobytes() for image in once}) == len(once)
+
+
+def test_vmap_changes_nothing():
+    together, _ = augment_many(ALL)
+    one = jax.jit(partial(transforms.augment, size=SIZE, options=ALL))
+    for number in range(3):
+        alone, _ = one(jax.random.key(number), HU, SHARES)
+        np.testing.assert_allclose(alone, together[number], atol=0.05)  # of 1000 HU
+
+
+# Targets
+
+
+def test_segmentation_target_counts_exactly_one_half():
+    shares = jnp.array([0, 63, 84, 125, 126, 127, 168, 189, 252], jnp.uint8)
+    target = transforms.segmentation_target(shares)
+    assert target.dtype == jnp.float32
+    np.testing.assert_array_equal(target, [0, 0, 0, 0, 1, 1, 1, 1, 1])
+
+
+@pytest.mark.parametrize(("share", "expected"), [(126, 1.0), (125, 0.0)])
+def test_segmentation_target_of_a_tie_survives_interpolation(share, expected):
+    _, masks = augment_many(ALL, mask=np.full([STORED] * 3, share, np.uint8))
+    np.testing.assert_array_equal(transforms.segmentation_target(masks), expected)
+
+
+def votes_of(readings):
+    """(9, 6) votes of readers who give all nine ratings the same class."""
+    return cohort.count_votes(np.repeat(np.array(readings, int).reshape(-1, 1), len(keys.RATINGS), axis=1))
+
+
+def test_rating_targets_are_the_cohorts_rounded_ratings():
+    groups = [list(g) for n in range(5) for g in itertools.combinations_with_replacement(range(1, 7), n)]
+    random = np.random.default_rng(0).integers(0, 60, (200, 9, 6)) * keys.CLASS_EXISTS  # sums beyond a uint8
+    votes = np.concatenate([np.stack([votes_of(group) for group in groups]), random]).astype(np.uint8)
+    targets = np.asarray(transforms.rating_targets(jnp.asarray(votes)))
+    assert targets.dtype == np.float32
+    expected = cohort.rounded_rating(votes)
+    np.testing.assert_array_equal(targets, (np.arange(1, 7) == expected[..., None]).astype(np.float32))
+    assert (expected == 0).any() and targets[expected == 0].sum() == 0
+
+
+@pytest.mark.parametrize(("readings", "label"), [([2, 3], 3), ([1, 2], 2), ([1, 1, 2], 1), ([1, 2, 4, 3], 3), ([], 0)])
+def test_rating_targets_round_half_up(readings, label):
+    one_hot = [float(k == label) for k in range(1, 7)]
+    np.testing.assert_array_equal(transforms.rating_targets(jnp.asarray(votes_of(readings)))[0], one_hot)
