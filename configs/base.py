@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     config.model.windows = ((1600.0, -600.0), (700.0, -600.0))  # (width, centre) in HU of each input channel
     config.model.segment = True  # False for the single-task form C
     config.model.rate = True  # False for the single-task form Seg
-    config.model.dropout = 0.0  # on the fused features
+    config.model.dropout = 0.0  # on the fused features; its draws depend on the number of devices
     config.model.dtype = "float32"  # of activations; "bfloat16" on GPU and TPU. Parameters and loss stay float32.
 
     config.loss = ConfigDict()  # the fixed trade-off between the three tasks

@@ -29,6 +29,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where tables and pictures go.")
 
 SHELL_MM = 3.0  # how far round the nodule its surroundings are measured
+RIM_MM = 1.5  # how deep its own edge is, one voxel at least
 TREES = 500
 PERCENTILES = (5, 25, 50, 75, 95)
 
@@ -66,8 +67,8 @@ def intensity_features(hu: np.ndarray, mask: np.ndarray, spacing_mm: float) -> l
     """16 features: HU inside, in the rim, round the nodule, and the step at its edge."""
     inside = hu[mask]
     distance = ndimage.distance_transform_edt(~mask) * spacing_mm
-    shell = hu[(distance > 0) & (distance <= SHELL_MM)]
-    rim = hu[mask & (ndimage.distance_transform_edt(mask) * spacing_mm <= 1.5)]
+    shell = hu[(distance > 0) & (distance <= max(SHELL_MM, spacing_mm))]
+    rim = hu[mask & (ndimage.distance_transform_edt(mask) * spacing_mm <= max(RIM_MM, spacing_mm))]
     gradient = np.sqrt(sum(ndimage.sobel(hu, axis=axis) ** 2 for axis in range(3))) / (32 * spacing_mm)
     edge = gradient[mask ^ ndimage.binary_dilation(mask)]
     varied = inside.std() > 0
@@ -103,7 +104,7 @@ def predict(train_x: np.ndarray, train_labels: np.ndarray, test_x: np.ndarray, s
     probabilities = np.zeros((len(test_x), *keys.CLASS_EXISTS.shape))
     for place in range(len(keys.RATINGS)):
         rated = train_labels[:, place] > 0
-        forest = RandomForestClassifier(TREES, min_samples_leaf=3, random_state=seed, n_jobs=-1)
+        forest = RandomForestClassifier(TREES, min_samples_leaf=3, random_state=seed)
         forest.fit(train_x[rated], train_labels[rated, place])
         probabilities[:, place, forest.classes_ - 1] = forest.predict_proba(test_x)
     return probabilities

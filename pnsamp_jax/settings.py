@@ -61,6 +61,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.patch_size: {config.patch_size} is not divisible by 16 (four poolings halve it)")
     if not -1 <= config.fold < config.num_folds:
         raise UserError(f"config.fold: {config.fold} is not -1 (all) or 0..{config.num_folds - 1}")
+    if config.seed < 0:
+        raise UserError(f"config.seed: {config.seed} is negative; give a whole number from 0")
     if not config.model.segment and not config.model.rate:
         raise UserError("config.model: segment and rate are both False, so there is nothing to learn")
     if not config.model.windows:

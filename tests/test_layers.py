@@ -14,6 +14,14 @@ from pnsamp_jax.models import layers
 VOLUME_CONVOLUTION = r"stablehlo\.convolution\(.*0, 1, 2"  # one over three dimensions, as StableHLO writes it
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Dozens of small programs that run once each: what counts is how fast they compile."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def draw(shape, seed=0, dtype=jnp.float32):
     """Standard normal numbers."""
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)

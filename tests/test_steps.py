@@ -6,6 +6,7 @@ As a script it runs the same steps on whatever devices there are: `python tests/
 import os
 import subprocess
 import sys
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -51,10 +52,16 @@ def flatten(tree):
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
+@cache
+def initial_state():
+    """On the host, since a step consumes the state that it is given."""
+    return jax.device_get(create_state(make_task().model, len(WINDOWS), seed=0))
+
+
 def run_some_steps():
     """Two training steps and an evaluation: {"state": , "metrics": , "results": , "start": } of flat trees."""
     task, batch = make_task(), make_records(BATCH)
-    state = steps.replicate(create_state(task.model, len(WINDOWS), seed=0))
+    state = steps.replicate(jax.tree.map(jnp.asarray, initial_state()))
     start = flatten(state)
     step = steps.compile_train_step(task)
     history = []
@@ -83,8 +90,8 @@ def one_device():
 
 @pytest.fixture(scope="module")
 def initial():
-    """The initial state on the host: a step consumes the state that it is given."""
-    return jax.device_get(create_state(make_task().model, len(WINDOWS), seed=0))
+    """`initial_state`, compiled as quickly as the rest."""
+    return initial_state()
 
 
 def train(initial, batch, count, dtype="float32", learning_rate=1e-2):
@@ -138,7 +145,8 @@ def two_devices(tmp_path_factory):
     """`run_some_steps` in a process that takes the CPU for two devices."""
     path = tmp_path_factory.mktemp("steps") / "results.npz"
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    path_there = os.pathsep.join(sys.path)  # the package, however it is found here
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path_there}
     subprocess.run([sys.executable, __file__, str(path)], env=environment, check=True)
     with np.load(path) as arrays:
         parts = {}

@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from tiny_run import tiny_config
 
-from configs import base
 from pnsamp_jax import train
 from pnsamp_jax.checkpoint import Checkpoints
 from pnsamp_jax.data import keys
@@ -18,18 +18,6 @@ from pnsamp_jax.predictions import prediction_columns, read_tables
 from pnsamp_jax.state import create_state
 
 REPOSITORY = Path(__file__).parents[1]
-
-
-def tiny_config(**changes):
-    """A run of seconds: 24 nodules of ten patients, 16 voxels, a thin network."""
-    config = base.get_config()
-    config.patch_size, config.spacing_mm = 16, 2.0
-    config.num_folds, config.num_epochs, config.batch_size, config.validation_fraction = 3, 2, 8, 0.3
-    config.data.phantom_nodules, config.data.margin, config.data.workers = 24, 2, 1
-    config.model.kernels, config.model.mask_kernels = (2, 2, 4, 4), (2, 2, 2, 2)
-    config.log_every_steps = 1
-    config.update_from_flattened_dict(changes)
-    return config
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +154,7 @@ def test_nan_stops_with_a_line_and_keeps_the_last_checkpoint(tmp_path):
         ({"schedule": "steps"}, "config.schedule: 'steps'"),
         ({"model.name": "vgg"}, "config.model.name: no model 'vgg'"),
         ({"model.segment": False, "model.rate": False}, "nothing to learn"),
+        ({"seed": -1}, "config.seed: -1 is negative"),
         ({"batch_size": 0}, "config.batch_size: 0 must be positive"),
     ],
 )
