@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from ml_collections import config_flags
@@ -74,6 +74,7 @@ def run(config, workdir: Path, out: Path, count: int) -> None:
 def main(argv: list[str]) -> None:
     """Draws the picture; a user's mistake becomes one line."""
     del argv
+    logging.set_verbosity(logging.WARNING)
     try:
         run(CONFIG.value, Path(WORKDIR.value), Path(OUT.value), COUNT.value)
     except UserError as error:

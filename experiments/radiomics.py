@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 from scipy import ndimage, stats
 from scipy.spatial import ConvexHull, QhullError
@@ -129,6 +129,7 @@ def run(config, workdir: Path) -> dict:
 def main(argv: list[str]) -> None:
     """Runs the baseline; a user's mistake becomes one line."""
     del argv
+    logging.set_verbosity(logging.WARNING)
     try:
         run(CONFIG.value, Path(WORKDIR.value))
     except UserError as error:

@@ -1,10 +1,9 @@
 """The command line: flags and dispatch, nothing else. See README.md for what the modes do."""
 
-import logging
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from pnsamp_jax.errors import UserError
@@ -20,9 +19,9 @@ def main(argv: list[str]) -> None:
     """Runs the mode; a user's mistake becomes one line and exit status 1, or 2 for a usage error."""
     if len(argv) > 1:
         _usage_error(f"unexpected argument '{argv[1]}'")
-    if CONFIG.value is None or WORKDIR.value is None:
-        _usage_error(f"--{'config' if CONFIG.value is None else 'workdir'} is missing")
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells of every file
+    if WORKDIR.value is None:
+        _usage_error("--workdir is missing")
+    logging.set_verbosity(logging.WARNING)  # JAX tells of absent accelerators, Orbax of every file
     from pnsamp_jax import train  # imports JAX, which a usage error need not wait for
 
     run = {"train": train.train_and_evaluate, "evaluate": train.test_and_evaluate, "prepare": train.prepare_data}
@@ -42,7 +41,11 @@ def _usage_error(message: str) -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; what cannot be parsed ends in one line and exit status 2."""
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is None:
+            raise flags.Error("--config is missing")
+        CONFIG.value.keys()  # a file that could not be read says so only when it is used
+        return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         _usage_error(" ".join(str(error).split()))
 
