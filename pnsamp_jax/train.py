@@ -262,6 +262,9 @@ def test_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict:
 
 
 def prepare_data(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Prepares the data source and makes the split."""
-    records, _ = open_run(config, workdir)
+    """Prepares the data source, and writes what the readers say of the cohort's nodules to readers.csv."""
+    settings.check(config)
+    settings.check_workdir(config, workdir)
+    records = load_records(config)
+    predictions.write_readers(workdir / "readers.csv", records)
     print(f"Prepared {len(records[keys.NODULE_ID])} nodules of the cohort {config.data.cohort}")

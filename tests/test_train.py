@@ -131,6 +131,12 @@ def test_single_task_forms_run(tmp_path, changes, present, absent):
         assert results["dice"]["value"] is None and results["malignancy"]["auc"]["n"] > 0
 
 
+def test_prepare_mode_needs_no_folds(tmp_path, capsys):
+    train.prepare_data(tiny_config(**{"data.phantom_nodules": 2}), tmp_path)
+    assert "Prepared 2 nodules of the cohort rounded_ne_3" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["readers.csv"]
+
+
 def test_nan_stops_with_a_line_and_keeps_the_last_checkpoint(tmp_path):
     with pytest.raises(UserError, match="fold 0, step .*the loss is .*config.learning_rate"):
         train.train_and_evaluate(tiny_config(learning_rate=1e30, fold=0), tmp_path)
