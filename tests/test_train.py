@@ -108,6 +108,14 @@ def test_one_fold_alone_equals_the_same_fold_of_all(finished, tmp_path):
     assert (tmp_path / "predictions.csv").read_text().count("\n") == (tmp_path / name).read_text().count("\n")
 
 
+def test_a_fold_through_tfdata_equals_the_one_on_the_device(finished, tmp_path):
+    for package in ("tensorflow", "tensorflow_datasets"):
+        pytest.importorskip(package)
+    train.train_and_evaluate(tiny_config(fold=1, **{"data.pipeline": "tfdata"}), tmp_path)
+    name = "fold_1/predictions.csv"
+    assert (tmp_path / name).read_text() == (finished[0] / name).read_text()
+
+
 def test_evaluate_mode_can_test_the_last_checkpoint(finished, tmp_path):
     results = train.test_and_evaluate(tiny_config(checkpoint="last"), finished[0])
     assert results["contexts"]["simulated"]["n"] == 24
