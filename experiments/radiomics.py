@@ -89,7 +89,7 @@ def intensity_features(hu: np.ndarray, mask: np.ndarray, spacing_mm: float) -> l
 
 
 def features(image: np.ndarray, mask: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """(S, S, S) HU and share of the readers, in `keys.MASK_UNIT`s -> (27,) float64."""
+    """(S, S, S) HU and share of the readers, in `keys.MASK_UNIT`s -> (28,) float64."""
     marked = mask >= keys.MASK_UNIT // 2
     if not marked.any():  # a nodule thinner than a voxel
         marked = mask == max(mask.max(), 1)

@@ -93,7 +93,11 @@ def _describe(source: Source, geometry: Geometry) -> str:
 
 def folder_name(source: Source, geometry: Geometry) -> str:
     """<source>-<digest>: a name for the records that changes whenever their content does."""
-    return f"{source.name}-{hashlib.sha256(_describe(source, geometry).encode()).hexdigest()[:12]}"
+    return _name(source, _describe(source, geometry))
+
+
+def _name(source: Source, description: str) -> str:
+    return f"{source.name}-{hashlib.sha256(description.encode()).hexdigest()[:12]}"
 
 
 def prepare(source: Source, geometry: Geometry, cache: Path, workers: int = 0) -> Path:
@@ -111,9 +115,10 @@ def prepare(source: Source, geometry: Geometry, cache: Path, workers: int = 0) -
     Raises:
       UserError: no series could be read at all; the first reason is given.
     """
-    folder = cache / folder_name(source, geometry)
+    description = _describe(source, geometry)  # once: it looks at every file of a folder
+    folder = cache / _name(source, description)
     with atomic_path(folder / "description.json") as temporary:
-        temporary.write_text(_describe(source, geometry))
+        temporary.write_text(description)
 
     paths = {series: folder / f"{hashlib.sha256(series.encode()).hexdigest()[:24]}.npz" for series in source.series()}
     missing = {series: path for series, path in paths.items() if not path.exists()}
