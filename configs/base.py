@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.split = "patient"  # "patient": a patient's nodules stay together; "nodule": as in the paper, leaky
     config.validation_fraction = 0.1  # of the training part of each fold, to choose the best checkpoint
 
-    config.patch_size = 64  # voxels on a side; divisible by 16
+    config.patch_size = 64  # voxels on a side; PN-SAMP needs a multiple of 16
     config.spacing_mm = 0.6
 
     config.data = ConfigDict()
@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     config.data.root = ""  # folder: holds nodules.csv, ratings.csv, images/ and masks/
     config.data.phantom_nodules = 0  # phantom: how many nodules; 0 for all of the cohort
     config.data.cohort = "rounded_ne_3"  # or "mean_ne_3", "median_ne_3", "all"
+    config.data.train_cohort = ""  # a wider cohort, as "all", whose further nodules are added to the training part
     config.data.min_readers = 1  # least number of readers of a nodule
     config.data.margin = 8  # voxels round the patch that shifts and turns can bring in
     config.data.cache = ""  # folder for prepared patches; default: pnsamp_jax in the user's cache folder
@@ -34,7 +35,7 @@ def get_config() -> ConfigDict:
     config.augment = ConfigDict()
     config.augment.flip = True  # along each axis, at even odds
     config.augment.turn = True  # by 0, 90, 180 or 270 degrees in the axial plane
-    config.augment.translate = 4.0  # voxels at most, along each axis
+    config.augment.translate = 4  # whole voxels at most, along each axis
     config.augment.rotate = 10.0  # degrees at most, about a random axis
 
     config.model = ConfigDict()
@@ -49,6 +50,7 @@ def get_config() -> ConfigDict:
     config.loss.segmentation = 1.0
     config.loss.attributes = 1.0  # on the mean cross-entropy of the eight attributes
     config.loss.malignancy = 1.0
+    config.loss.labels = "rounded"  # of the ratings: "rounded" mean of the readers (the paper), or their "votes"
 
     config.batch_size = 8  # over all devices; a step at the full size takes 0.4 GB for each
     config.num_epochs = 100
@@ -56,6 +58,7 @@ def get_config() -> ConfigDict:
     config.schedule = "constant"  # "constant" (the paper), "cosine" or "one_cycle"
     config.log_every_steps = 10
     config.checkpoint_every_epochs = 1
+    config.test_flips = False  # average the predictions for the test nodules over the eight flips
     config.checkpoint = "best"  # which one is tested: "best" (least validation loss) or "last"
 
     return config

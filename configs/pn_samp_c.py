@@ -8,8 +8,12 @@ from ml_collections import ConfigDict
 from configs import base
 
 
-def get_config() -> ConfigDict:
-    """Both windows, no segmentation."""
-    config = base.get_config()
+def apply_to(config: ConfigDict) -> ConfigDict:
+    """This form at the size and on the data of `config`, which holds form M."""
     config.model.segment = False
     return config
+
+
+def get_config() -> ConfigDict:
+    """Both windows, no segmentation."""
+    return apply_to(base.get_config())

@@ -8,8 +8,12 @@ from ml_collections import ConfigDict
 from configs import base
 
 
-def get_config() -> ConfigDict:
-    """One window, all three tasks."""
-    config = base.get_config()
+def apply_to(config: ConfigDict) -> ConfigDict:
+    """This form at the size and on the data of `config`, which holds form M."""
     config.model.windows = ((700.0, -600.0),)
     return config
+
+
+def get_config() -> ConfigDict:
+    """One window, all three tasks."""
+    return apply_to(base.get_config())

@@ -1,13 +1,18 @@
-"""The data settings of the radiomics forest (see experiments/radiomics.py); there is nothing to train by gradient."""
+"""The data settings of the radiomics forest (see experiments/radiomics.py); no network is trained."""
 
 from ml_collections import ConfigDict
 
 from configs import base
 
 
+def apply_to(config: ConfigDict) -> ConfigDict:
+    """The forest on the grid and the data of `config`."""
+    config.model = ConfigDict({"name": "radiomics_forest", "windows": config.model.windows, "dtype": "float32"})
+    return config
+
+
 def get_config() -> ConfigDict:
     """The full grid without a margin."""
-    config = base.get_config()
-    config.model.name = "radiomics_forest"
+    config = apply_to(base.get_config())
     config.data.margin = 0
     return config

@@ -61,7 +61,7 @@ def run(config, workdir: Path, out: Path, count: int) -> None:
     spread = np.linspace(0, len(by_size) - 1, count).round().astype(int)
     chosen = {name: values[by_size[spread]] for name, values in records.items()}
     task = train.make_task(config)
-    like = create_state(task.model, len(task.windows), seed=0)
+    like = create_state(task.model, task.patch_size, len(task.windows), seed=0)
     with Checkpoints(workdir / f"fold_{max(config.fold, 0)}" / "checkpoints") as checkpoints:
         state = checkpoints.restore(like, config.checkpoint)
     images = np.stack([np.asarray(transforms.crop(image, config.patch_size)) for image in chosen[keys.IMAGE]])

@@ -14,7 +14,7 @@ import numpy as np
 from pnsamp_jax import metrics
 from pnsamp_jax.data import keys
 from pnsamp_jax.data.prepare import atomic_path
-from pnsamp_jax.predictions import Table, read_tables
+from pnsamp_jax.predictions import Table, rated, read_tables
 from pnsamp_jax.report.figures import draw_evaluation
 
 CONTEXT_NOTES = {
@@ -71,7 +71,7 @@ def rating_figures(table: Table, place: int) -> dict:
         "best_constant": {"class": constant, "value": rate},
         "one_reader": figure(metrics.one_reader_scores(votes), patients, votes.sum(axis=1)),
     }
-    if not table["arg_max"].any():
+    if not rated(table)[place]:
         return result
     for decoding in ("arg_max", "within_one"):
         predicted = table[decoding][:, place]
@@ -111,7 +111,7 @@ def mean_figures(table: Table) -> dict:
         "best_constant": {"value": float(np.mean(constants))},
         "one_reader": {**mean_of(readers, list(votes.sum(axis=2).T)), "n": int((~np.isnan(readers[0])).sum())},
     }
-    if table["arg_max"].any():
+    if rated(table).all():
         for decoding in ("arg_max", "within_one"):
             scores = [metrics.off_by_one(table[decoding][:, place], truth[:, place]) for place in places]
             result[decoding] = {"off_by_one": mean_of(scores, [None] * len(scores))}
@@ -146,7 +146,7 @@ def fold_figures(table: Table) -> dict:
     folds = [table["fold"] == fold for fold in np.unique(table["fold"])]
     scores = {"dice": table["dice"]}
     for decoding in ("arg_max", "within_one"):
-        if table["arg_max"].any():
+        if rated(table)[keys.MALIGNANCY]:
             hits = metrics.off_by_one(table[decoding][:, keys.MALIGNANCY], table["truth"][:, keys.MALIGNANCY])
             scores[f"malignancy_off_by_one_{decoding}"] = hits
     result = {"folds": len(folds)}
@@ -163,7 +163,7 @@ def context_results(table: Table) -> dict:
     results["mean_of_ratings"] = mean_figures(table)
     results["dice"] = figure(table["dice"], table["patient_id"])
     results["reader_dice"] = figure(table["reader_dice"], table["patient_id"])
-    if table["arg_max"].any():
+    if rated(table)[keys.MALIGNANCY]:
         results["malignancy"] = malignancy_figures(table)
     results["over_folds"] = fold_figures(table)
     return results

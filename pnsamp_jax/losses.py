@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from pnsamp_jax.data import keys
-from pnsamp_jax.models.pn_samp import Outputs
+from pnsamp_jax.models.outputs import Outputs, given
 
 Array = jax.Array
 
@@ -61,16 +61,16 @@ def total(outputs: Outputs, mask: Array, targets: Array, weights: Weights) -> tu
 
     Returns:
       (B,) loss of each nodule, and its terms by name, (B,) each. The attributes' term is the mean over the
-      attributes that were rated.
+      attributes that were rated and that the model gives.
     """
     terms = {}
     if outputs.mask is not None:
         terms["segmentation"] = dice_loss(outputs.mask, mask)
     if outputs.ratings is not None:
-        entropy = rating_losses(outputs.ratings, targets)
+        rated = (targets.sum(axis=-1) > 0) & given(outputs.ratings)
+        entropy = rating_losses(outputs.ratings, targets) * rated
         attribute = jnp.arange(len(keys.RATINGS)) != keys.MALIGNANCY
-        rated = (targets.sum(axis=-1) > 0) & attribute
-        terms["attributes"] = (entropy * rated).sum(axis=1) / jnp.maximum(rated.sum(axis=1), 1)
+        terms["attributes"] = (entropy * attribute).sum(axis=1) / jnp.maximum((rated & attribute).sum(axis=1), 1)
         terms["malignancy"] = entropy[:, keys.MALIGNANCY]
     loss = sum(getattr(weights, name) * term for name, term in terms.items())
     return loss, terms

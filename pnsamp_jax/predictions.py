@@ -1,7 +1,7 @@
 """The two tables that an evaluation rests on, written and read as CSV.
 
 predictions.csv  one row for each nodule, from the fold that did not train on it: what the model says, beside the
-                 rounded mean of the readers. Columns of a task that the model lacks are left blank.
+                 rounded mean of the readers. Columns of what the model does not give are left blank.
 readers.csv      one row for each nodule: what its readers say, for the figures that stand beside the model's.
 """
 
@@ -44,7 +44,7 @@ def write_predictions(
       fold: the fold that tested these nodules.
       records: of the N test nodules.
       dice: (N,), NaN without a segmentation.
-      probabilities: (N, 9, 6), None without ratings.
+      probabilities: (N, 9, 6), NaN in a rating that the model does not give; None without ratings.
     """
     labels = cohort.rounded_rating(records[keys.VOTES])
     rows = []
@@ -53,7 +53,7 @@ def write_predictions(
         row["dice"] = _cell(dice[index])
         for place, rating in enumerate(keys.RATINGS):
             row[f"{rating.name}_true"] = labels[index, place] or ""
-            if probabilities is None:
+            if probabilities is None or np.isnan(probabilities[index, place]).all():
                 continue
             p = probabilities[index, place, : rating.classes]
             row[f"{rating.name}_pred"] = metrics.arg_max(p[None])[0]
@@ -114,6 +114,11 @@ def read_tables(workdir: Path) -> Table:
         }
     except ValueError as error:
         raise UserError(f"{workdir}: predictions.csv or readers.csv holds what is not a number ({error})") from error
+
+
+def rated(table: Table) -> np.ndarray:
+    """Which of the nine ratings a model gives, of a table of `read_tables`: (9,) bool."""
+    return (table["arg_max"] > 0).any(axis=0)
 
 
 def _cell(value: float) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 
+import jax
 import ml_collections
 
 from pnsamp_jax.data.cohort import COHORTS
@@ -19,18 +20,22 @@ from pnsamp_jax.data.phantom import PhantomSource
 from pnsamp_jax.data.prepare import Source, atomic_path
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.input_pipeline import PIPELINES
+from pnsamp_jax.models import MODELS
 from pnsamp_jax.state import SCHEDULES
+from pnsamp_jax.transforms import LABELS
 
 # Fields that do not decide what a run computes; they may differ when a workdir is used again.
-FREE_FIELDS = ("fold", "checkpoint", "log_every_steps", "data.cache", "data.workers", "data.pipeline")
+FREE_FIELDS = ("fold", "checkpoint", "test_flips", "log_every_steps", "data.cache", "data.workers", "data.pipeline")
 
 CHOICES = {
     "data.source": ("phantom", "lidc", "folder"),
     "data.cohort": COHORTS,
+    "data.train_cohort": ("", *COHORTS),
     "data.pipeline": PIPELINES,
     "split": SPLITS,
     "schedule": SCHEDULES,
     "checkpoint": ("best", "last"),
+    "loss.labels": LABELS,
     "model.dtype": ("float32", "bfloat16"),
 }
 POSITIVE_FIELDS = (
@@ -53,17 +58,25 @@ def check(config: ml_collections.ConfigDict) -> None:
     flat = _flatten(config.to_dict())
     for field, choices in CHOICES.items():
         if flat[field] not in choices:
-            raise UserError(f"config.{field}: '{flat[field]}' is none of {', '.join(choices)}")
+            named = ", ".join(choice or "'' (none)" for choice in choices)
+            raise UserError(f"config.{field}: '{flat[field]}' is none of {named}")
     for field in POSITIVE_FIELDS:
         if not flat[field] > 0:
             raise UserError(f"config.{field}: {flat[field]} must be positive")
-    if config.patch_size % 16:
-        raise UserError(f"config.patch_size: {config.patch_size} is not divisible by 16 (four poolings halve it)")
+    # A method without a network takes any size.
+    multiple = getattr(MODELS.get(config.model.name), "PATCH_MULTIPLE", 1)
+    if config.patch_size % multiple:
+        raise UserError(
+            f"config.patch_size: {config.patch_size} is not divisible by {multiple}, as {config.model.name} needs"
+        )
+    devices = jax.local_device_count()
+    if config.batch_size % devices:
+        raise UserError(f"config.batch_size: {config.batch_size} does not divide by the {devices} devices here")
     if not -1 <= config.fold < config.num_folds:
         raise UserError(f"config.fold: {config.fold} is not -1 (all) or 0..{config.num_folds - 1}")
     if config.seed < 0:
         raise UserError(f"config.seed: {config.seed} is negative; give a whole number from 0")
-    if not config.model.segment and not config.model.rate:
+    if not flat.get("model.segment", True) and not flat.get("model.rate", True):
         raise UserError("config.model: segment and rate are both False, so there is nothing to learn")
     if not config.model.windows:
         raise UserError("config.model.windows: needs at least one (width, centre) pair")
@@ -92,7 +105,8 @@ def source(config: ml_collections.ConfigDict) -> Source:
     """
     data = config.data
     if data.source == "phantom":
-        return PhantomSource(data.phantom_nodules, config.seed, data.cohort, data.min_readers)
+        widest = data.train_cohort or data.cohort
+        return PhantomSource(data.phantom_nodules, config.seed, widest, data.min_readers)
     field = {"lidc": "dicom_root", "folder": "root"}[data.source]
     if not data[field]:
         raise UserError(f"config.data.{field}: is empty; source '{data.source}' needs it, the path of a folder")

@@ -41,10 +41,10 @@ def learning_rates(schedule: str, peak: float, num_steps: int) -> np.ndarray:
     return np.asarray(jax.vmap(rate)(jnp.arange(num_steps)), np.float32) * np.ones(num_steps, np.float32)
 
 
-def create_state(model: nn.Module, channels: int, seed: int) -> TrainState:
-    """Initial state: parameters drawn from the seed. They do not depend on the patch size."""
-    size = 16  # the least that four poolings allow
+def create_state(model: nn.Module, patch_size: int, channels: int, seed: int) -> TrainState:
+    """Initial state: parameters drawn from the seed."""
+    patch = jnp.zeros((1, patch_size, patch_size, patch_size, channels))
     # The "rbg" generator compiles in a quarter of the default one's time.
-    variables = jax.jit(model.init)(jax.random.key(seed, impl="rbg"), jnp.zeros((1, size, size, size, channels)))
+    variables = jax.jit(model.init)(jax.random.key(seed, impl="rbg"), patch)
     params = variables["params"]
     return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], ADAM.init(params))

@@ -5,6 +5,7 @@ saved and read as it is; that is right only because gradients and BatchNorm stat
 before they touch it.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import cache, partial
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from flax import linen as nn
 
 from pnsamp_jax import losses, transforms
 from pnsamp_jax.data import keys
+from pnsamp_jax.models.outputs import Outputs, given
 from pnsamp_jax.state import ADAM, TrainState
 
 Array = jax.Array
@@ -33,14 +35,18 @@ class Task(NamedTuple):
       patch_size: voxels on a side that the network sees.
       windows: (width, centre) in HU of each channel.
       augmentation: of the training patches.
+      labels: what the ratings are trained on, see `transforms.rating_targets`.
       weights: the trade-off of the loss.
+      flips: whether predictions are averaged over the eight flips of the patch.
     """
 
     model: nn.Module
     patch_size: int
     windows: tuple[tuple[float, float], ...]
     augmentation: transforms.Augmentation
+    labels: str
     weights: losses.Weights
+    flips: bool = False
 
 
 def sample_keys(seed: Array, step: Array, positions: Array) -> Array:
@@ -71,7 +77,7 @@ def train_step(
     images, masks = jax.vmap(move)(sample_key[:, 0], images, masks)
     inputs = transforms.window(images, task.windows)
     mask = transforms.segmentation_target(masks)
-    targets = transforms.rating_targets(batch[keys.VOTES])
+    targets = transforms.rating_targets(batch[keys.VOTES], task.labels)
 
     def loss_of(params):
         outputs, updated = task.model.apply(
@@ -95,24 +101,71 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
+def answers(outputs: Outputs) -> Batch:
+    """Outputs as probabilities: `mask` (B, D, H, W), `probabilities` (B, 9, 6), `features` (B, F), if there are any.
+
+    Probabilities of a rating that the model does not give are NaN.
+    """
+    results = {}
+    if outputs.mask is not None:
+        results["mask"] = jax.nn.sigmoid(outputs.mask)
+    if outputs.ratings is not None:
+        softmax = jax.nn.softmax(outputs.ratings)
+        results["probabilities"] = jnp.where(given(outputs.ratings)[..., None], softmax, jnp.nan)
+    if outputs.features is not None:
+        results["features"] = outputs.features
+    return results
+
+
+def mirror(x: Array, flip: Array) -> Array:
+    """Flips depth, height and width of (B, D, H, W, ...) where `flip` (3,) bool says so."""
+    for axis in range(3):
+        x = jnp.where(flip[axis], jnp.flip(x, axis + 1), x)
+    return x
+
+
+def apply_model(task: Task, params: dict, batch_stats: dict, images: Array) -> tuple[Outputs, Batch]:
+    """What the model says of stored patches (B, S, S, S), in HU: its outputs, and `answers`.
+
+    The answers, not the outputs, are averaged over the eight flips where the task has `flips`.
+    """
+    inputs = transforms.window(jax.vmap(partial(transforms.crop, size=task.patch_size))(images), task.windows)
+    model = partial(task.model.apply, {"params": params, "batch_stats": batch_stats}, train=False)
+
+    def answer_flipped(flip: Array) -> Batch:
+        flipped = answers(model(mirror(inputs, flip)))
+        return {name: mirror(value, flip) if name == "mask" else value for name, value in flipped.items()}
+
+    outputs = model(inputs)
+    if not task.flips:
+        return outputs, answers(outputs)
+    flips = jnp.array(list(itertools.product((False, True), repeat=3)))
+    return outputs, jax.tree.map(lambda values: values.mean(axis=0), jax.lax.map(answer_flipped, flips))
+
+
 def eval_step(task: Task, params: dict, batch_stats: dict, batch: Batch) -> dict[str, Array]:
-    """What the model says of this device's share of the batch, without augmentation.
+    """How good the model is on this device's share of the batch, without augmentation.
 
     Returns:
       By nodule: `loss` and its terms (B,); where the model has the task, `dice` (B,) of the mask cut at one half and
       `probabilities` (B, 9, 6) of the ratings.
     """
-    cut = jax.vmap(partial(transforms.crop, size=task.patch_size))
-    mask = transforms.segmentation_target(cut(batch[keys.MASK]))
-    inputs = transforms.window(cut(batch[keys.IMAGE]), task.windows)
-    outputs = task.model.apply({"params": params, "batch_stats": batch_stats}, inputs, train=False)
-    loss, terms = losses.total(outputs, mask, transforms.rating_targets(batch[keys.VOTES]), task.weights)
-    results = {"loss": loss, **terms}
-    if outputs.mask is not None:
-        results["dice"] = dice(outputs.mask > 0, mask > 0)
-    if outputs.ratings is not None:
-        results["probabilities"] = jax.nn.softmax(outputs.ratings)
-    return results
+    outputs, results = apply_model(task, params, batch_stats, batch[keys.IMAGE])
+    mask = transforms.segmentation_target(jax.vmap(partial(transforms.crop, size=task.patch_size))(batch[keys.MASK]))
+    targets = transforms.rating_targets(batch[keys.VOTES], task.labels)
+    loss, terms = losses.total(outputs, mask, targets, task.weights)
+    scores = {"loss": loss, **terms}
+    if "mask" in results:
+        scores["dice"] = dice(results["mask"] > 0.5, mask > 0)
+    if "probabilities" in results:
+        scores["probabilities"] = results["probabilities"]
+    return scores
+
+
+def predict_step(task: Task, params: dict, batch_stats: dict, batch: Batch) -> Batch:
+    """What the model says of this device's share of the batch: `answers`, the mask cut at one half."""
+    results = apply_model(task, params, batch_stats, batch[keys.IMAGE])[1]
+    return {name: value > 0.5 if name == "mask" else value for name, value in results.items()}
 
 
 def dice(predicted: Array, mask: Array) -> Array:
@@ -143,13 +196,22 @@ def compile_train_step(task: Task) -> Callable:
     return lambda state, batch, seed, learning_rate: step(state, shard(batch), np.uint32(seed), learning_rate)
 
 
-@cache
 def compile_eval_step(task: Task) -> Callable:
-    """(params, batch_stats, batch of (B, ...)) -> results of (B, ...), over all local devices."""
-    step = jax.pmap(partial(eval_step, task), AXIS, in_axes=(None, None, 0))
+    """(params, batch_stats, batch of (B, ...)) -> `eval_step`'s results of (B, ...), over all local devices."""
+    return _compile_forward(eval_step, task)
 
-    def evaluate(params: dict, batch_stats: dict, batch: Batch) -> dict[str, Array]:
-        results = step(params, batch_stats, shard(batch))
+
+def compile_predict_step(task: Task) -> Callable:
+    """The same of `predict_step`."""
+    return _compile_forward(predict_step, task)
+
+
+@cache
+def _compile_forward(step: Callable, task: Task) -> Callable:
+    mapped = jax.pmap(partial(step, task), AXIS, in_axes=(None, None, 0))
+
+    def run(params: dict, batch_stats: dict, batch: Batch) -> Batch:
+        results = mapped(params, batch_stats, shard(batch))
         return {name: value.reshape(-1, *value.shape[2:]) for name, value in results.items()}
 
-    return evaluate
+    return run

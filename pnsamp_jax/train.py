@@ -23,10 +23,16 @@ PARTS = ("train", "validation", "test")
 
 
 def load_records(config: ml_collections.ConfigDict) -> Records:
-    """Prepares the config's data source where that is still to be done, and reads its cohort into memory."""
+    """Prepares the config's data source where that is still to be done, and reads its nodules into memory.
+
+    These are the cohort's, and those of the wider `config.data.train_cohort` if there is one.
+    """
 
     def member(votes: np.ndarray) -> np.ndarray:
-        return cohort.members(votes, config.data.cohort, config.data.min_readers)
+        chosen = in_cohort(config, votes)
+        if config.data.train_cohort:
+            chosen |= cohort.members(votes, config.data.train_cohort, config.data.min_readers)
+        return chosen
 
     source, geometry, cache = settings.source(config), settings.geometry(config), settings.cache_folder(config)
     if config.data.pipeline == "tfdata":
@@ -36,12 +42,19 @@ def load_records(config: ml_collections.ConfigDict) -> Records:
     return read_records(prepare(source, geometry, cache, config.data.workers), member)
 
 
+def in_cohort(config: ml_collections.ConfigDict, votes: np.ndarray) -> np.ndarray:
+    """Which nodules, of (n, 9, 6) votes, the folds are made of: (n,) bool."""
+    return cohort.members(votes, config.data.cohort, config.data.min_readers)
+
+
 def load_folds(config: ml_collections.ConfigDict, records: Records, path: Path) -> list[dict[str, list[str]]]:
-    """Reads the split from folds.json, or makes and writes it.
+    """Reads the split of the cohort from folds.json, or makes and writes it.
 
     Raises:
       UserError: the file was made for other nodules.
     """
+    chosen = in_cohort(config, records[keys.VOTES])
+    records = {name: records[name][chosen] for name in (keys.NODULE_ID, keys.PATIENT_ID, keys.VOTES)}
     patient_of = dict(zip(records[keys.NODULE_ID].tolist(), records[keys.PATIENT_ID].tolist(), strict=True))
     if path.exists():
         folds = [{part: fold[part]["nodules"] for part in PARTS} for fold in json.loads(path.read_text())["folds"]]
@@ -72,6 +85,21 @@ def places_of(records: Records, nodule_ids: list[str]) -> np.ndarray:
     return np.flatnonzero(np.isin(records[keys.NODULE_ID], nodule_ids))
 
 
+def part_places(
+    config: ml_collections.ConfigDict, records: Records, split: dict[str, list[str]]
+) -> dict[str, np.ndarray]:
+    """Where the nodules of a fold's parts stand in the records.
+
+    Nodules beyond the cohort, of `config.data.train_cohort`, join the training part, except where their patient is
+    among those of the other parts.
+    """
+    places = {part: places_of(records, split[part]) for part in PARTS}
+    held_out = records[keys.PATIENT_ID][np.concatenate([places["validation"], places["test"]])]
+    further = ~in_cohort(config, np.asarray(records[keys.VOTES])) & ~np.isin(records[keys.PATIENT_ID], held_out)
+    places["train"] = np.union1d(places["train"], np.flatnonzero(further))
+    return places
+
+
 def fold_seed(seed: int, fold: int) -> int:
     """A seed of its own for each fold, so that folds differ in their initial weights and batches too."""
     return int(np.random.SeedSequence((seed, fold)).generate_state(1)[0])
@@ -86,7 +114,8 @@ def make_task(config: ml_collections.ConfigDict) -> steps.Task:
         patch_size=config.patch_size,
         windows=tuple(tuple(pair) for pair in windows),
         augmentation=transforms.Augmentation(**config.augment),
-        weights=losses.Weights(**config.loss),
+        labels=config.loss.labels,
+        weights=losses.Weights(config.loss.segmentation, config.loss.attributes, config.loss.malignancy),
     )
 
 
@@ -150,11 +179,12 @@ def train_fold(
       UserError: the loss is not finite; the last good checkpoint stays.
     """
     task, seed = make_task(config), fold_seed(config.seed, fold)
-    train, validation = places_of(records, split["train"]), places_of(records, split["validation"])
+    places = part_places(config, records, split)
+    train, validation = places["train"], places["validation"]
     steps_per_epoch = max(1, len(train) // config.batch_size)
     last_step = config.num_epochs * steps_per_epoch
     rates = learning_rates(config.schedule, config.learning_rate, last_step)
-    state = create_state(task.model, len(task.windows), seed)
+    state = create_state(task.model, task.patch_size, len(task.windows), seed)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         if checkpoints.last_step is not None:
             state = checkpoints.restore(state)
@@ -198,10 +228,8 @@ def test_fold(
     config: ml_collections.ConfigDict, fold: int, records: Records, split: dict[str, list[str]], folder: Path
 ) -> None:
     """Writes the predictions of a trained fold for its test nodules; for the arguments see `train_fold`."""
-    task = make_task(config)
-    state = create_state(task.model, len(task.windows), seed=0)  # for its shapes alone
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        state = steps.replicate(checkpoints.restore(state, config.checkpoint))
+    task = make_task(config)._replace(flips=config.test_flips)
+    state = restore_state(config, task, folder)
     test = places_of(records, split["test"])
     results = run_model(steps.compile_eval_step(task), state, records, test, config.batch_size)
     labels = {name: np.asarray(records[name])[test] for name in (keys.NODULE_ID, keys.PATIENT_ID, keys.VOTES)}
@@ -209,8 +237,34 @@ def test_fold(
     predictions.write_predictions(folder / "predictions.csv", fold, labels, dice, results.get("probabilities"))
 
 
+def restore_state(config: ml_collections.ConfigDict, task: steps.Task, folder: Path) -> TrainState:
+    """The state of a trained fold, from the checkpoint that the config names."""
+    state = create_state(task.model, task.patch_size, len(task.windows), seed=0)  # for its shapes alone
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        return steps.replicate(checkpoints.restore(state, config.checkpoint))
+
+
+def predict_nodules(
+    config: ml_collections.ConfigDict, records: Records, nodules: np.ndarray, folder: Path
+) -> dict[str, np.ndarray]:
+    """What a trained fold's network says of any nodules, for a second stage.
+
+    Args:
+      config: of the run.
+      records: the nodules'.
+      nodules: (n,) their places in the records.
+      folder: of the fold.
+
+    Returns:
+      Of `mask` (n, S, S, S) bool, `probabilities` (n, 9, 6) and `features` (n, F) those that the model has.
+    """
+    task = make_task(config)._replace(flips=config.test_flips)
+    state = restore_state(config, task, folder)
+    return run_model(steps.compile_predict_step(task), state, records, nodules, config.batch_size)
+
+
 def open_run(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Records, list[dict[str, list[str]]]]:
-    """Claims a workdir for a config, and gives the nodules of its cohort and their split into folds.
+    """Claims a workdir for a config, and gives its nodules and their split into folds.
 
     Raises:
       UserError: the settings, the data or the workdir do not fit; nothing that was there is changed.
@@ -220,8 +274,15 @@ def open_run(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Records,
     records = load_records(config)
     folds = load_folds(config, records, workdir / "folds.json")
     settings.claim_workdir(config, workdir)
-    predictions.write_readers(workdir / "readers.csv", records)
+    write_readers(config, workdir, records)
     return records, folds
+
+
+def write_readers(config: ml_collections.ConfigDict, workdir: Path, records: Records) -> None:
+    """Writes what the readers say of the cohort's nodules to readers.csv."""
+    chosen = in_cohort(config, records[keys.VOTES])
+    table = {name: values[chosen] for name, values in records.items() if name not in (keys.IMAGE, keys.MASK)}
+    predictions.write_readers(workdir / "readers.csv", table)
 
 
 def chosen_folds(config: ml_collections.ConfigDict) -> list[int]:
@@ -235,9 +296,6 @@ def cross_validate(config: ml_collections.ConfigDict, workdir: Path, train: bool
     Returns:
       The results, as in results.json.
     """
-    devices = jax.local_device_count()
-    if config.batch_size % devices:
-        raise UserError(f"config.batch_size: {config.batch_size} does not divide by the {devices} devices here")
     jax.config.update("jax_compilation_cache_dir", str(settings.cache_folder(config) / "xla"))
     records, folds = open_run(config, workdir)
     if config.data.pipeline == "device":
@@ -266,5 +324,6 @@ def prepare_data(config: ml_collections.ConfigDict, workdir: Path) -> None:
     settings.check(config)
     settings.check_workdir(config, workdir)
     records = load_records(config)
-    predictions.write_readers(workdir / "readers.csv", records)
-    print(f"Prepared {len(records[keys.NODULE_ID])} nodules of the cohort {config.data.cohort}")
+    write_readers(config, workdir, records)
+    widest = config.data.train_cohort or config.data.cohort
+    print(f"Prepared {len(records[keys.NODULE_ID])} nodules of the cohort {widest}")

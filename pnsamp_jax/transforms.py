@@ -1,8 +1,8 @@
 """Pure functions from a stored patch to what the network sees. They run inside the compiled step.
 
 Flips, turns, rotation and translation are linear maps of the output grid onto the stored one; they are composed as
-matrices, so that a patch is interpolated once, whatever the chain. With no rotation and whole-voxel translation the
-interpolation weights are 0 and 1, and the voxels come through unchanged.
+matrices, so that a patch is interpolated once, whatever the chain. Without rotation the voxels come through
+unchanged.
 """
 
 from typing import NamedTuple
@@ -15,6 +15,8 @@ from pnsamp_jax.data import keys
 
 Array = jax.Array
 
+LABELS = ("rounded", "votes")
+
 # A tie of two readers (exactly one half) belongs to the consensus. Half a quantisation step of tolerance keeps it in
 # when interpolation rounds it down.
 HALF = (keys.MASK_UNIT / 2 - 0.5) / keys.MASK_UNIT
@@ -26,13 +28,13 @@ class Augmentation(NamedTuple):
     Attributes:
       flip: along each axis, at even odds.
       turn: by a multiple of 90 degrees in the axial plane.
-      translate: voxels at most, along each axis.
+      translate: whole voxels at most, along each axis.
       rotate: degrees at most, about a random axis.
     """
 
     flip: bool
     turn: bool
-    translate: float
+    translate: int
     rotate: float
 
 
@@ -63,7 +65,7 @@ def rotation_matrix(key: Array, degrees: float) -> Array:
     return jnp.eye(3) + jnp.sin(angle) * cross + (1 - jnp.cos(angle)) * (cross @ cross)
 
 
-def crop(volume: Array, size: int, matrix: Array | None = None, shift: Array | None = None) -> Array:
+def crop(volume: Array, size: int, matrix: Array | None = None, shift: Array | None = None, order: int = 1) -> Array:
     """The middle of a stored patch, optionally turned about its centre and shifted.
 
     Args:
@@ -71,6 +73,7 @@ def crop(volume: Array, size: int, matrix: Array | None = None, shift: Array | N
       size: voxels on a side of the result; S - size is even.
       matrix: (3, 3) map of offsets from the centre of the result to offsets in the volume; identity by default.
       shift: (3,) voxels, added after; 0 by default.
+      order: of the interpolation: 1 for linear, 0 for the nearest voxel.
 
     Returns:
       (size, size, size) float32; beyond the stored voxels the edge is extended.
@@ -85,7 +88,7 @@ def crop(volume: Array, size: int, matrix: Array | None = None, shift: Array | N
     offsets = jnp.stack(jnp.meshgrid(*[jnp.arange(size) - middle] * 3, indexing="ij"))
     turned = jnp.einsum("ij,jdhw->idhw", matrix, offsets, precision="highest")
     points = turned + shift[:, None, None, None] + middle + margin
-    return map_coordinates(volume.astype(jnp.float32), list(points), order=1, mode="nearest")
+    return map_coordinates(volume.astype(jnp.float32), list(points), order=order, mode="nearest")
 
 
 def augment(key: Array, image: Array, mask: Array, size: int, options: Augmentation) -> tuple[Array, Array]:
@@ -98,9 +101,10 @@ def augment(key: Array, image: Array, mask: Array, size: int, options: Augmentat
         matrix = matrix @ turn_matrix(turn_key)
     if options.rotate:
         matrix = matrix @ rotation_matrix(rotate_key, options.rotate)
-    reach = options.translate
-    shift = jax.random.uniform(translate_key, (3,), minval=-reach, maxval=reach)
-    return crop(image, size, matrix, shift), crop(mask, size, matrix, shift)
+    # By whole voxels: a fraction would blur the training patches, and the test patches are sharp.
+    shift = jax.random.randint(translate_key, (3,), -options.translate, options.translate + 1)
+    order = 1 if options.rotate else 0  # voxels that fall on voxels need no interpolation, which is slow
+    return crop(image, size, matrix, shift, order), crop(mask, size, matrix, shift, order)
 
 
 def segmentation_target(mask: Array) -> Array:
@@ -108,15 +112,23 @@ def segmentation_target(mask: Array) -> Array:
     return (mask / keys.MASK_UNIT >= HALF).astype(jnp.float32)
 
 
-def rating_targets(votes: Array) -> Array:
-    """(..., 9, 6) votes -> one-hot of the mean rounded half up, all zero where nobody voted: float32.
+def rating_targets(votes: Array, labels: str) -> Array:
+    """The distribution over the classes that a rating is trained on.
 
-    The same rule as `cohort.rounded_rating`, in integers so that no float decides a tie: floor(mean + 1/2) is
-    (2 sum + n) // (2 n).
+    Args:
+      votes: (..., 9, 6) how many readers gave each class.
+      labels: "votes" for the share of the readers who gave each class; "rounded" for the one class that the mean
+        rounds to, half up. That is the rule of `cohort.rounded_rating`, in integers so that no float decides a tie:
+        floor(mean + 1/2) is (2 sum + n) // (2 n).
+
+    Returns:
+      (..., 9, 6) float32 that sums to 1, or is all zero where nobody voted.
     """
     votes = votes.astype(jnp.int32)
     values = jnp.arange(1, keys.MAX_CLASSES + 1)
     count = votes.sum(axis=-1)
+    if labels == "votes":
+        return votes / jnp.maximum(count, 1)[..., None]
     total = (votes * values).sum(axis=-1)
     rounded = (2 * total + count) // jnp.maximum(2 * count, 1)
     return ((rounded[..., None] == values) & (count > 0)[..., None]).astype(jnp.float32)

@@ -125,6 +125,25 @@ def test_tables_survive_a_round_trip(workdir):
     assert (table["probabilities"].sum(axis=2) == 1).all()
 
 
+def test_ratings_that_a_model_does_not_give_are_blank_and_have_no_figures(tmp_path, capsys):
+    records = made_up_records(np.full(N, "slab"))
+    probabilities = certain(np.full((N, 9), 4))
+    probabilities[:, : keys.MALIGNANCY] = np.nan  # malignancy alone
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    predictions.write_readers(tmp_path / "readers.csv", records)
+    path = tmp_path / "fold_0" / "predictions.csv"
+    predictions.write_predictions(path, 0, records, np.full(N, np.nan), probabilities)
+    predictions.gather_predictions(tmp_path)
+    row = (tmp_path / "predictions.csv").read_text().splitlines()[1].split(",")
+    row = dict(zip(predictions.prediction_columns(), row, strict=True))
+    assert row["margin_true"] == "4" and row["margin_pred"] == row["margin_within_one"] == row["margin_p4"] == ""
+    assert row["malignancy_pred"] == "4" and row["malignancy_p4"] == "1"
+    results = evaluate.evaluate(tmp_path)["contexts"]["slab"]
+    assert "arg_max" not in results["ratings"]["margin"] and "arg_max" not in results["mean_of_ratings"]
+    assert results["ratings"]["malignancy"]["arg_max"]["off_by_one"]["value"] == 0.5
+    assert predictions.rated(predictions.read_tables(tmp_path)).tolist() == [False] * 8 + [True]
+
+
 def test_missing_ratings_are_blank_and_leave_the_figures(tmp_path):
     records = made_up_records(np.full(N, "ct"))
     records[keys.VOTES][:5, keys.MALIGNANCY] = 0

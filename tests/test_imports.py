@@ -15,7 +15,7 @@ LAYERS = (
     {"main"},
     {"train", "evaluate", "predict", "predictions", "settings", "report"},
     {"steps", "input_pipeline", "checkpoint", "datasets"},
-    {"state", "losses", "metrics", "transforms"},
+    {"state", "losses", "comparison", "metrics", "transforms"},
     {"models", "data"},
     {"errors", ""},  # "" is the package itself
 )
@@ -31,7 +31,7 @@ ONLY_IN = {
 NEVER_IN = {
     "flax": {"data", "transforms"},
     "ml_collections": {"models", "losses", "data", "transforms"},
-    "jax": {"data", "metrics", "main"},  # numpy only: no accelerator is needed to prepare or to evaluate
+    "jax": {"data", "metrics", "comparison", "main"},  # numpy only: no accelerator is needed to prepare or to evaluate
 }
 
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))

@@ -8,7 +8,7 @@ from jax.test_util import check_grads
 
 from pnsamp_jax import losses
 from pnsamp_jax.data import keys
-from pnsamp_jax.models.pn_samp import ABSENT, Outputs
+from pnsamp_jax.models.outputs import ABSENT, Outputs
 
 CUBE = (4, 4, 4)
 WEIGHTS = losses.Weights(segmentation=2.0, attributes=0.5, malignancy=3.0)
@@ -166,3 +166,17 @@ def test_all_ratings_missing_is_finite():
     (loss, terms), gradient = jax.value_and_grad(loss_of, has_aux=True)(outputs)
     assert np.isfinite(loss) and not terms["attributes"].any() and not terms["malignancy"].any()
     assert np.isfinite(gradient.mask).all() and gradient.mask.any() and not gradient.ratings.any()
+
+
+def test_a_rating_that_the_model_does_not_give_costs_nothing():
+    outputs, mask, targets = random_case()
+    targets = targets.at[:, [0, keys.MALIGNANCY], 1].set(1.0)
+    lacking = outputs._replace(ratings=outputs.ratings.at[:, 1:].set(ABSENT))  # only the first rating is left
+    _, terms = losses.total(lacking, mask, targets, WEIGHTS)
+    alone = losses.rating_losses(outputs.ratings, targets)[:, 0]
+    np.testing.assert_allclose(terms["attributes"], alone, rtol=1e-6)
+    np.testing.assert_array_equal(terms["malignancy"], 0)
+    gradient = jax.grad(lambda x: losses.total(lacking._replace(ratings=x), mask, targets, WEIGHTS)[0].sum())(
+        lacking.ratings
+    )
+    assert np.isfinite(gradient).all() and (gradient[:, 1:] == 0).all() and (gradient[:, 0] != 0).any()

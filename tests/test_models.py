@@ -11,20 +11,27 @@ import pytest
 from pnsamp_jax import losses, models
 from pnsamp_jax.data import keys
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.models.pn_samp import ABSENT, Outputs, RatingHeads
+from pnsamp_jax.models.outputs import ABSENT, Outputs
+from pnsamp_jax.models.pn_samp import RatingHeads
 
 # Config -> parameters, whether it segments, whether it rates. A config that is missing here fails the test below.
 EXPECTED = {
     "base": (1_510_404, True, True),
     "demo": (1_510_404, True, True),
+    "cnn_mtl": (1_290_224, False, True),
+    "mcnn": (107_113, False, True),
     "pn_samp_c": (388_401, False, True),
     "pn_samp_m": (1_510_404, True, True),
     "pn_samp_m_32": (1_510_404, True, True),
     "pn_samp_s1": (1_509_970, True, True),
     "pn_samp_s2": (1_509_970, True, True),
     "pn_samp_seg": (1_316_037, True, False),
+    "shc_dcnn": (263_565, False, True),
+    "table_32": (1_510_404, True, True),
+    "tumornet": (217_017, False, True),
+    "unet3d": (16_316_449, True, False),
 }
-NO_NETWORK = {"radiomics"}  # configs of what is no Flax module
+NO_NETWORK = {"diameter", "radiomics"}  # configs of what is no Flax module
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 CONFIGS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 

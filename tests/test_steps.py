@@ -27,7 +27,8 @@ def make_task(dtype="float32"):
         model=models.create("pn_samp", dtype, steps.AXIS, kernels=(2, 4), mask_kernels=(2,)),
         patch_size=SIZE,
         windows=WINDOWS,
-        augmentation=transforms.Augmentation(flip=True, turn=True, translate=2.0, rotate=10.0),
+        augmentation=transforms.Augmentation(flip=True, turn=True, translate=2, rotate=10.0),
+        labels="rounded",
         weights=losses.Weights(segmentation=1.0, attributes=1.0, malignancy=1.0),
     )
 
@@ -55,7 +56,7 @@ def flatten(tree):
 @cache
 def initial_state():
     """On the host, since a step consumes the state that it is given."""
-    return jax.device_get(create_state(make_task().model, len(WINDOWS), seed=0))
+    return jax.device_get(create_state(make_task().model, make_task().patch_size, len(WINDOWS), seed=0))
 
 
 def run_some_steps():
@@ -235,6 +236,36 @@ def test_probabilities_are_distributions_over_the_classes_that_exist(one_device)
     probabilities = one_device["results"]["['probabilities']"]
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
     assert not probabilities[:, ~keys.CLASS_EXISTS].any()
+
+
+def test_predictions_are_what_the_evaluation_scores(initial):
+    task, batch = make_task(), make_records(BATCH)
+    said = steps.compile_predict_step(task)(initial.params, initial.batch_stats, batch)
+    scored = steps.compile_eval_step(task)(initial.params, initial.batch_stats, batch)
+    np.testing.assert_allclose(said["probabilities"], scored["probabilities"], rtol=1e-5)
+    inner = slice(MARGIN, -MARGIN)
+    truth = batch[keys.MASK][:, inner, inner, inner] > 0
+    expected = [metrics.dice(mask, reference) for mask, reference in zip(said["mask"], truth, strict=True)]
+    np.testing.assert_allclose(scored["dice"], expected, rtol=1e-5)
+
+
+def test_flips_make_the_predictions_those_of_the_flipped_patch_too(initial):
+    task, batch = make_task()._replace(flips=True), make_records(BATCH)
+    predict = steps.compile_predict_step(task)
+    said = predict(initial.params, initial.batch_stats, batch)
+    mirrored = {**batch, keys.IMAGE: batch[keys.IMAGE][:, ::-1, :, ::-1]}
+    other = predict(initial.params, initial.batch_stats, mirrored)
+    np.testing.assert_allclose(other["probabilities"], said["probabilities"], rtol=1e-4)
+    assert (np.asarray(other["mask"])[:, ::-1, :, ::-1] == said["mask"]).mean() > 0.999  # but for ties at one half
+    plain = steps.compile_predict_step(make_task())(initial.params, initial.batch_stats, batch)
+    assert abs(plain["probabilities"] - said["probabilities"]).max() > 1e-6
+
+
+@pytest.mark.parametrize("flip", [(True, False, False), (False, True, True)])
+def test_mirror_flips_the_chosen_axes(flip):
+    x = np.arange(2 * 3 * 4 * 5 * 2.0).reshape(2, 3, 4, 5, 2)
+    axes = [axis + 1 for axis, chosen in enumerate(flip) if chosen]
+    np.testing.assert_array_equal(steps.mirror(x, jnp.array(flip)), np.flip(x, axes))
 
 
 def test_dice_is_that_of_the_metrics():

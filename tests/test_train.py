@@ -12,7 +12,7 @@ from tiny_run import tiny_config
 
 from pnsamp_jax import train
 from pnsamp_jax.checkpoint import Checkpoints
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import cohort, keys
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.predictions import prediction_columns, read_tables
 from pnsamp_jax.state import create_state
@@ -30,7 +30,7 @@ def finished(tmp_path_factory):
 def last_parameters(workdir: Path, fold: int):
     """All leaves of the last checkpoint of a fold."""
     task = train.make_task(tiny_config())
-    like = create_state(task.model, len(task.windows), seed=0)
+    like = create_state(task.model, task.patch_size, len(task.windows), seed=0)
     with Checkpoints(workdir / f"fold_{fold}" / "checkpoints") as checkpoints:
         return jax.tree.leaves(checkpoints.restore(like, "last"))
 
@@ -139,6 +139,26 @@ def test_single_task_forms_run(tmp_path, changes, present, absent):
         assert results["dice"]["value"] is None and results["malignancy"]["auc"]["n"] > 0
 
 
+def test_a_wider_cohort_joins_the_training_part_but_no_patient_of_the_others(tmp_path):
+    config = tiny_config(**{"data.train_cohort": "all"})
+    records, folds = train.open_run(config, tmp_path)
+    unsure = cohort.rounded_rating(records[keys.VOTES])[:, keys.MALIGNANCY] == 3
+    assert 0 < unsure.sum() < 24
+    split = {nodule for part in folds[0].values() for nodule in part}
+    assert split == set(records[keys.NODULE_ID][~unsure])  # tested and validated on the cohort alone
+    joined = 0
+    for fold in folds:
+        places = train.part_places(config, records, fold)
+        patients = {part: set(records[keys.PATIENT_ID][places[part]]) for part in places}
+        assert not patients["train"] & (patients["validation"] | patients["test"])
+        assert not unsure[places["validation"]].any() and not unsure[places["test"]].any()
+        assert set(fold["train"]) == set(records[keys.NODULE_ID][places["train"]][~unsure[places["train"]]])
+        joined += unsure[places["train"]].sum()
+    assert joined > 0
+    without = train.part_places(tiny_config(), {k: v[~unsure] for k, v in records.items()}, folds[0])
+    assert len(without["train"]) == len(folds[0]["train"])
+
+
 def test_prepare_mode_needs_no_folds(tmp_path, capsys):
     train.prepare_data(tiny_config(**{"data.phantom_nodules": 2}), tmp_path)
     assert "Prepared 2 nodules of the cohort rounded_ne_3" in capsys.readouterr().out
@@ -160,6 +180,8 @@ def test_nan_stops_with_a_line_and_keeps_the_last_checkpoint(tmp_path):
         ({"data.source": "folder", "data.root": "/no/such"}, "config.data.root: no such folder: /no/such"),
         ({"data.source": "lidc", "data.dicom_root": "/no/such"}, "config.data.dicom_root: no such folder"),
         ({"data.cohort": "some"}, "config.data.cohort: 'some' is none of"),
+        ({"data.train_cohort": "some"}, "config.data.train_cohort: 'some' is none of '' (none), rounded_ne_3"),
+        ({"loss.labels": "soft"}, "config.loss.labels: 'soft' is none of rounded, votes"),
         ({"data.pipeline": "fast"}, "config.data.pipeline: 'fast' is none of"),
         ({"fold": 3}, "config.fold: 3 is not -1"),
         ({"num_folds": 30}, "config.num_folds: 30 folds need"),

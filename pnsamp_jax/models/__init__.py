@@ -8,10 +8,22 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.models.cnn_mtl import CNNMTL
 from pnsamp_jax.models.layers import Block
+from pnsamp_jax.models.mcnn import MCNN
 from pnsamp_jax.models.pn_samp import PNSAMP
+from pnsamp_jax.models.shc_dcnn import SHCDCNN
+from pnsamp_jax.models.tumornet import TumorNet
+from pnsamp_jax.models.unet3d import UNet3D
 
-MODELS = {"pn_samp": PNSAMP}
+MODELS = {
+    "pn_samp": PNSAMP,
+    "unet3d": UNet3D,
+    "tumornet": TumorNet,
+    "shc_dcnn": SHCDCNN,
+    "mcnn": MCNN,
+    "cnn_mtl": CNNMTL,
+}
 
 
 def create(name: str, dtype: str = "float32", axis_name: str | None = None, **fields) -> nn.Module:

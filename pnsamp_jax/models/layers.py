@@ -45,26 +45,26 @@ def conv3d_folded(x: Array, kernel: Array) -> Array:
     return above + y[..., 1, :] + below
 
 
-def _shifts(x: Array) -> list[Array]:
-    """x moved by each of the 27 offsets of a 3x3x3 kernel, zeros moving in."""
-    depth, height, width = x.shape[1:4]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (1, 1), (0, 0)))
-    return [
-        padded[:, d : d + depth, h : h + height, w : w + width] for d in range(3) for h in range(3) for w in range(3)
-    ]
-
-
 def _kernel_gradient(x: Array, dy: Array) -> Array:
-    """(B, D, H, W, C) input and (B, D, H, W, F) gradient of the output -> (3, 3, 3, C, F) gradient of the kernel."""
-    channels, features = x.shape[-1], dy.shape[-1]
-    if channels <= features:
-        products = [moved.reshape(-1, channels).T @ dy.reshape(-1, features) for moved in _shifts(x)]
-        return jnp.stack(products).reshape(3, 3, 3, channels, features)
-    # Moving the output one way is moving the input the other, hence the reversal. Nine offsets make one product.
-    moved, columns = _shifts(dy)[::-1], x.reshape(-1, channels).T
-    layers = [jnp.concatenate(moved[d : d + 9], axis=-1).reshape(-1, 9 * features) for d in (0, 9, 18)]
-    products = [(columns @ layer).reshape(channels, 3, 3, features).transpose(1, 2, 0, 3) for layer in layers]
-    return jnp.stack(products)
+    """(B, D, H, W, C) input and (B, D, H, W, F) gradient of the output -> (3, 3, 3, C, F) gradient of the kernel.
+
+    One matrix product for three neighbouring offsets of the kernel. Whichever side is thinner is moved, with its
+    channels in front, so that the copies run along the rows of voxels.
+    """
+    thin, wide = (x, dy) if x.shape[-1] <= dy.shape[-1] else (dy, x)
+    depth, height, width, channels = thin.shape[1:]
+    padded = jnp.pad(thin.transpose(4, 0, 1, 2, 3), ((0, 0), (0, 0), (1, 1), (1, 1), (1, 1)))
+    columns = wide.reshape(-1, wide.shape[-1])
+    products = []
+    for d in range(3):
+        for h in range(3):
+            rows = padded[:, :, d : d + depth, h : h + height]
+            moved = [rows[..., w : w + width].reshape(channels, -1) for w in range(3)]
+            products.append(jnp.concatenate(moved) @ columns)
+    products = jnp.stack(products).reshape(3, 3, 3, channels, -1)
+    if thin is x:
+        return products
+    return products[::-1, ::-1, ::-1].swapaxes(3, 4)  # moving the output one way is moving the input the other
 
 
 def _backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:

@@ -10,33 +10,39 @@ sub-3DCNN and of the dense layers, the mean and the maximum over space as the su
 patch size works), and that malignancy also sees the fused features.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from pnsamp_jax.data import keys
+from pnsamp_jax.models.heads import rating_logits
 from pnsamp_jax.models.layers import Block, max_pool, up_pool
+from pnsamp_jax.models.outputs import Outputs
 
 Array = jax.Array
 
-ABSENT = -1e9  # logit of a class that a rating does not have
 # Initial logit of the mask. A nodule fills about one voxel in a hundred; from an even start (0) the Dice loss first
 # spends hundreds of steps on unlearning the background.
 MASK_PRIOR = -4.0
 
 
-class Outputs(NamedTuple):
-    """What a model says of a batch of nodules; a task that a form lacks is None.
+class MaskHead(nn.Module):
+    """1x1x1 convolution of a map of half the size, up-pooled, joined with its skip: -> (B, D, H, W) float32 logits.
 
-    Attributes:
-      mask: (B, D, H, W) float32 logits of the segmentation.
-      ratings: (B, 9, 6) float32 logits in the order of `keys.RATINGS`; classes that a rating lacks are `ABSENT`.
+    The sum of a convolution of either part, so that the joined map, the largest of the network, is never built.
     """
 
-    mask: Array | None
-    ratings: Array | None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, skip: Array) -> Array:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1] + skip.shape[-1], 1))
+        bias = self.param("bias", nn.initializers.constant(MASK_PRIOR), (1,))
+        below, beside = jnp.split(kernel.astype(self.dtype), [x.shape[-1]])
+        logits = up_pool(x.astype(self.dtype) @ below) + skip.astype(self.dtype) @ beside
+        return logits[..., 0].astype(jnp.float32) + bias
 
 
 def summarise(x: Array) -> Array:
@@ -64,17 +70,15 @@ class RatingHeads(nn.Module):
     def __call__(self, x: Array) -> Array:
         x = nn.elu(nn.Dense(self.fused, name="fusion")(x))
         x = nn.Dropout(self.dropout, deterministic=not self.train)(x)
-        attributes, logits = [], []
+        attributes, logits = [], {}
         for rating in keys.RATINGS:
             inputs = x
             if rating.name == "malignancy":
                 inputs = jnp.concatenate([x, *attributes], axis=-1)
             hidden = nn.elu(nn.Dense(self.features, name=f"{rating.name}_features")(inputs))
             attributes.append(hidden)
-            head = nn.Dense(rating.classes, name=rating.name)(hidden)
-            missing = ((0, 0), (0, keys.MAX_CLASSES - rating.classes))
-            logits.append(jnp.pad(head, missing, constant_values=ABSENT))
-        return jnp.stack(logits, axis=1)
+            logits[rating.name] = nn.Dense(rating.classes, name=rating.name)(hidden)
+        return rating_logits(logits)
 
 
 class PNSAMP(nn.Module):
@@ -89,6 +93,8 @@ class PNSAMP(nn.Module):
       axis_name: pmap axis over which BatchNorm averages its statistics, if any.
       dtype: of the activations; parameters, statistics and outputs are float32.
     """
+
+    PATCH_MULTIPLE: ClassVar[int] = 16  # four poolings halve it
 
     segment: bool = True
     rate: bool = True
@@ -114,12 +120,11 @@ class PNSAMP(nn.Module):
 
         mask = None
         if self.segment:
-            for level in reversed(range(len(self.kernels))):
+            for level in reversed(range(1, len(self.kernels))):
                 x = block(self.kernels[level], f"up_{level}")(x)
                 x = jnp.concatenate([up_pool(x), skips[level]], axis=-1)
-            # A 1x1x1 convolution is a dense layer on the channels.
-            prior = nn.initializers.constant(MASK_PRIOR)
-            mask = nn.Dense(1, dtype=self.dtype, bias_init=prior, name="mask")(x)[..., 0].astype(jnp.float32)
+            x = block(self.kernels[0], "up_0")(x)
+            mask = MaskHead(dtype=self.dtype, name="mask")(x, skips[0])
 
         if not self.rate:
             return Outputs(mask, None)

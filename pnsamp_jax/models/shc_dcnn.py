@@ -1,0 +1,58 @@
+"""The appearance part of SHC-DCNN: a 2D network that reads three orthogonal planes through a nodule.
+
+Buty et al., "Characterization of lung nodule malignancy using hybrid shape and appearance features", MICCAI 2016.
+
+From the paper: the three orthogonal planes through the nodule's centre, one network for all of them, and its features,
+which join spherical-harmonic coefficients of the nodule's surface in a random forest (`experiments/shc_dcnn.py`).
+Chosen here: the paper's network comes pre-trained on ImageNet; this one (see `planes`) is trained from scratch, on all
+nine ratings. A patch has an even number of slices, so that a plane is the mean of the middle two.
+"""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from pnsamp_jax.data import keys
+from pnsamp_jax.models.heads import Heads
+from pnsamp_jax.models.outputs import Outputs
+from pnsamp_jax.models.planes import KERNELS, PlaneCNN
+
+Array = jax.Array
+
+
+def central_planes(x: Array) -> Array:
+    """(B, S, S, S, C), S even -> (B, 3, S, S, C): the mean of the two central slices across each axis."""
+    middle = x.shape[1] // 2
+    pairs = [lax.slice_in_dim(x, middle - 1, middle + 1, axis=axis) for axis in (1, 2, 3)]
+    return jnp.stack([pair.mean(axis=axis) for axis, pair in enumerate(pairs, start=1)], axis=1)
+
+
+class SHCDCNN(nn.Module):
+    """The network of SHC-DCNN; it gives all nine ratings and features.
+
+    Attributes:
+      kernels: channels of the five convolutions.
+      features: width of the dense layer that joins the planes.
+      axis_name: pmap axis over which BatchNorm averages its statistics, if any.
+      dtype: of the activations; parameters, statistics and outputs are float32.
+    """
+
+    PATCH_MULTIPLE: ClassVar[int] = 8  # three poolings halve it
+
+    kernels: tuple[int, ...] = KERNELS
+    features: int = 128
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Outputs:
+        """Maps windowed patches (B, S, S, S, windows) in 0..1, S even, to `Outputs`."""
+        planes = central_planes(x)
+        batch, views = planes.shape[:2]
+        network = PlaneCNN(train, self.kernels, self.axis_name, self.dtype, name="planes")
+        joined = network(planes.reshape(batch * views, *planes.shape[2:])).reshape(batch, -1)
+        features = nn.relu(nn.Dense(self.features, name="features")(joined))
+        return Outputs(ratings=Heads(keys.RATING_NAMES, name="heads")(features), features=features)
