@@ -5,32 +5,23 @@
         --config.data.source=folder --config.data.root=/path/to/nodules
 
 The features are of the *readers' own* mask (50 % consensus), which the network never sees: in that the forest has it
-easier. It shares the cohort, the folds and every metric with the network; a fold trains on its training and
-validation part together, since nothing is selected.
+easier. With `--mask_run` they are of the masks that a trained PN-SAMP predicts, which puts the two on one footing.
 """
 
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 from scipy import ndimage, stats
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
-from sklearn.ensemble import RandomForestClassifier
-from tqdm import tqdm
 
-from pnsamp_jax import evaluate, predictions, train
-from pnsamp_jax.data import cohort, keys
-from pnsamp_jax.errors import UserError
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where tables and pictures go.")
+from experiments import second_stage
+from experiments.parts import Part, each_nodule
 
 SHELL_MM = 3.0  # how far round the nodule its surroundings are measured
 RIM_MM = 1.5  # how deep its own edge is, one voxel at least
-TREES = 500
 PERCENTILES = (5, 25, 50, 75, 95)
 
 
@@ -89,53 +80,23 @@ def intensity_features(hu: np.ndarray, mask: np.ndarray, spacing_mm: float) -> l
 
 
 def features(image: np.ndarray, mask: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """(S, S, S) HU and share of the readers, in `keys.MASK_UNIT`s -> (28,) float64."""
-    marked = mask >= keys.MASK_UNIT // 2
-    if not marked.any():  # a nodule thinner than a voxel
-        marked = mask == max(mask.max(), 1)
-    if not marked.any():
-        marked[tuple(size // 2 for size in marked.shape)] = True
+    """(S, S, S) HU and bool -> (28,) float64; an empty mask is taken as the voxel in the middle."""
+    if not mask.any():
+        mask = np.zeros(mask.shape, bool)
+        mask[tuple(size // 2 for size in mask.shape)] = True
     hu = image.astype(np.float64)
-    return np.array(shape_features(marked, spacing_mm) + intensity_features(hu, marked, spacing_mm))
+    return np.array(shape_features(mask, spacing_mm) + intensity_features(hu, mask, spacing_mm))
 
 
-def predict(train_x: np.ndarray, train_labels: np.ndarray, test_x: np.ndarray, seed: int) -> np.ndarray:
-    """Trains a forest for each rating: (n, F), (n, 9) classes with 0 for missing, (m, F) -> (m, 9, 6)."""
-    probabilities = np.zeros((len(test_x), *keys.CLASS_EXISTS.shape))
-    for place in range(len(keys.RATINGS)):
-        rated = train_labels[:, place] > 0
-        forest = RandomForestClassifier(TREES, min_samples_leaf=3, random_state=seed)
-        forest.fit(train_x[rated], train_labels[rated, place])
-        probabilities[:, place, forest.classes_ - 1] = forest.predict_proba(test_x)
-    return probabilities
-
-
-def run(config, workdir: Path) -> dict:
+def run(config: ConfigDict, workdir: Path, mask_run: Path | None = None) -> dict:
     """Cross-validates the forest on the config's nodules; gives the results as in results.json."""
-    records, folds = train.open_run(config, workdir)
-    pairs = zip(records[keys.IMAGE], records[keys.MASK], strict=True)
-    x = np.array([features(*pair, config.spacing_mm) for pair in tqdm(pairs, total=len(records[keys.IMAGE]))])
-    labels = cohort.rounded_rating(records[keys.VOTES])
-    for fold in train.chosen_folds(config):
-        test = np.isin(records[keys.NODULE_ID], folds[fold]["test"])
-        probabilities = predict(x[~test], labels[~test], x[test], config.seed)
-        part = {name: values[test] for name, values in records.items()}
-        no_mask = np.full(test.sum(), np.nan)
-        predictions.write_predictions(workdir / f"fold_{fold}" / "predictions.csv", fold, part, no_mask, probabilities)
-    predictions.gather_predictions(workdir)
-    return evaluate.evaluate(workdir)
+    measure = each_nodule(partial(features, spacing_mm=config.spacing_mm))
 
+    def predict(train: Part, test: Part, seed: int) -> np.ndarray:
+        return second_stage.forest_ratings(measure(train), train.labels, measure(test), seed)
 
-def main(argv: list[str]) -> None:
-    """Runs the baseline; a user's mistake becomes one line."""
-    del argv
-    logging.set_verbosity(logging.WARNING)
-    try:
-        run(CONFIG.value, Path(WORKDIR.value))
-    except UserError as error:
-        sys.exit(f"radiomics: {error}")
+    return second_stage.cross_validate(config, workdir, predict, {"name": "radiomics_forest"}, mask_run=mask_run)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    second_stage.launch(run, "mask_run")

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from tiny_run import tiny_config
 
-from experiments import radiomics
-from pnsamp_jax.data import keys
+from experiments import radiomics, second_stage
 
 
 def ball(radius_mm: float, spacing_mm: float, size: int = 41) -> np.ndarray:
@@ -35,13 +34,14 @@ def test_intensity_of_a_uniform_nodule():
 
 @pytest.mark.parametrize("voxels", [0, 1, 2])
 def test_the_smallest_nodules_have_finite_features(voxels):
-    mask = np.zeros((16, 16, 16), np.uint8)
-    mask[8, 8, 8 : 8 + voxels] = keys.MASK_UNIT
+    mask = np.zeros((16, 16, 16), bool)
+    mask[8, 8, 8 : 8 + voxels] = True
     assert np.isfinite(radiomics.features(np.full(mask.shape, -800, np.int16), mask, 1.2)).all()
+    assert mask.sum() == voxels  # the caller's mask is left as it is
 
 
 def test_the_forest_goes_through_the_common_evaluation(tmp_path, monkeypatch):
-    monkeypatch.setattr(radiomics, "TREES", 5)
+    monkeypatch.setattr(second_stage, "TREES", 5)
     config = tiny_config(**{"model.name": "radiomics_forest"})
     results = radiomics.run(config, tmp_path)["contexts"]["simulated"]
     assert results["n"] == 24 and results["over_folds"]["folds"] == 3

@@ -1,6 +1,8 @@
 """Figures of an evaluation, drawn without a display."""
 
+import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,6 +13,25 @@ from pnsamp_jax.data import keys
 from pnsamp_jax.data.prepare import atomic_path
 
 BLUE, GREY = "#2166ac", "#8c8c8c"
+LINE_STYLES = {"--": "- -", ":": "···"}  # and how they are written
+
+
+class Dots(NamedTuple):
+    """One panel: a figure of R systems, in per cent; NaN where a system has none.
+
+    Attributes:
+      title: stands above the panel.
+      values: (R,) the dots.
+      intervals: (R, 2) low and high.
+      published: (R,) what was published of it, drawn hollow.
+      lines: at most two values that the dots are held against, by name.
+    """
+
+    title: str
+    values: np.ndarray
+    intervals: np.ndarray
+    published: np.ndarray
+    lines: dict[str, float]
 
 
 def draw_evaluation(table: dict[str, np.ndarray], suspicion: np.ndarray, note: str, path: Path) -> bool:
@@ -28,7 +49,7 @@ def draw_evaluation(table: dict[str, np.ndarray], suspicion: np.ndarray, note: s
     panels = []
     if not np.isnan(table["dice"]).all():
         panels.append(_dice_panel)
-    if table["arg_max"].any():
+    if table["arg_max"][:, keys.MALIGNANCY].any():
         panels += [_reliability_panel, _confusion_panel]
     if not panels:
         return False
@@ -80,3 +101,46 @@ def _confusion_panel(axes, table: dict[str, np.ndarray], suspicion: np.ndarray) 
     axes.set_xticks(range(classes), ticks)
     axes.set_yticks(range(classes), ticks)
     axes.set(xlabel="predicted (arg max)", ylabel="readers' rounded mean", title="Malignancy: confusion")
+
+
+def draw_dots(names: list[str], panels: list[Dots], note: str, path: Path, columns: int = 5) -> None:
+    """Draws systems one below the other, as dots with their intervals.
+
+    Args:
+      names: of the R systems, from the top.
+      panels: side by side, in rows of `columns`; all share the names.
+      note: what kind of voxels these are; stands above the panels.
+      path: of the PNG file.
+      columns: panels in a row.
+    """
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    width, height = 2.5 + 2.9 * columns, 0.5 + rows * (1.4 + 0.26 * len(names))
+    picture = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(picture)
+    letters = int(14 * width)  # of size 9 that fit into the width
+    picture.suptitle("\n".join(textwrap.fill(line, letters) for line in note.splitlines()), fontsize=9)
+    for place, panel in enumerate(panels):
+        axes = picture.add_subplot(rows, columns, place + 1)
+        _dots_panel(axes, panel)
+        axes.set_yticks(range(len(names)), names if place % columns == 0 else [""] * len(names), fontsize=8)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+    with atomic_path(path) as temporary:
+        picture.savefig(temporary, dpi=120)
+
+
+def _dots_panel(axes, panel: Dots) -> None:
+    rows, hollow, lines = np.arange(len(panel.values)), ~np.isnan(panel.published), []
+    axes.hlines(rows, *panel.intervals.T, color=BLUE, linewidth=1.5, alpha=0.6)
+    axes.scatter(panel.values, rows, s=22, color=BLUE, zorder=3)
+    for (name, value), (style, written) in zip(panel.lines.items(), LINE_STYLES.items(), strict=False):
+        if not np.isnan(value):
+            axes.axvline(value, color=GREY, linestyle=style)
+            lines.append(f"{written} {name} {value:.1f}")
+    if hollow.any():
+        axes.scatter(panel.published[hollow], rows[hollow], s=26, facecolors="none", edgecolors="black", zorder=4)
+    axes.set_title(panel.title, fontsize=9)
+    legend = ["    ".join(lines), *["○ published"] * bool(hollow.any())]
+    axes.set_xlabel("\n".join(legend).strip(), fontsize=7)  # below the axes, where no dot can lie beneath it
+    axes.tick_params(axis="x", labelsize=8)
+    axes.grid(axis="x", alpha=0.25)
