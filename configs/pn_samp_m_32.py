@@ -18,7 +18,6 @@ def get_config() -> ConfigDict:
     config.spacing_mm = 1.2
     config.data.margin = 6
     config.augment.translate = 2
-    config.augment.rotate = 0.0  # interpolation would blur nodules that are a few of these voxels across
     config.model.dropout = 0.3
     config.batch_size = 16
     config.num_epochs = 30

@@ -8,13 +8,22 @@ Its results stand in experiments/RESULTS.md.
 
 from ml_collections import ConfigDict
 
-from configs import pn_samp_m_32
+from configs import base
 
 
 def get_config() -> ConfigDict:
-    """As `pn_samp_m_32`, in fewer epochs of smaller batches: more steps for the same work."""
-    config = pn_samp_m_32.get_config()
-    config.batch_size = 8
+    """An eighth of the voxels, twelve epochs, and patches that flips and turns alone move.
+
+    So short a training is too short for more: with dropout, translation and rotation it ends underfitted (tried on
+    fold 0, see experiments/RESULTS.md).
+    """
+    config = base.get_config()
+    config.patch_size = 32
+    config.spacing_mm = 1.2
+    config.data.margin = 6  # as pn_samp_m_32, so that both read the same prepared patches
+    config.augment.translate = 0
+    config.augment.rotate = 0.0
     config.num_epochs = 12
+    config.schedule = "cosine"
     config.checkpoint_every_epochs = 2
     return config

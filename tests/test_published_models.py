@@ -345,3 +345,13 @@ def test_a_patch_is_a_multiple_of_what_the_model_needs(name):
     config.patch_size += 4 if multiple > 4 else 1
     with pytest.raises(UserError, match=f"config.patch_size: .* is not divisible by {multiple}, as {name} needs"):
         settings.check(config)
+
+
+@pytest.mark.parametrize("system", sorted(SYSTEMS))
+def test_the_lines_of_the_layer_table_add_up(system):
+    config = config_of(system)
+    fields = config.model.to_dict()
+    channels = len(fields.pop("windows"))
+    lines = models.layer_table(models.create(**fields), config.patch_size, channels).splitlines()
+    *layers, total = [int(line.split()[-1].replace(",", "")) for line in lines[1:]]
+    assert sum(layers) == total == SYSTEMS[system][0]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,8 @@ def create(name: str, dtype: str = "float32", axis_name: str | None = None, **fi
 def layer_table(model: nn.Module, patch_size: int, channels: int) -> str:
     """The layers of a model in the order in which they run, one a line: name, output shape, parameters; then the sum.
 
-    A `Block` is one line, and so is every layer outside one that has parameters. Nothing is computed.
+    A `Block` is one line, and so is every layer with parameters of its own that lies in no other line. Nothing is
+    computed.
 
     Args:
       model: of `create`.
@@ -56,11 +58,9 @@ def layer_table(model: nn.Module, patch_size: int, channels: int) -> str:
 
     def note(call, args, kwargs, context):
         module = context.module
-        inside = any(module.path[:depth] in units for depth in range(len(module.path)))
-        if isinstance(module, Block):
-            units[module.path] = ()
         output = call(*args, **kwargs)
-        if isinstance(module, Block) or (not inside and module.has_variable("params", "kernel")):
+        own = any(not isinstance(value, Mapping) for value in module.variables.get("params", {}).values())
+        if isinstance(module, Block) or own:
             units[module.path] = output.shape[1:]
         return output
 
@@ -76,6 +76,8 @@ def layer_table(model: nn.Module, patch_size: int, channels: int) -> str:
 
     rows = [("layer", "output", "parameters")]
     for path, shape in units.items():
+        if any(path[:depth] in units for depth in range(len(path))):
+            continue
         tree = params
         for name in path:
             tree = tree[name]
