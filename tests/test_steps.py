@@ -162,7 +162,7 @@ def two_devices(tmp_path_factory):
 def test_two_devices_do_what_one_does(one_device, two_devices, part):
     assert two_devices["devices"][""] == 2
     assert one_device[part].keys() == two_devices[part].keys()
-    # Adam divides a gradient by its size, so that the rounding of one near zero shows as part of a step, which is 1e-3.
+    # Adam divides a gradient by its size: the rounding of one near zero shows as part of a step, which is 1e-3.
     atol = 1e-4 if part == "state" else 1e-5
     for name, expected in one_device[part].items():
         assert two_devices[part][name].shape == expected.shape  # the state stays unstacked
