@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pnsamp_jax"
 LAYERS = (
     {"main"},
     {"train", "evaluate", "predict", "predictions", "settings", "report"},
-    {"steps", "input_pipeline", "checkpoint", "datasets"},
+    {"steps", "input_pipeline", "checkpoint", "metrics_log", "datasets"},
     {"state", "losses", "comparison", "metrics", "transforms"},
     {"models", "data"},
     {"errors", ""},  # "" is the package itself
