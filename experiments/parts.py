@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from pnsamp_jax import input_pipeline, train
+from pnsamp_jax import train
 from pnsamp_jax.data import cohort, keys
 from pnsamp_jax.errors import UserError
 
@@ -42,11 +42,6 @@ class Part(NamedTuple):
     def labels(self) -> np.ndarray:
         """(n, 9) class of the mean rounded half up, 0 where nobody rated."""
         return cohort.rounded_rating(self.records[keys.VOTES])
-
-
-def on_device(config: ConfigDict, records: dict) -> dict:
-    """The records where the config's pipeline has them."""
-    return input_pipeline.to_device(records) if config.data.pipeline == "device" else records
 
 
 def consensus(shares: np.ndarray) -> np.ndarray:
@@ -123,7 +118,7 @@ def predicted_masks(
                 f"mask_run: {run} tests other nodules in fold {fold}, so its network may have seen this run's test "
                 "nodules; train it on the same data with the same seed, split and num_folds"
             )
-    records = on_device(config, train.load_records(config))
+    records = train.place_records(config, train.load_records(config))
     place = {nodule_id: index for index, nodule_id in enumerate(records[keys.NODULE_ID].tolist())}
     lost = [nodule_id for nodule_id in nodule_ids if nodule_id not in place]
     if lost:

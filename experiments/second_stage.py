@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, config_flags
 from scipy.stats import norm
 from sklearn.ensemble import RandomForestClassifier
 
-from experiments.parts import Part, Split, make_part, on_device, open_mask_run, predicted_masks
+from experiments.parts import Part, Split, make_part, open_mask_run, predicted_masks
 from pnsamp_jax import evaluate, predictions, settings, train
 from pnsamp_jax.data import keys
 from pnsamp_jax.data.prepare import atomic_path
@@ -218,7 +218,7 @@ def cross_validate(
         splits, nodule_ids = {fold: folds[fold] for fold in todo}, records[keys.NODULE_ID].tolist()
         masks = predicted_masks(mask_run, mask_config, splits, nodule_ids)
     if network is not None:
-        records = on_device(config, records)
+        records = train.place_records(config, records)
     with atomic_path(workdir / "second_stage.json") as temporary:
         temporary.write_text(json.dumps(method, indent=1))
     for fold in todo:

@@ -42,6 +42,11 @@ def load_records(config: ml_collections.ConfigDict) -> Records:
     return read_records(prepare(source, geometry, cache, config.data.workers), member)
 
 
+def place_records(config: ml_collections.ConfigDict, records: Records) -> Records:
+    """The records where the config's pipeline has them: on the device, or on the host."""
+    return input_pipeline.to_device(records) if config.data.pipeline == "device" else records
+
+
 def in_cohort(config: ml_collections.ConfigDict, votes: np.ndarray) -> np.ndarray:
     """Which nodules, of (n, 9, 6) votes, the folds are made of: (n,) bool."""
     return cohort.members(votes, config.data.cohort, config.data.min_readers)
@@ -265,8 +270,7 @@ def cross_validate(config: ml_collections.ConfigDict, workdir: Path, train: bool
     """
     jax.config.update("jax_compilation_cache_dir", str(settings.cache_folder(config) / "xla"))
     records, folds = open_run(config, workdir)
-    if config.data.pipeline == "device":
-        records = input_pipeline.to_device(records)  # and off the host, which need not hold them twice
+    records = place_records(config, records)  # and off the host, which need not hold them twice
     for fold in chosen_folds(config):
         folder = workdir / f"fold_{fold}"
         if train:
