@@ -11,15 +11,9 @@ import pytest
 
 from pnsamp_jax.models import layers
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 VOLUME_CONVOLUTION = r"stablehlo\.convolution\(.*0, 1, 2"  # one over three dimensions, as StableHLO writes it
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Dozens of small programs that run once each: what counts is how fast they compile."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def draw(shape, seed=0, dtype=jnp.float32):

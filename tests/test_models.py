@@ -14,6 +14,8 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.models.outputs import ABSENT, Outputs
 from pnsamp_jax.models.pn_samp import RatingHeads
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # Config -> parameters, whether it segments, whether it rates. A config that is missing here fails the test below.
 EXPECTED = {
     "base": (1_510_404, True, True),
@@ -165,14 +167,6 @@ def test_an_unknown_field_is_the_users_error(field):
 
 
 # How the parts hang together
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """These programs run once and are small: what counts is how fast they compile."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

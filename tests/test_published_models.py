@@ -20,6 +20,8 @@ from pnsamp_jax.models.shc_dcnn import central_planes
 from pnsamp_jax.models.tumornet import class_logits, project
 from pnsamp_jax.models.unet3d import UpConv2x2x2
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # Model -> parameters of its config, the ratings it gives, width of its features.
 SYSTEMS = {
     "unet3d": (16_316_449, (), None),
@@ -65,14 +67,6 @@ def draw(model, size, channels, seed=0):
     variables = jax.tree.map(fill, shapes(model, size, channels)[0])
     variables["batch_stats"] = jax.tree.map(lambda leaf: 0.5 + np.abs(leaf), variables["batch_stats"])
     return variables
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """These programs run once and are small: what counts is how fast they compile."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 # Sizes and shapes

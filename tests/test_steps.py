@@ -17,6 +17,8 @@ from pnsamp_jax import input_pipeline, losses, metrics, models, steps, transform
 from pnsamp_jax.data import keys
 from pnsamp_jax.state import create_state
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SIZE, MARGIN, BATCH = 16, 2, 4
 WINDOWS = ((1600.0, -600.0), (700.0, -600.0))
 
@@ -71,16 +73,6 @@ def run_some_steps():
         history.append(measured)
     results = steps.compile_eval_step(task)(state.params, state.batch_stats, batch)
     return {"start": start, "state": flatten(state), "metrics": flatten(history), "results": flatten(results)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """These programs are small: what counts is how fast they compile. Subprocesses compile as quickly."""
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

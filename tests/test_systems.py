@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import jax
 import pytest
 from tiny_run import tiny_config
 
@@ -12,6 +11,8 @@ from experiments.runs import is_complete, read_run, require_same
 from experiments.tables import make_table
 from pnsamp_jax.data import keys
 from pnsamp_jax.predictions import rated
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # Fields that make a system's network small.
 SMALL = {
@@ -50,14 +51,6 @@ GIVES = {
 def protocol():
     """One fold of one epoch."""
     return tiny_config(fold=0, num_epochs=1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_programs():
-    """What counts for these programs is how fast they compile."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
