@@ -1,4 +1,7 @@
-"""Checkpoints of one fold through Orbax: the best step and the last one. The only module that imports Orbax."""
+"""Checkpoints of one fold through Orbax: the best step and the last one. The only module that imports Orbax.
+
+Beside them, weights alone: what is left of a checkpoint that only predicts.
+"""
 
 from pathlib import Path
 
@@ -66,3 +69,20 @@ class Checkpoints:
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         return self._manager.restore(step, args=items)["state"]
+
+
+def save_weights(folder: Path, weights: dict) -> None:
+    """Saves a tree of arrays in a folder that does not exist yet."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder.absolute(), weights)
+
+
+def load_weights(folder: Path, like: dict) -> dict:
+    """Reads a tree of arrays.
+
+    Args:
+      folder: of `save_weights`.
+      like: arrays, or their shapes and types, to which what is read is converted.
+    """
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(folder.absolute(), jax.tree.map(ocp.utils.to_shape_dtype_struct, like))

@@ -11,7 +11,10 @@ from pnsamp_jax.errors import UserError
 CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; --config.field=value overrides a field.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, tables and pictures go.")
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "prepare"], "train ends with the evaluation; prepare reads the data only."
+    "mode",
+    None,
+    ["train", "evaluate", "predict", "prepare"],
+    "train, the default unless the config names another, ends with the evaluation; prepare reads the data only.",
 )
 
 
@@ -19,14 +22,21 @@ def main(argv: list[str]) -> None:
     """Runs the mode; a user's mistake becomes one line and exit status 1, or 2 for a usage error."""
     if len(argv) > 1:
         _usage_error(f"unexpected argument '{argv[1]}'")
-    if WORKDIR.value is None:
+    config = CONFIG.value
+    mode, workdir = MODE.value or config.get("mode", "train"), WORKDIR.value or config.get("workdir")
+    if workdir is None:
         _usage_error("--workdir is missing")
     logging.set_verbosity(logging.WARNING)  # JAX tells of absent accelerators, Orbax of every file
-    from pnsamp_jax import train  # imports JAX, which a usage error need not wait for
+    from pnsamp_jax import predict, train  # these import JAX, which a usage error need not wait for
 
-    run = {"train": train.train_and_evaluate, "evaluate": train.test_and_evaluate, "prepare": train.prepare_data}
+    run = {
+        "train": train.train_and_evaluate,
+        "evaluate": train.test_and_evaluate,
+        "predict": predict.predict,
+        "prepare": train.prepare_data,
+    }
     try:
-        run[MODE.value](CONFIG.value, Path(WORKDIR.value))
+        run[mode](config, Path(workdir))
     except UserError as error:
         sys.exit(f"pnsamp_jax: {error}")
     except OSError as error:

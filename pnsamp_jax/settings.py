@@ -26,6 +26,7 @@ from pnsamp_jax.transforms import LABELS
 
 # Fields that do not decide what a run computes; they may differ when a workdir is used again.
 FREE_FIELDS = ("fold", "checkpoint", "test_flips", "log_every_steps", "data.cache", "data.workers", "data.pipeline")
+FREE_PARTS = ("predict.",)  # nor do the fields of these
 
 CHOICES = {
     "data.source": ("phantom", "lidc", "folder"),
@@ -146,7 +147,8 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
         raise UserError(f"{path}: damaged ({error}); delete it if the workdir is this config's") from error
     here = _flatten(json.loads(config.to_json()))
     for field in sorted(here.keys() | there.keys()):
-        if field not in FREE_FIELDS and here.get(field) != there.get(field):
+        free = field in FREE_FIELDS or field.startswith(FREE_PARTS)
+        if not free and here.get(field) != there.get(field):
             raise UserError(
                 f"{workdir} belongs to another config: there config.{field} is {there.get(field)!r}, here "
                 f"{here.get(field)!r}; take another --workdir or the same config"

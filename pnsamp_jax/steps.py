@@ -147,8 +147,8 @@ def eval_step(task: Task, params: dict, batch_stats: dict, batch: Batch) -> dict
     """How good the model is on this device's share of the batch, without augmentation.
 
     Returns:
-      By nodule: `loss` and its terms (B,); where the model has the task, `dice` (B,) of the mask cut at one half and
-      `probabilities` (B, 9, 6) of the ratings.
+      By nodule: `loss` and its terms (B,); where the model has them, `dice` (B,) of the mask cut at one half,
+      `probabilities` (B, 9, 6) of the ratings and `features` (B, F).
     """
     outputs, results = apply_model(task, params, batch_stats, batch[keys.IMAGE])
     mask = transforms.segmentation_target(jax.vmap(partial(transforms.crop, size=task.patch_size))(batch[keys.MASK]))
@@ -157,9 +157,7 @@ def eval_step(task: Task, params: dict, batch_stats: dict, batch: Batch) -> dict
     scores = {"loss": loss, **terms}
     if "mask" in results:
         scores["dice"] = dice(results["mask"] > 0.5, mask > 0)
-    if "probabilities" in results:
-        scores["probabilities"] = results["probabilities"]
-    return scores
+    return scores | {name: results[name] for name in ("probabilities", "features") if name in results}
 
 
 def predict_step(task: Task, params: dict, batch_stats: dict, batch: Batch) -> Batch:

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from pnsamp_jax import evaluate, input_pipeline, losses, models, predictions, settings, steps, transforms
+from pnsamp_jax import calibration, evaluate, input_pipeline, losses, models, predictions, settings, steps, transforms
 from pnsamp_jax.checkpoint import Checkpoints
 from pnsamp_jax.data import cohort, keys
 from pnsamp_jax.data.folds import make_folds
@@ -199,11 +199,16 @@ def _require_finite(loss: float, fold: int, step: int, last_good: int | None) ->
 def test_fold(
     config: ml_collections.ConfigDict, fold: int, records: Records, split: dict[str, list[str]], folder: Path
 ) -> None:
-    """Writes the predictions of a trained fold for its test nodules; for the arguments see `train_fold`."""
+    """Writes what a trained fold says of its test nodules, and how sure it may be; see `train_fold`'s arguments."""
     task = make_task(config)._replace(flips=config.test_flips)
     state = restore_state(config, task, folder)
-    test = places_of(records, split["test"])
-    results = run_model(steps.compile_eval_step(task), state, records, test, config.batch_size)
+    eval_step = steps.compile_eval_step(task)
+    validation, test = places_of(records, split["validation"]), places_of(records, split["test"])
+    results = run_model(eval_step, state, records, validation, config.batch_size)
+    if "probabilities" in results:
+        truth = cohort.rounded_rating(np.asarray(records[keys.VOTES])[validation])
+        calibration.write(folder / "calibration.json", results["probabilities"], truth, results.get("features"))
+    results = run_model(eval_step, state, records, test, config.batch_size)
     labels = {name: np.asarray(records[name])[test] for name in (keys.NODULE_ID, keys.PATIENT_ID, keys.VOTES)}
     dice = results.get("dice", np.full(len(test), np.nan))
     predictions.write_predictions(folder / "predictions.csv", fold, labels, dice, results.get("probabilities"))

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pnsamp_jax"
 LAYERS = (
     {"main"},
     {"train", "evaluate", "predict", "predictions", "settings", "report"},
-    {"steps", "input_pipeline", "checkpoint", "metrics_log", "datasets"},
-    {"state", "losses", "comparison", "metrics", "transforms"},
+    {"networks", "steps", "input_pipeline", "checkpoint", "metrics_log", "datasets"},
+    {"state", "losses", "calibration", "comparison", "metrics", "transforms"},
     {"models", "data"},
     {"errors", ""},  # "" is the package itself
 )
@@ -31,7 +31,8 @@ ONLY_IN = {
 NEVER_IN = {
     "flax": {"data", "transforms"},
     "ml_collections": {"models", "losses", "data", "transforms"},
-    "jax": {"data", "metrics", "comparison", "main"},  # numpy only: no accelerator is needed to prepare or to evaluate
+    # numpy only: no accelerator is needed to prepare, to evaluate or to show
+    "jax": {"data", "report", "calibration", "metrics", "comparison", "main"},
 }
 
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
@@ -158,6 +159,7 @@ def test_the_rules_allow(module, source):
         ("pnsamp_jax.evaluate", {"jax", "flax", "orbax", "tensorflow"}),
         ("pnsamp_jax.data.prepare", {"jax", "flax", "tensorflow"}),
         ("pnsamp_jax.train", {"tensorflow", "tensorflow_datasets", "torch"}),
+        ("pnsamp_jax.predict", {"tensorflow", "tensorflow_datasets", "highdicom"}),
     ],
 )
 def test_an_import_brings_along_no_more_than_it_needs(module, absent):

@@ -12,7 +12,7 @@ from pnsamp_jax import losses, models
 from pnsamp_jax.data import keys
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.models.outputs import ABSENT, Outputs
-from pnsamp_jax.models.pn_samp import RatingHeads
+from pnsamp_jax.models.pn_samp import RatingHeads, contributions
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -28,6 +28,7 @@ EXPECTED = {
     "pn_samp_s1": (1_509_970, True, True),
     "pn_samp_s2": (1_509_970, True, True),
     "pn_samp_seg": (1_316_037, True, False),
+    "predict": (1_510_404, True, True),
     "shc_dcnn": (263_565, False, True),
     "table_32": (1_510_404, True, True),
     "tumornet": (217_017, False, True),
@@ -234,3 +235,50 @@ def test_malignancys_own_features_matter_to_nothing_else(heads):
         apply({"params": {**params, "malignancy_features": layer}}, x) != apply({"params": params}, x)
     ).any((0, 2))
     np.testing.assert_array_equal(np.flatnonzero(changed), [keys.MALIGNANCY])
+
+
+# What malignancy is credited to
+
+
+@pytest.fixture(scope="module")
+def rated():
+    """Parameters of heads of the usual widths, features of three nodules and of an average one."""
+    random = np.random.default_rng(1)
+    features, average = random.normal(size=(3, 5)), random.normal(size=5)
+    params = jax.eval_shape(RatingHeads(train=False).init, jax.random.key(0), features)["params"]
+    params = jax.tree.map(lambda leaf: random.normal(0, 0.3, leaf.shape).astype(np.float32), params)
+    return params, jnp.asarray(features, jnp.float32), jnp.asarray(average, jnp.float32)
+
+
+def expected_malignancy(params, features, temperature):
+    logits = RatingHeads(train=False).apply({"params": params}, features)[:, keys.MALIGNANCY]
+    return jax.nn.softmax(logits / temperature) @ jnp.arange(1.0, 7.0)
+
+
+def test_an_average_nodule_owes_nothing_to_any_part(rated):
+    params, features, _ = rated
+    parts = contributions(params, features, features[0], 1.0)
+    assert parts.shape == (3, 9)
+    np.testing.assert_allclose(parts[0], 0, atol=1e-6)
+    assert np.abs(parts[1:]).max() > 1e-3
+
+
+@pytest.mark.parametrize("place", [0, 3, 7])
+def test_a_contribution_is_what_is_lost_with_the_average_nodules_features(rated, place):
+    params, features, average = rated
+    name = f"{keys.RATING_NAMES[place]}_features"
+    fused = jax.nn.elu(average @ params["fusion"]["kernel"] + params["fusion"]["bias"])
+    constant = fused @ params[name]["kernel"] + params[name]["bias"]
+    replaced = params | {name: {"kernel": jnp.zeros_like(params[name]["kernel"]), "bias": constant}}
+    lost = expected_malignancy(params, features, 1.7) - expected_malignancy(replaced, features, 1.7)
+    np.testing.assert_allclose(contributions(params, features, average, 1.7)[:, place], lost, atol=1e-5)
+
+
+def test_the_image_counts_apart_from_the_attributes(rated):
+    params, features, average = rated
+    kernel = params["malignancy_features"]["kernel"].copy()
+    kernel[:192] = 0  # malignancy sees the attributes alone
+    blind = params | {"malignancy_features": params["malignancy_features"] | {"kernel": kernel}}
+    parts = contributions(blind, features, average, 1.0)
+    np.testing.assert_allclose(parts[:, 8], 0, atol=1e-6)
+    assert np.abs(contributions(params, features, average, 1.0)[:, 8]).min() > 1e-3

@@ -1,6 +1,15 @@
-"""A config for whole runs in a test."""
+"""Whole runs for tests: of seconds, or made up in less."""
+
+import json
+
+import jax
+import numpy as np
 
 from configs import base
+from pnsamp_jax import calibration, settings, train
+from pnsamp_jax.checkpoint import Checkpoints
+from pnsamp_jax.data import keys
+from pnsamp_jax.state import create_state
 
 
 def tiny_config(**changes):
@@ -13,3 +22,23 @@ def tiny_config(**changes):
     config.log_every_steps = 1
     config.update_from_flattened_dict(changes)
     return config
+
+
+def made_up_run(folder, folds):
+    """Writes what a training of these folds leaves for those who predict: random networks that mark some voxels."""
+    config = tiny_config()
+    task = train.make_task(config)
+    settings.claim_workdir(config, folder)
+    for fold in folds:
+        random = np.random.default_rng(fold)
+        like = jax.eval_shape(lambda: create_state(task.model, task.patch_size, len(task.windows), seed=0))
+        state = jax.tree.map(lambda leaf, r=random: r.normal(0, 0.4, leaf.shape).astype(leaf.dtype), like)
+        variances = jax.tree.map(lambda leaf: 0.5 + np.abs(leaf), state.batch_stats)
+        state = state.replace(step=np.int32(1), batch_stats=variances)
+        with Checkpoints(folder / f"fold_{fold}" / "checkpoints") as checkpoints:
+            checkpoints.save(state, json.loads(config.to_json()), loss=1.0)
+        probabilities = random.dirichlet(np.ones(6), (40, 9)) * keys.CLASS_EXISTS
+        features = random.normal(size=(40, state.params["heads"]["fusion"]["kernel"].shape[0]))
+        path = folder / f"fold_{fold}" / "calibration.json"
+        calibration.write(path, probabilities, random.integers(1, 5, (40, 9)), features)
+    return folder

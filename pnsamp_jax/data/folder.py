@@ -10,10 +10,7 @@ left blank; a nodule without rows in ratings.csv has no ratings. `context` says 
 whole scan or a crop with true context, the default), "cube" or "slab" (see `keys.CONTEXT`).
 """
 
-import csv
 import hashlib
-import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +20,7 @@ import numpy as np
 from pnsamp_jax.data import keys
 from pnsamp_jax.data.cohort import Nodule
 from pnsamp_jax.data.patches import MarkedNodule
+from pnsamp_jax.data.tables import number, read_table
 from pnsamp_jax.data.volumes import Volume, read_image
 from pnsamp_jax.errors import UserError
 
@@ -91,7 +89,7 @@ def read_rows(root: str) -> dict[str, list[Row]]:
     """The rows of nodules.csv, with their ratings, by image file."""
     ratings = _read_ratings(Path(root) / "ratings.csv")
     rows, seen = {}, set()
-    for where, line in _read_table(Path(root) / "nodules.csv", NODULE_COLUMNS):
+    for where, line in read_table(Path(root) / "nodules.csv", NODULE_COLUMNS):
         nodule_id = line["nodule_id"]
         if nodule_id in seen:
             raise UserError(f"{where}: nodule_id '{nodule_id}' appears twice; ids must be unique")
@@ -99,7 +97,7 @@ def read_rows(root: str) -> dict[str, list[Row]]:
         context = line.get("context") or "ct"
         if context not in CONTEXTS:
             raise UserError(f"{where}, column context: '{context}' is none of {', '.join(CONTEXTS)}")
-        centre = np.array([_number(where, line, column) for column in ("x_mm", "y_mm", "z_mm")])
+        centre = np.array([number(where, line, column) for column in ("x_mm", "y_mm", "z_mm")])
         readings = np.array(ratings.pop(nodule_id, []), int).reshape(-1, len(keys.RATINGS))
         nodule = Nodule(nodule_id, line["patient_id"], readings)
         rows.setdefault(line["image"], []).append(Row(nodule, line["image"], line["mask"], centre, context))
@@ -112,14 +110,14 @@ def read_rows(root: str) -> dict[str, list[Row]]:
 
 def _read_ratings(path: Path) -> dict[str, list[list[int]]]:
     ratings, seen = {}, set()
-    for where, line in _read_table(path, RATING_COLUMNS):
+    for where, line in read_table(path, RATING_COLUMNS, blank=keys.RATING_NAMES):
         reading = (line["nodule_id"], line["reader"])
         if reading in seen:
             raise UserError(f"{where}: reader '{reading[1]}' rates nodule_id '{reading[0]}' twice; keep one line")
         seen.add(reading)
         row = []
         for rating in keys.RATINGS:
-            value = _number(where, line, rating.name) if line[rating.name] else 0
+            value = number(where, line, rating.name) if line[rating.name] else 0
             # Up to 6 for any rating: one reading of LIDC-IDRI has a class that its rating lacks, and the label
             # policy takes it as missing.
             if value != int(value) or not 0 <= value <= keys.MAX_CLASSES:
@@ -130,8 +128,7 @@ def _read_ratings(path: Path) -> dict[str, list[list[int]]]:
 
 
 def _load_nodule(root: str, row: Row, ct: Volume) -> MarkedNodule:
-    index = ct.to_index(row.centre_mm)
-    if (index < -0.5).any() or (index > np.array(ct.array.shape) - 0.5).any():
+    if not ct.holds(row.centre_mm):
         raise UserError(
             f"{root}/nodules.csv: the point of '{row.nodule.nodule_id}' lies outside {row.image}; "
             "x_mm, y_mm and z_mm are LPS mm (NIfTI viewers show RAS: negate x and y)"
@@ -155,50 +152,3 @@ def _load_nodule(root: str, row: Row, ct: Volume) -> MarkedNodule:
     readers = [bits >> bit & 1 for bit in range(8) if (bits >> bit & 1).any()]
     masks = Volume(np.stack(readers).astype(bool), mask.affine)
     return MarkedNodule(row.nodule, ct, masks, row.context, row.centre_mm)
-
-
-def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields ("file, line n", row) of a CSV file, after checking that it is there and has the columns."""
-    text = _read_text(path)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        missing = [column for column in columns if header.count(column) != 1]
-        if missing:
-            found = "two columns" if missing[0] in header else "no column"
-            raise UserError(f"{path}, line 1: {found} {missing[0]}; expected {', '.join(columns)}")
-        for fields in filter(None, reader):
-            where = f"{path}, line {reader.line_num}"
-            if len(fields) != len(header):
-                raise UserError(f"{where}: {len(fields)} fields, but line 1 names {len(header)} columns")
-            line = {name: value.strip() for name, value in zip(header, fields, strict=True)}
-            for name in columns:
-                if not line[name] and name not in keys.RATING_NAMES:
-                    raise UserError(f"{where}, column {name}: is empty")
-            yield where, line
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: not sound CSV ({error}); correct its quotes") from error
-
-
-def _read_text(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; the folder source needs nodules.csv and ratings.csv (see README)")
-    data = path.read_bytes()
-    bad = data.find(0)
-    if bad < 0:
-        try:
-            return data.decode().removeprefix("\ufeff")
-        except UnicodeDecodeError as error:
-            bad = error.start
-    number = data.count(b"\n", 0, bad) + 1
-    raise UserError(f"{path}, line {number}: not text in UTF-8; save the table as CSV in UTF-8")
-
-
-def _number(where: str, line: dict, column: str) -> float:
-    try:
-        value = float(line[column])
-    except ValueError:
-        value = float("nan")
-    if not np.isfinite(value):
-        raise UserError(f"{where}, column {column}: '{line[column]}' is not a number")
-    return value

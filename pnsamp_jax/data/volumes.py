@@ -41,6 +41,11 @@ class Volume:
         """LPS mm (..., 3) as (x, y, z) -> fractional array index (..., 3) as (d, h, w)."""
         return (np.asarray(point_lps, np.float64) - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
 
+    def holds(self, point_lps) -> bool:
+        """Whether a point (3,) in LPS mm lies within one of the voxels."""
+        index = self.to_index(point_lps)
+        return bool(((index >= -0.5) & (index <= np.array(self.array.shape[-3:]) - 0.5)).all())
+
     @property
     def spacing(self) -> np.ndarray:
         """(3,) mm from one voxel to the next along d, h, w."""
@@ -91,6 +96,16 @@ def read_image(path) -> Volume:
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
         raise UserError(f"{path}: its spacing, origin or direction make no sense; correct its header")
     return Volume(array, affine)
+
+
+def write_mask(mask: Volume, path) -> None:
+    """Writes a mask (d, h, w) as NIfTI (.nii or .nii.gz) of 0 and 1, with its geometry, a sheared one too."""
+    import nibabel  # ITK would write a tilted gantry's sheared grid as another one, without shear
+
+    to_ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ mask.affine[:, [2, 1, 0, 3]]
+    image = nibabel.Nifti1Image(mask.array.transpose(2, 1, 0).astype(np.uint8), to_ras)
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, path)
 
 
 def _read_itk(path: str) -> tuple[np.ndarray, ...]:

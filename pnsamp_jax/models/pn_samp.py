@@ -52,7 +52,7 @@ def summarise(x: Array) -> Array:
 
 
 class RatingHeads(nn.Module):
-    """Fused features to the logits of all nine ratings: (B, F) -> (B, 9, 6) float32.
+    """Fused features to the logits of all nine ratings.
 
     Attributes:
       train: whether dropout is on.
@@ -67,18 +67,62 @@ class RatingHeads(nn.Module):
     features: int = 24
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        x = nn.elu(nn.Dense(self.fused, name="fusion")(x))
-        x = nn.Dropout(self.dropout, deterministic=not self.train)(x)
+    def __call__(self, x: Array, average: Array | None = None, replaced: Array | None = None) -> Array:
+        """Rates nodules, where asked for as if in some respects they were an average one.
+
+        Args:
+          x: (B, F) features of both ways.
+          average: (F,) those of an average nodule.
+          replaced: (B, 9) bool, what malignancy is given of the average nodule instead: the features of the eight
+            attributes, and last the fused features that it sees beside them.
+
+        Returns:
+          (B, 9, 6) float32 logits.
+        """
+        fusion = nn.Dense(self.fused, name="fusion")
+        dropout = nn.Dropout(self.dropout, deterministic=not self.train)
+        fused = dropout(nn.elu(fusion(x)))
+        average = None if average is None else nn.elu(fusion(average))
+
+        def of_average(place: int, own: Array, average: Array) -> Array:
+            return jnp.where(replaced[:, place, None], average, own)
+
         attributes, logits = [], {}
-        for rating in keys.RATINGS:
-            inputs = x
+        for place, rating in enumerate(keys.RATINGS):
+            inputs = fused
             if rating.name == "malignancy":
-                inputs = jnp.concatenate([x, *attributes], axis=-1)
-            hidden = nn.elu(nn.Dense(self.features, name=f"{rating.name}_features")(inputs))
-            attributes.append(hidden)
+                direct = fused if replaced is None else of_average(place, fused, average)
+                inputs = jnp.concatenate([direct, *attributes], axis=-1)
+            dense = nn.Dense(self.features, name=f"{rating.name}_features")
+            hidden = nn.elu(dense(inputs))
             logits[rating.name] = nn.Dense(rating.classes, name=rating.name)(hidden)
+            if replaced is not None and rating.name != "malignancy":
+                hidden = of_average(place, hidden, nn.elu(dense(average)))
+            attributes.append(hidden)
         return rating_logits(logits)
+
+
+def contributions(heads: dict, features: Array, average: Array, temperature: Array) -> Array:
+    """By how much each part of what malignancy is built upon raises its expected rating.
+
+    That is the expected rating less what it would be if that part were an average nodule's. What one part shares with
+    another is credited to neither, so that they need not add up.
+
+    Args:
+      heads: parameters of `RatingHeads`.
+      features: (B, F) of the nodules, as `PNSAMP` gives them.
+      average: (F,) of an average nodule.
+      temperature: () of malignancy, see `calibration`.
+
+    Returns:
+      (B, 9) in classes of malignancy: of the eight attributes, and last of what is read off the image directly.
+    """
+    parts = len(keys.RATINGS)
+    replaced = jnp.tile(jnp.eye(1 + parts, parts, -1, dtype=bool), (len(features), 1))  # first nothing, then each
+    logits = RatingHeads(train=False).apply({"params": heads}, jnp.repeat(features, 1 + parts, 0), average, replaced)
+    p = nn.softmax(logits[:, keys.MALIGNANCY] / temperature)
+    expected = (p @ jnp.arange(1.0, keys.MAX_CLASSES + 1)).reshape(len(features), 1 + parts)
+    return expected[:, :1] - expected[:, 1:]
 
 
 class PNSAMP(nn.Module):
@@ -134,4 +178,4 @@ class PNSAMP(nn.Module):
                 y = max_pool(block(features, f"mask_{level}")(y))
             summaries.append(summarise(y))
         fused = jnp.concatenate(summaries, axis=-1)
-        return Outputs(mask, RatingHeads(train, self.dropout, name="heads")(fused))
+        return Outputs(mask, RatingHeads(train, self.dropout, name="heads")(fused), fused)
