@@ -185,26 +185,24 @@ def find(
         salient = networks.saliency(asked, images) if place < shown else None
         for i, item in enumerate(batch):
             voxels = None if place >= shown else ndimage.gaussian_filter(salient[i], SALIENCY_MM / asked.spacing_mm)
-            yield item, _finding(item, asked.spacing_mm, answers, i, voxels)
+            named = {"nodule_id": item.request.nodule_id, "image": item.request.image, "point_mm": item.point_mm}
+            yield item, make_finding(answers, i, asked.spacing_mm, hu=item.hu, saliency=voxels, **named)
             place += 1
 
 
-def _finding(item: Located, spacing_mm: float, answers: networks.Answers, i: int, salient) -> Finding:
+def make_finding(answers: networks.Answers, i: int, spacing_mm: float, **given) -> Finding:
+    """What the networks say of the i-th nodule; `given` are the fields of `Finding` that they do not tell."""
     mask = largest_component(answers.mask[i] > 0.5)
     return Finding(
-        nodule_id=item.request.nodule_id,
-        image=item.request.image,
-        point_mm=item.point_mm,
         spacing_mm=spacing_mm,
-        hu=item.hu,
         mask=mask,
         probabilities=answers.probabilities[i],
         ensemble_spread=float(answers.ensemble_spread[i]),
         flip_spread=float(answers.flip_spread[i]),
         contributions=dict(zip(PARTS, answers.contributions[i].tolist(), strict=True)),
-        saliency=salient,
         volume_mm3=float(mask.sum() * spacing_mm**3),
         diameter_mm=longest_axial_diameter_mm(mask, spacing_mm),
+        **given,
     )
 
 
@@ -272,7 +270,7 @@ def write_tables(rows: list[dict], extra: dict[str, dict], header: dict, workdir
     texts = {"nodule_id", "image", "status", "mask"}
     nodules = []
     for row in rows:
-        numbers = {name: float(value) for name, value in row.items() if name not in texts}
+        numbers = {name: json.loads(str(value)) for name, value in row.items() if name not in texts}
         nodules.append({name: row[name] for name in row if name in texts} | numbers | extra.get(row["nodule_id"], {}))
     with atomic_path(workdir / "predictions.json") as temporary:
         temporary.write_text(json.dumps({**header, "nodules": nodules}, indent=1))
@@ -303,8 +301,9 @@ def predict(config: ml_collections.ConfigDict, workdir: Path) -> list[Finding]:
         raise UserError(f"{workdir}: holds a training run, whose tables would be lost; take another --workdir")
     jax.config.update("jax_compilation_cache_dir", str(settings.cache_folder(config) / "xla"))
     requests = read_requests(options)
-    checkpoint = Path(options.checkpoint) if options.checkpoint else SHIPPED
-    asked = networks.load(checkpoint)
+    if not options.checkpoint and not SHIPPED.is_dir():
+        raise UserError("config.predict.checkpoint: is empty, and no weights come with this version; train some first")
+    asked = networks.load(Path(options.checkpoint or SHIPPED))
     failures, rows, extra, findings = {}, {}, {}, []
     by_image = sorted(requests, key=lambda request: request.path)  # so that each image is read once
     bar = tqdm(by_image, desc="Predicting", unit="nodule")

@@ -318,6 +318,13 @@ def test_a_page_without_nodules_says_so(person, tmp_path):
     assert person.find("#nothing").is_displayed()
 
 
+def test_the_only_nodule_is_shown_at_once(person, tmp_path):
+    page.write_page([make_finding("alone")], "one", tmp_path / "page.html")
+    person.load(tmp_path / "page.html")
+    assert person.find("#viewer-name").text == "alone"
+    assert person.driver.execute_script("return scrollY") == 0
+
+
 def test_rows_sort_by_any_column(person, nodules):
     head = person.find("#columns th[data-column=id]")
     head.find_element("css selector", "button").click()

@@ -21,7 +21,7 @@ from pnsamp_jax.errors import UserError
 
 MAX_GAP = 2.5  # of the median slice spacing: one lost slice is interpolated, two in a row are not
 
-_SAME_MM = 1e-3  # positions closer than this are one position
+SAME_MM = 1e-3  # positions closer than this are one position
 _LINE_MM = 0.1  # how far a slice may lie off its place on the series' line
 _HEADER_TAGS = ["SeriesInstanceUID", "Modality", "ImageType", "SOPClassUID", "ImagePositionPatient"]
 # What pydicom raises on a damaged file. Values are converted when they are first asked for, so not by `dcmread` alone.
@@ -89,7 +89,7 @@ def _walk(root) -> Iterator[str]:
 
 
 @contextmanager
-def _quiet_pydicom():
+def quiet_pydicom():
     """Drops pydicom's remarks on what breaks the standard without harm here: many, and they quote patients' data."""
     loggers = {logging.getLogger(name): logging.getLogger(name).propagate for name in ("pydicom", "openjpeg")}
     with warnings.catch_warnings():
@@ -105,7 +105,7 @@ def _quiet_pydicom():
 
 def _ct_series(path: str) -> str | None:
     """SeriesInstanceUID of a CT slice, None for any other file."""
-    with _quiet_pydicom():
+    with quiet_pydicom():
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
             is_slice = header.get("Modality") == "CT" and "LOCALIZER" not in (header.get("ImageType") or ())
@@ -219,7 +219,7 @@ def read_series(paths: Iterable) -> Volume:
 def slice_positions(paths: Iterable) -> np.ndarray:
     """(n, 3) LPS mm: the first pixels of the slices that are really there, of files that `read_series` accepts."""
     tag = "ImagePositionPatient"
-    with _quiet_pydicom():
+    with quiet_pydicom():
         headers = [(path, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[tag])) for path in paths]
         return np.stack([_numbers(path, header, tag, 3) for path, header in headers])
 
@@ -241,9 +241,9 @@ def _drop_repeats(slices: list[_Slice], normal: np.ndarray) -> list[_Slice]:
     kept = slices[:1]
     for item in slices[1:]:
         step = item.position - kept[-1].position
-        if step @ normal >= _SAME_MM:
+        if step @ normal >= SAME_MM:
             kept.append(item)
-        elif np.abs(step).max() >= _SAME_MM or not np.array_equal(item.hu, kept[-1].hu):
+        elif np.abs(step).max() >= SAME_MM or not np.array_equal(item.hu, kept[-1].hu):
             raise UserError(
                 f"{item.path}: lies at the same depth as {kept[-1].path} but is another image; "
                 f"keep one phase or reconstruction of series {item.series}"
@@ -263,7 +263,7 @@ def _resample_depth(array: np.ndarray, along: np.ndarray, count: int) -> np.ndar
 
 def _read_slice(path: str) -> _Slice:
     """Reads and checks one DICOM file; UserError when it is not a sound, single CT slice."""
-    with _quiet_pydicom():
+    with quiet_pydicom():
         try:
             ds = pydicom.dcmread(path)
             modality, series = ds.get("Modality"), " ".join(str(ds.get("SeriesInstanceUID")).split())

@@ -20,7 +20,7 @@ from pydicom.valuerep import DA, TM
 
 from pnsamp_jax import __version__
 from pnsamp_jax.data import keys
-from pnsamp_jax.data.dicom import _SAME_MM, _quiet_pydicom
+from pnsamp_jax.data.dicom import SAME_MM, quiet_pydicom
 from pnsamp_jax.data.prepare import atomic_path
 from pnsamp_jax.data.volumes import Volume
 from pnsamp_jax.errors import UserError
@@ -109,7 +109,7 @@ def write_objects(
     Raises:
       UserError: a file's header lacks what the objects must refer to, or the files do not share it.
     """
-    with _quiet_pydicom():
+    with quiet_pydicom():
         headers, depths = _read_headers(paths, masks[0])
         uids = [hd.UID() for _ in findings]
         marked = np.array([mask.array.any(axis=(1, 2))[depths] for mask in masks])  # (finding, slice)
@@ -153,7 +153,7 @@ def _read_headers(paths: Iterable, grid: Volume) -> tuple[list[Dataset], np.ndar
     positions = np.array([header.ImagePositionPatient for header in headers], np.float64)
     along = (positions - grid.affine[:3, 3]) @ normal
     order = np.argsort(along, kind="stable")
-    order = order[np.diff(along[order], prepend=-np.inf) >= _SAME_MM]
+    order = order[np.diff(along[order], prepend=-np.inf) >= SAME_MM]
 
     even = np.allclose(np.diff(along[order]), step, rtol=0.01)
     owners = {}

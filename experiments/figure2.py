@@ -1,0 +1,80 @@
+"""Figure 2 of the paper for nodules of a test fold: both outlines, and the ratings beside the readers'.
+
+    python -m experiments.figure2 --config configs/pn_samp_m_32.py --workdir runs/m32 --config.fold=0 \\
+        --config.data.source=folder --config.data.root=/path/to/nodules --out docs/nodules.png [--context=cube]
+"""
+
+import sys
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from pnsamp_jax import networks, settings, train, transforms
+from pnsamp_jax.data import cohort, keys
+from pnsamp_jax.errors import UserError
+from pnsamp_jax.predict import make_finding
+from pnsamp_jax.report.finding import Finding
+from pnsamp_jax.report.nodules import draw_nodules
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The config file of the run.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The run.")
+OUT = flags.DEFINE_string("out", None, "PNG or PDF file to write.")
+COUNT = flags.DEFINE_integer("count", 6, "How many nodules, spread evenly over the test fold by diameter.")
+CONTEXT = flags.DEFINE_string("context", "", "Only nodules of this context, as cube; all by default.")
+
+
+def test_findings(config: ml_collections.ConfigDict, workdir: Path, count: int, context: str = "") -> list[Finding]:
+    """What the network of the config's fold says of some of its test nodules, with what the readers say.
+
+    Raises:
+      UserError: the run is not there, or the fold tests no such nodule.
+    """
+    settings.check_workdir(config, workdir)
+    records = train.load_records(config)
+    fold = max(config.fold, 0)
+    test = train.places_of(records, train.load_folds(config, records, workdir / "folds.json")[fold]["test"])
+    test = test[(records[keys.CONTEXT][test] == context) | (context == "")]
+    if not len(test):
+        raise UserError(f"--context={context}: fold {fold} tests no such nodule; leave it out, or take another fold")
+    by_size = test[np.argsort(records[keys.DIAMETER][test])]
+    spread = np.unique(np.linspace(0, len(by_size) - 1, count).round().astype(int))
+    chosen = {name: values[by_size[spread]] for name, values in records.items()}
+    asked = networks.load(workdir)
+    asked = asked._replace(members={f"fold_{fold}": asked.members[f"fold_{fold}"]})
+    images = np.stack([np.asarray(transforms.crop(image, config.patch_size)) for image in chosen[keys.IMAGE]])
+    answers, truth = networks.predict(asked, images), cohort.rounded_rating(chosen[keys.VOTES])
+    findings = []
+    for i, share in enumerate(chosen[keys.MASK]):
+        finding = make_finding(
+            answers,
+            i,
+            config.spacing_mm,
+            nodule_id=str(chosen[keys.NODULE_ID][i]),
+            image=f"{chosen[keys.CONTEXT][i]}, {chosen[keys.DIAMETER][i]:.0f} mm",
+            point_mm=np.zeros(3),  # a record no more knows
+            hu=images[i].astype(np.int16),
+            saliency=None,
+            readers_mask=np.asarray(transforms.segmentation_target(transforms.crop(share, config.patch_size))) > 0,
+            truth=truth[i],
+        )
+        findings.append(finding)
+    return findings
+
+
+def main(argv: list[str]) -> None:
+    """Draws the picture; a user's mistake becomes one line."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    try:
+        findings = test_findings(CONFIG.value, Path(WORKDIR.value), COUNT.value, CONTEXT.value)
+        draw_nodules(findings, Path(OUT.value))
+    except UserError as error:
+        sys.exit(f"figure2: {error}")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir", "out"])
+    app.run(main)
