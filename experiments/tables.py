@@ -23,6 +23,7 @@ from experiments.runs import only, read_run, require_same
 from experiments.scores import Figure
 from experiments.systems import PN_SAMP, SYSTEMS, run_system
 from pnsamp_jax import settings, train
+from pnsamp_jax.allocator import keep_freed_memory
 from pnsamp_jax.data.prepare import atomic_path
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.evaluate import CONTEXT_NOTES
@@ -219,6 +220,7 @@ def launch(name: str, shown: list[str], build: Build) -> None:
 
     def main(argv: list[str]) -> None:
         del argv
+        keep_freed_memory()
         logging.set_verbosity(logging.WARNING)
         try:
             make_table(name, shown, build, config.value, Path(workdir.value), chosen.value)

@@ -1,19 +1,27 @@
 """The command line: flags and dispatch, nothing else. See README.md for what the modes do."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from pnsamp_jax.allocator import keep_freed_memory
 from pnsamp_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; --config.field=value overrides a field.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, tables and pictures go.")
+MODES = {
+    "train": ("train", "train_and_evaluate"),
+    "evaluate": ("train", "test_and_evaluate"),
+    "predict": ("predict", "predict"),
+    "prepare": ("train", "prepare_data"),
+}
 MODE = flags.DEFINE_enum(
     "mode",
     None,
-    ["train", "evaluate", "predict", "prepare"],
+    list(MODES),
     "train, the default unless the config names another, ends with the evaluation; prepare reads the data only.",
 )
 
@@ -26,17 +34,12 @@ def main(argv: list[str]) -> None:
     mode, workdir = MODE.value or config.get("mode", "train"), WORKDIR.value or config.get("workdir")
     if workdir is None:
         _usage_error("--workdir is missing")
+    keep_freed_memory()
     logging.set_verbosity(logging.WARNING)  # JAX tells of absent accelerators, Orbax of every file
-    from pnsamp_jax import predict, train  # these import JAX, which a usage error need not wait for
-
-    run = {
-        "train": train.train_and_evaluate,
-        "evaluate": train.test_and_evaluate,
-        "predict": predict.predict,
-        "prepare": train.prepare_data,
-    }
+    module, function = MODES[mode]
+    run = getattr(import_module(f"pnsamp_jax.{module}"), function)  # imports JAX: a usage error need not wait for it
     try:
-        run[mode](config, Path(workdir))
+        run(config, Path(workdir))
     except UserError as error:
         sys.exit(f"pnsamp_jax: {error}")
     except OSError as error:

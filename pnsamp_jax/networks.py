@@ -9,6 +9,8 @@ They are read from the workdir of a run, or from what `experiments/export_weight
 
 import itertools
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -142,13 +144,19 @@ def predict(networks: Networks, images: np.ndarray, flips: bool = True) -> Answe
       flips: whether to average over the eight flips of the patch too.
     """
     chosen = FLIPS if flips else FLIPS[:1]
-    mask, probabilities, parts = 0.0, [], []
-    for network, flip in itertools.product(networks.members.values(), chosen):
+
+    def ask(network: Network, flip: tuple[bool, ...]) -> tuple[np.ndarray, ...]:
         axes = 1 + np.flatnonzero(flip)
         said = jax.device_get(answer(networks.model, networks.windows, network, np.flip(images, axes)))
-        mask += np.flip(said[0], axes) / (len(networks.members) * len(chosen))
-        probabilities.append(said[1])
-        parts.append(said[2])
+        return np.flip(said[0], axes), *said[1:]
+
+    mask, probabilities, parts = 0.0, [], []
+    # On CPU a single forward pass keeps one core and a half busy; on other devices they would only queue.
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1) as pool:
+        for said in pool.map(ask, *zip(*itertools.product(networks.members.values(), chosen), strict=True)):
+            mask += said[0] / (len(networks.members) * len(chosen))
+            probabilities.append(said[1])
+            parts.append(said[2])
     probabilities = np.stack(probabilities).reshape(len(networks.members), len(chosen), *probabilities[0].shape)
     expected = probabilities[..., keys.MALIGNANCY, :] @ np.arange(1, keys.MAX_CLASSES + 1)
     return Answers(
@@ -179,6 +187,12 @@ def malignancy_gradient(model: nn.Module, windows: tuple, network: Network, imag
         return (p @ jnp.arange(1.0, keys.MAX_CLASSES + 1)).sum()
 
     return (jax.grad(expected)(inputs) * (inputs - transforms.window(jnp.array(LUNG_HU), windows))).sum(axis=-1)
+
+
+def compile_saliency(networks: Networks, batch_size: int) -> None:
+    """Compiles what `saliency` runs for batches of this size."""
+    images = np.zeros((batch_size, *(networks.patch_size,) * 3), np.int16)
+    saliency(networks._replace(members=dict([next(iter(networks.members.items()))])), images)
 
 
 def saliency(networks: Networks, images: np.ndarray) -> np.ndarray:

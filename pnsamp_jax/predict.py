@@ -12,11 +12,11 @@ An image that cannot be read, or a point outside of it, is told in the rows that
 
 import csv
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import jax
@@ -28,6 +28,7 @@ from tqdm import tqdm
 import pnsamp_jax
 from pnsamp_jax import networks, settings
 from pnsamp_jax.data import keys
+from pnsamp_jax.data.dicom import only_series, read_series
 from pnsamp_jax.data.masks import largest_component, longest_axial_diameter_mm, onto_grid
 from pnsamp_jax.data.patches import patch_affine, sample
 from pnsamp_jax.data.prepare import atomic_path
@@ -67,6 +68,7 @@ class Located(NamedTuple):
       hu: (S, S, S) int16.
       shape: of the image's grid.
       affine: (4, 4) from the image's index to LPS mm.
+      series: of a DICOM image its UID and its files, else None.
     """
 
     request: Request
@@ -74,6 +76,7 @@ class Located(NamedTuple):
     hu: np.ndarray
     shape: tuple[int, ...]
     affine: np.ndarray
+    series: tuple[str, list[str]] | None = None
 
 
 def columns() -> list[str]:
@@ -152,7 +155,8 @@ def locate(
     for path, group in groupby(requests, key=lambda request: request.path):
         group = list(group)
         try:
-            ct = read_image(path)
+            series = only_series(path) if path.is_dir() else None
+            ct = read_series(series[1]) if series else read_image(path)
         except (UserError, OSError) as error:
             failures |= {request.nodule_id: str(error) for request in group}
             continue
@@ -160,7 +164,7 @@ def locate(
             point_mm = request.point if units == "mm" else ct.to_lps(request.point[::-1])
             if ct.holds(point_mm):
                 hu = np.rint(sample(ct, point_mm, size, spacing_mm)).astype(np.int16)
-                yield Located(request, point_mm, hu, ct.array.shape, ct.affine)
+                yield Located(request, point_mm, hu, ct.array.shape, ct.affine, series)
             else:
                 hint = "give LPS mm, as DICOM has it (NIfTI viewers show RAS: negate x and y)"
                 failures[request.nodule_id] = f"the point lies outside {request.image}; {hint}"
@@ -179,10 +183,16 @@ def find(
       shown: for how many, from the first, the saliency is computed.
     """
     place = 0
+    # Its compilation takes as long as all else of a single nodule, so it starts beside the reading of the first image.
+    compiled = Thread(target=networks.compile_saliency, args=(asked, batch_size))
+    if shown:
+        compiled.start()
     while batch := list(islice(located, batch_size)):
         images = np.stack([batch[min(i, len(batch) - 1)].hu for i in range(batch_size)])
         answers = networks.predict(asked, images, flips)
-        salient = networks.saliency(asked, images) if place < shown else None
+        if place < shown:
+            compiled.join()
+            salient = networks.saliency(asked, images)
         for i, item in enumerate(batch):
             voxels = None if place >= shown else ndimage.gaussian_filter(salient[i], SALIENCY_MM / asked.spacing_mm)
             named = {"nodule_id": item.request.nodule_id, "image": item.request.image, "point_mm": item.point_mm}
@@ -214,12 +224,10 @@ def write_image_files(found: list[tuple[Located, Finding]], workdir: Path) -> No
         masks.append(onto_grid(patch, item.shape, item.affine))
         with atomic_path(workdir / _mask_file(finding)) as temporary:
             write_mask(masks[-1], temporary)
-    path = found[0][0].request.path
-    if os.path.isdir(path):
-        from pnsamp_jax.data.dicom import index_series
+    if found[0][0].series:
         from pnsamp_jax.report.dicom_objects import write_objects  # which other images do not need
 
-        ((uid, files),) = index_series(path).items()
+        uid, files = found[0][0].series
         folder = workdir / "dicom"
         findings = [finding for _, finding in found]
         write_objects(findings, masks, files, folder / f"{uid}_seg.dcm", folder / f"{uid}_sr.dcm")

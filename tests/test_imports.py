@@ -17,7 +17,7 @@ LAYERS = (
     {"networks", "steps", "input_pipeline", "checkpoint", "metrics_log", "datasets"},
     {"state", "losses", "calibration", "comparison", "metrics", "transforms"},
     {"models", "data"},
-    {"errors", ""},  # "" is the package itself
+    {"allocator", "errors", ""},  # "" is the package itself
 )
 
 # What only these modules may import ...

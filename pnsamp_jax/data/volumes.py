@@ -71,13 +71,9 @@ def read_image(path) -> Volume:
     """
     path = os.fspath(path)
     if os.path.isdir(path):
-        from pnsamp_jax.data.dicom import index_series, read_series  # which itself needs `Volume`
+        from pnsamp_jax.data.dicom import only_series, read_series  # which itself needs `Volume`
 
-        series = index_series(path)
-        if len(series) != 1:
-            names = f" ({', '.join([*series][:3])}{', ...' if len(series) > 3 else ''})" if series else ""
-            raise UserError(f"{path}: holds {len(series)} DICOM CT series{names}; give a folder that holds one")
-        return read_series(*series.values())
+        return read_series(only_series(path)[1])
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file or folder; correct the path")
     if not path.lower().endswith(IMAGE_SUFFIXES):
