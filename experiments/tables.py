@@ -19,7 +19,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from experiments.runs import only, read_run, require_same
+from experiments.runs import is_complete, only, read_run, require_same
 from experiments.scores import Figure
 from experiments.systems import PN_SAMP, SYSTEMS, run_system
 from pnsamp_jax import settings, train
@@ -172,12 +172,17 @@ def write_pages(name: str, build: Build, runs: dict[str, Table], root: Path, res
 
 
 def read_runs(root: Path, systems: list[str], folds: list[int]) -> dict[str, Table]:
-    """The runs of those systems that were run, checked to be over the same nodules.
+    """The runs of those systems that were run on all these folds, checked to be over the same nodules.
 
     Raises:
       UserError: none was run, or two runs cannot be compared.
     """
-    runs = {key: read_run(root / key, folds) for key in systems if (root / key / "predictions.csv").is_file()}
+    there = [key for key in systems if (root / key / "predictions.csv").is_file()]
+    finished = [key for key in there if is_complete(root / key, folds)]
+    for key in there:
+        if key not in finished:
+            print(f"{root / key}: is not finished, and stands as '{NOT_RUN}'")
+    runs = {key: read_run(root / key, folds) for key in finished}
     if not runs:
         raise UserError(f"{root}: none of the table's systems was run; leave out --systems, or name one of them")
     require_same({root / key: table for key, table in runs.items()})

@@ -246,6 +246,16 @@ def test_a_rating_that_is_blank_for_one_nodule_alone_is_refused(root):
         tables.read_runs(root, ["pn_samp_m", "pn_samp_s1"], [0, 1])
 
 
+def test_a_run_that_lacks_a_fold_stands_as_not_run(root, capsys):
+    half = root / "pn_samp_c"
+    make_run(half, certain(TRUTH))
+    (half / "fold_1" / "predictions.csv").unlink()
+    predictions.gather_predictions(half)
+    assert list(tables.read_runs(root, ["pn_samp_m", "pn_samp_c"], [0, 1])) == ["pn_samp_m"]
+    assert "pn_samp_c: is not finished" in capsys.readouterr().out
+    assert list(tables.read_runs(root, ["pn_samp_m", "pn_samp_c"], [0])) == ["pn_samp_m", "pn_samp_c"]
+
+
 def test_only_the_chosen_folds_count(root):
     assert set(tables.read_runs(root, ["pn_samp_m"], [1])["pn_samp_m"]["fold"]) == {1}
 
