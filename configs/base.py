@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
     config.augment = ConfigDict()
     config.augment.flip = True  # along each axis, at even odds
     config.augment.turn = True  # by 0, 90, 180 or 270 degrees in the axial plane
+    config.augment.permute = False  # the three axes, at random: for slabs, whose ends betray where a nodule ends
     config.augment.translate = 4  # whole voxels at most, along each axis
     config.augment.rotate = 10.0  # degrees at most, about a random axis
 

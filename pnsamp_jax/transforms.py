@@ -28,12 +28,14 @@ class Augmentation(NamedTuple):
     Attributes:
       flip: along each axis, at even odds.
       turn: by a multiple of 90 degrees in the axial plane.
+      permute: the three axes, at random; with flips and turns, any of the 48 ways to lay a cube onto itself.
       translate: whole voxels at most, along each axis.
       rotate: degrees at most, about a random axis.
     """
 
     flip: bool
     turn: bool
+    permute: bool
     translate: int
     rotate: float
 
@@ -53,6 +55,11 @@ def turn_matrix(key: Array) -> Array:
     """(3, 3) that turns the axial plane by 0, 90, 180 or 270 degrees."""
     cos, sin = jnp.array([[1, 0], [0, 1], [-1, 0], [0, -1]], jnp.float32)[jax.random.randint(key, (), 0, 4)]
     return jnp.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+
+
+def permutation_matrix(key: Array) -> Array:
+    """(3, 3) that puts the axes in a random order."""
+    return jax.random.permutation(key, jnp.eye(3))
 
 
 def rotation_matrix(key: Array, degrees: float) -> Array:
@@ -93,12 +100,14 @@ def crop(volume: Array, size: int, matrix: Array | None = None, shift: Array | N
 
 def augment(key: Array, image: Array, mask: Array, size: int, options: Augmentation) -> tuple[Array, Array]:
     """Moves a stored patch at random: (S, S, S) image and mask -> (size, size, size) float32 of each."""
-    flip_key, turn_key, rotate_key, translate_key = jax.random.split(key, 4)
+    flip_key, turn_key, rotate_key, translate_key, permute_key = jax.random.split(key, 5)
     matrix = jnp.eye(3)
     if options.flip:
         matrix = matrix @ flip_matrix(flip_key)
     if options.turn:
         matrix = matrix @ turn_matrix(turn_key)
+    if options.permute:
+        matrix = matrix @ permutation_matrix(permute_key)
     if options.rotate:
         matrix = matrix @ rotation_matrix(rotate_key, options.rotate)
     # By whole voxels: a fraction would blur the training patches, and the test patches are sharp.

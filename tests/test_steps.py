@@ -29,7 +29,7 @@ def make_task(dtype="float32"):
         model=models.create("pn_samp", dtype, steps.AXIS, kernels=(2, 4), mask_kernels=(2,)),
         patch_size=SIZE,
         windows=WINDOWS,
-        augmentation=transforms.Augmentation(flip=True, turn=True, translate=2, rotate=10.0),
+        augmentation=transforms.Augmentation(flip=True, turn=True, permute=True, translate=2, rotate=10.0),
         labels="rounded",
         weights=losses.Weights(segmentation=1.0, attributes=1.0, malignancy=1.0),
     )

@@ -12,8 +12,8 @@ from pnsamp_jax import transforms
 from pnsamp_jax.data import cohort, keys
 from pnsamp_jax.transforms import Augmentation
 
-OFF = Augmentation(flip=False, turn=False, translate=0, rotate=0.0)
-ALL = Augmentation(flip=True, turn=True, translate=2, rotate=20.0)
+OFF = Augmentation(flip=False, turn=False, permute=False, translate=0, rotate=0.0)
+ALL = Augmentation(flip=True, turn=True, permute=True, translate=2, rotate=20.0)
 SIZE, STORED = 6, 10
 MIDDLE = np.s_[2:8, 2:8, 2:8]
 # No two voxels alike and no symmetry, so that every mistake of axis or sign shows.
@@ -161,10 +161,22 @@ def test_flips_and_turns_are_exact_and_every_one_of_them_occurs():
     assert seen == possible
 
 
-@pytest.mark.parametrize(("flip", "turn", "number"), [(True, False, 8), (False, True, 4)])
-def test_flips_and_turns_alone(flip, turn, number):
-    images, _ = augment_many(OFF._replace(flip=flip, turn=turn))
+@pytest.mark.parametrize(("field", "number"), [("flip", 8), ("turn", 4), ("permute", 6)])
+def test_flips_turns_and_permutations_alone(field, number):
+    images, _ = augment_many(OFF._replace(**{field: True}))
     assert len({image.tobytes() for image in images}) == number
+
+
+def test_permuted_axes_are_transpositions_and_with_flips_all_48_symmetries_of_a_cube():
+    middle = HU[MIDDLE].astype(np.float32)
+    orders = list(itertools.permutations(range(3)))
+    images, _ = augment_many(OFF._replace(permute=True))
+    assert {image.tobytes() for image in images} == {middle.transpose(order).tobytes() for order in orders}
+    images, _ = augment_many(OFF._replace(flip=True, permute=True))
+    flips = [axes for count in range(4) for axes in itertools.combinations(range(3), count)]
+    possible = {np.flip(middle.transpose(order), axes).tobytes() for order in orders for axes in flips}
+    seen = {image.tobytes() for image in images}
+    assert seen <= possible and len(possible) == 48 and len(seen) > 40
 
 
 def test_augment_with_everything_off_is_crop():
