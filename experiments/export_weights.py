@@ -2,7 +2,7 @@
 
     python -m experiments.export_weights --workdir runs/full --out pnsamp_jax/weights
 
-Parameters are rounded to bfloat16 (8 bits of precision), which experiments/model_card.py shows to be enough.
+Parameters are rounded to bfloat16, 8 bits of precision.
 """
 
 import json
@@ -34,11 +34,14 @@ def export(workdir: Path, out: Path) -> None:
     asked = networks.load(workdir)
     config = json.loads((workdir / "config.json").read_text())
     config["data"] |= {"root": "", "dicom_root": "", "cache": ""}  # whose machine it was is nobody's business
+    config.pop("predict", None)
     with atomic_path(out / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2))
     for name, member in asked.members.items():
         variables = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), member.variables["params"])
         save_weights(out / name / "weights", {**member.variables, "params": variables})
+        for note in (out / name).rglob("commit_success.txt"):
+            note.write_text("complete\n")  # Orbax writes the path of the machine
         shutil.copy(workdir / name / "calibration.json", out / name)
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from pnsamp_jax import metrics, networks, settings
 from pnsamp_jax.data import keys
-from pnsamp_jax.data.masks import largest_component, onto_grid
+from pnsamp_jax.data.masks import central_component, onto_grid
 from pnsamp_jax.data.patches import MarkedNodule, consensus_centroid, patch_affine, sample
 from pnsamp_jax.data.prepare import atomic_path
 from pnsamp_jax.data.volumes import Volume
@@ -55,10 +55,11 @@ def ask(asked: networks.Networks, marked: MarkedNodule, moves: np.ndarray) -> tu
     answers = networks.predict(asked, images)
     masks = []
     for move, share in zip(moves, answers.mask, strict=True):
-        mask = Volume(largest_component(share > 0.5), patch_affine(centre + move, *cube))
+        mask = Volume(central_component(share > 0.5), patch_affine(centre + move, *cube))
         masks.append(onto_grid(mask, images[0].shape, patch_affine(centre, *cube)).array)
     p = answers.probabilities[:, keys.MALIGNANCY]
-    dice = [2 * (mask & masks[0]).sum() / max(mask.sum() + masks[0].sum(), 1) for mask in masks]
+    sums = [int(mask.sum() + masks[0].sum()) for mask in masks]
+    dice = [2 * (mask & masks[0]).sum() / total if total else 1.0 for mask, total in zip(masks, sums, strict=True)]
     return metrics.expected(p), metrics.arg_max(p), dice
 
 

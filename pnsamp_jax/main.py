@@ -32,6 +32,8 @@ def main(argv: list[str]) -> None:
         _usage_error(f"unexpected argument '{argv[1]}'")
     config = CONFIG.value
     mode, workdir = MODE.value or config.get("mode", "train"), WORKDIR.value or config.get("workdir")
+    if mode not in MODES:
+        _usage_error(f"config.mode: '{mode}' is none of {', '.join(MODES)}")
     if workdir is None:
         _usage_error("--workdir is missing")
     keep_freed_memory()

@@ -94,7 +94,7 @@ def load(folder: Path) -> Networks:
         config = json.loads(path.read_text())
         fields = {name: tuple(it) if isinstance(it, list) else it for name, it in config["model"].items()}
         windows = tuple(tuple(pair) for pair in fields.pop("windows"))
-        patch_size, spacing_mm = config["patch_size"], config["spacing_mm"]
+        patch_size, spacing_mm, which = config["patch_size"], config["spacing_mm"], config["checkpoint"]
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; give the workdir of a training") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -103,13 +103,16 @@ def load(folder: Path) -> Networks:
     if not isinstance(model, PNSAMP) or not (model.segment and model.rate):
         raise UserError(f"{path}: is of a network that lacks the mask or the ratings; take a PN-SAMP M, S1 or S2")
     like = jax.eval_shape(partial(create_state, model, patch_size, len(windows), seed=0))
+    # To this machine's first device, on whichever devices it was trained.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like)
     members = {}
     for fold in sorted(folder.glob("fold_*")):
         if (fold / "weights").is_dir():
             variables = load_weights(fold / "weights", {"params": like.params, "batch_stats": like.batch_stats})
         elif (fold / "checkpoints").is_dir():
             with Checkpoints(fold / "checkpoints") as checkpoints:
-                state = checkpoints.restore(like, config["checkpoint"])
+                state = checkpoints.restore(like, which)
             variables = {"params": state.params, "batch_stats": state.batch_stats}
         else:
             continue

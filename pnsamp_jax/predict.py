@@ -13,10 +13,11 @@ An image that cannot be read, or a point outside of it, is told in the rows that
 import csv
 import json
 import re
+import shutil
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
 from pathlib import Path
-from threading import Thread
 from typing import NamedTuple
 
 import jax
@@ -29,7 +30,7 @@ import pnsamp_jax
 from pnsamp_jax import networks, settings
 from pnsamp_jax.data import keys
 from pnsamp_jax.data.dicom import only_series, read_series
-from pnsamp_jax.data.masks import largest_component, longest_axial_diameter_mm, onto_grid
+from pnsamp_jax.data.masks import central_component, longest_axial_diameter_mm, onto_grid
 from pnsamp_jax.data.patches import patch_affine, sample
 from pnsamp_jax.data.prepare import atomic_path
 from pnsamp_jax.data.tables import number, read_table
@@ -102,8 +103,8 @@ def read_requests(options: ml_collections.ConfigDict) -> list[Request]:
         requests = _read_points(options)
     seen = set()
     for request in requests:
-        if not re.fullmatch(r"[\w-][\w.-]*", request.nodule_id, re.ASCII):
-            raise UserError(f"nodule_id '{request.nodule_id}': give letters, digits, '.', '_' and '-' only")
+        if not re.fullmatch(r"[\w-][\w.-]{0,63}", request.nodule_id, re.ASCII):
+            raise UserError(f"nodule_id '{request.nodule_id}': give at most 64 letters, digits, '.', '_' and '-'")
         if request.nodule_id in seen:
             raise UserError(f"nodule_id '{request.nodule_id}' appears twice; ids must be unique")
         seen.add(request.nodule_id)
@@ -166,7 +167,10 @@ def locate(
                 hu = np.rint(sample(ct, point_mm, size, spacing_mm)).astype(np.int16)
                 yield Located(request, point_mm, hu, ct.array.shape, ct.affine, series)
             else:
-                hint = "give LPS mm, as DICOM has it (NIfTI viewers show RAS: negate x and y)"
+                hint = {
+                    "mm": "give LPS mm, as DICOM has it (NIfTI viewers show RAS: negate x and y)",
+                    "voxel": "give i, j, k along width, height and depth, from 0",
+                }[units]
                 failures[request.nodule_id] = f"the point lies outside {request.image}; {hint}"
 
 
@@ -183,26 +187,27 @@ def find(
       shown: for how many, from the first, the saliency is computed.
     """
     place = 0
-    # Its compilation takes as long as all else of a single nodule, so it starts beside the reading of the first image.
-    compiled = Thread(target=networks.compile_saliency, args=(asked, batch_size))
-    if shown:
-        compiled.start()
-    while batch := list(islice(located, batch_size)):
-        images = np.stack([batch[min(i, len(batch) - 1)].hu for i in range(batch_size)])
-        answers = networks.predict(asked, images, flips)
-        if place < shown:
-            compiled.join()
-            salient = networks.saliency(asked, images)
-        for i, item in enumerate(batch):
-            voxels = None if place >= shown else ndimage.gaussian_filter(salient[i], SALIENCY_MM / asked.spacing_mm)
-            named = {"nodule_id": item.request.nodule_id, "image": item.request.image, "point_mm": item.point_mm}
-            yield item, make_finding(answers, i, asked.spacing_mm, hu=item.hu, saliency=voxels, **named)
-            place += 1
+    with ThreadPoolExecutor(1) as beside:
+        while batch := list(islice(located, batch_size)):
+            if place == 0 and shown > 0:  # its compilation takes as long as all else of a single nodule
+                compiled = beside.submit(networks.compile_saliency, asked, batch_size)
+            images = np.stack([batch[min(i, len(batch) - 1)].hu for i in range(batch_size)])
+            answers = networks.predict(asked, images, flips)
+            if place < shown:
+                compiled.result()
+                salient = networks.saliency(asked, images)
+            for i, item in enumerate(batch):
+                voxels = (
+                    None if place >= shown else ndimage.gaussian_filter(salient[i], SALIENCY_MM / asked.spacing_mm)
+                )
+                named = {"nodule_id": item.request.nodule_id, "image": item.request.image, "point_mm": item.point_mm}
+                yield item, make_finding(answers, i, asked.spacing_mm, hu=item.hu, saliency=voxels, **named)
+                place += 1
 
 
 def make_finding(answers: networks.Answers, i: int, spacing_mm: float, **given) -> Finding:
     """What the networks say of the i-th nodule; `given` are the fields of `Finding` that they do not tell."""
-    mask = largest_component(answers.mask[i] > 0.5)
+    mask = central_component(answers.mask[i] > 0.5)
     return Finding(
         spacing_mm=spacing_mm,
         mask=mask,
@@ -217,20 +222,25 @@ def make_finding(answers: networks.Answers, i: int, spacing_mm: float, **given) 
 
 
 def write_image_files(found: list[tuple[Located, Finding]], workdir: Path) -> None:
-    """Writes the masks of all nodules of one image, and for a DICOM series the DICOM objects."""
-    masks = []
+    """Writes the masks of all nodules of one image, and for a DICOM series the DICOM objects.
+
+    Raises:
+      UserError: the series' headers do not allow of DICOM objects; the masks are written all the same.
+    """
+    masks, series = [], found[0][0].series
     for item, finding in found:
         patch = Volume(finding.mask, patch_affine(finding.point_mm, len(finding.mask), finding.spacing_mm))
-        masks.append(onto_grid(patch, item.shape, item.affine))
+        mask = onto_grid(patch, item.shape, item.affine)
         with atomic_path(workdir / _mask_file(finding)) as temporary:
-            write_mask(masks[-1], temporary)
-    if found[0][0].series:
+            write_mask(mask, temporary)
+        if series:
+            masks.append(mask)
+    if series:
         from pnsamp_jax.report.dicom_objects import write_objects  # which other images do not need
 
-        uid, files = found[0][0].series
-        folder = workdir / "dicom"
-        findings = [finding for _, finding in found]
-        write_objects(findings, masks, files, folder / f"{uid}_seg.dcm", folder / f"{uid}_sr.dcm")
+        # Named by the first nodule: a UID from a header is no safe file name, and two folders may hold one series.
+        names = [workdir / "dicom" / f"{found[0][1].nodule_id}_{kind}.dcm" for kind in ("seg", "sr")]
+        write_objects([finding for _, finding in found], masks, series[1], *names)
 
 
 def _mask_file(finding: Finding) -> str:
@@ -271,7 +281,10 @@ def details(finding: Finding) -> dict:
 
 def write_tables(rows: list[dict], extra: dict[str, dict], header: dict, workdir: Path) -> None:
     """Writes predictions.csv and predictions.json; `extra` holds further fields of the latter by nodule id."""
-    with atomic_path(workdir / "predictions.csv") as temporary, temporary.open("w", newline="") as file:
+    with (
+        atomic_path(workdir / "predictions.csv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, columns(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -294,32 +307,52 @@ def write_pictures(findings: list[Finding], workdir: Path) -> None:
     write_page(findings, "Pulmonary nodules, rated by PN-SAMP", workdir / "report.html")
 
 
+def remove_earlier(workdir: Path) -> None:
+    """Removes what an earlier prediction left, so that two are never mixed.
+
+    Raises:
+      UserError: the workdir holds a training run.
+    """
+    if (workdir / "folds.json").exists():
+        raise UserError(f"{workdir}: holds a training run, whose tables would be lost; take another --workdir")
+    if (workdir / "predictions.json").exists():
+        for name in ("masks", "dicom", "figures"):
+            shutil.rmtree(workdir / name, ignore_errors=True)
+        for name in ("report.html", "predictions.csv", "predictions.json"):
+            (workdir / name).unlink(missing_ok=True)
+
+
 def predict(config: ml_collections.ConfigDict, workdir: Path) -> list[Finding]:
     """Predicts what `config.predict` asks for and writes all files; see the module.
 
     Returns:
-      What was found, those of an image one after the other.
+      What is shown in the report: at most `config.predict.shown` nodules, those of an image one after the other.
 
     Raises:
       UserError: the settings or the points make no sense; or, after all files are written, some nodules could not be
         predicted.
     """
     options = config.predict
-    if (workdir / "folds.json").exists():
-        raise UserError(f"{workdir}: holds a training run, whose tables would be lost; take another --workdir")
+    if config.batch_size < 1:
+        raise UserError(f"config.batch_size: {config.batch_size} must be positive")
     jax.config.update("jax_compilation_cache_dir", str(settings.cache_folder(config) / "xla"))
     requests = read_requests(options)
     if not options.checkpoint and not SHIPPED.is_dir():
         raise UserError("config.predict.checkpoint: is empty, and no weights come with this version; train some first")
     asked = networks.load(Path(options.checkpoint or SHIPPED))
-    failures, rows, extra, findings = {}, {}, {}, []
-    by_image = sorted(requests, key=lambda request: request.path)  # so that each image is read once
+    failures, complaints, rows, extra, findings = {}, [], {}, {}, []
+    remove_earlier(workdir)
+    first = {}  # where each image is first named: its nodules go one after the other, so that it is read once
+    by_image = sorted(requests, key=lambda request: first.setdefault(request.path, len(first)))
     bar = tqdm(by_image, desc="Predicting", unit="nodule")
     located = locate(bar, options.units, asked.patch_size, asked.spacing_mm, failures)
     found = find(located, asked, min(config.batch_size, len(requests)), options.flips, options.shown)
     for _, group in groupby(found, key=lambda pair: pair[0].request.path):
         group = list(group)
-        write_image_files(group, workdir)
+        try:
+            write_image_files(group, workdir)
+        except UserError as error:
+            complaints.append(str(error))
         for _, finding in group:
             rows[finding.nodule_id] = row_of(finding)
             extra[finding.nodule_id] = details(finding)
@@ -342,4 +375,6 @@ def predict(config: ml_collections.ConfigDict, workdir: Path) -> list[Finding]:
             f"{len(failures)} of {len(requests)} nodules could not be predicted (see {workdir / 'predictions.csv'}); "
             f"{nodule}: {reason}"
         )
+    if complaints:
+        raise UserError(f"all nodules are predicted, but DICOM objects lack: {complaints[0]}")
     return findings

@@ -27,6 +27,7 @@ from pnsamp_jax.transforms import LABELS
 # Fields that do not decide what a run computes; they may differ when a workdir is used again.
 FREE_FIELDS = ("fold", "checkpoint", "test_flips", "log_every_steps", "data.cache", "data.workers", "data.pipeline")
 FREE_PARTS = ("predict.",)  # nor do the fields of these
+ADDED_FIELDS = {"augment.permute": False}  # since 0.1.0 was begun, and what runs without them did
 
 CHOICES = {
     "data.source": ("phantom", "lidc", "folder"),
@@ -142,7 +143,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
             raise UserError(f"{workdir}: holds a run but no config.json; take another --workdir")
         return
     try:
-        there = _flatten(json.loads(path.read_text()))
+        there = ADDED_FIELDS | _flatten(json.loads(path.read_text()))
     except (ValueError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error}); delete it if the workdir is this config's") from error
     here = _flatten(json.loads(config.to_json()))

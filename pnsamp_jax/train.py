@@ -202,13 +202,13 @@ def test_fold(
     """Writes what a trained fold says of its test nodules, and how sure it may be; see `train_fold`'s arguments."""
     task = make_task(config)._replace(flips=config.test_flips)
     state = restore_state(config, task, folder)
-    eval_step = steps.compile_eval_step(task)
     validation, test = places_of(records, split["validation"]), places_of(records, split["test"])
-    results = run_model(eval_step, state, records, validation, config.batch_size)
+    single = steps.compile_eval_step(task._replace(flips=False))  # temperatures are those of single answers
+    results = run_model(single, state, records, validation, config.batch_size)
     if "probabilities" in results:
         truth = cohort.rounded_rating(np.asarray(records[keys.VOTES])[validation])
         calibration.write(folder / "calibration.json", results["probabilities"], truth, results.get("features"))
-    results = run_model(eval_step, state, records, test, config.batch_size)
+    results = run_model(steps.compile_eval_step(task), state, records, test, config.batch_size)
     labels = {name: np.asarray(records[name])[test] for name in (keys.NODULE_ID, keys.PATIENT_ID, keys.VOTES)}
     dice = results.get("dice", np.full(len(test), np.nan))
     predictions.write_predictions(folder / "predictions.csv", fold, labels, dice, results.get("probabilities"))

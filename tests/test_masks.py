@@ -105,13 +105,19 @@ def test_what_lies_beyond_the_grid_is_lost():
     assert not masks.onto_grid(empty, (30, 40, 40), middle).array.any()
 
 
-def test_the_largest_component_is_kept():
-    mask = np.zeros((8, 8, 8), bool)
-    mask[1:3, 1:3, 1:3] = mask[5:8, 5:8, 5:8] = True
-    mask[4, 4, 4] = True  # touches the larger one by a corner only
-    kept = masks.largest_component(mask)
-    assert kept.sum() == 27 and kept[6, 6, 6]
-    assert not masks.largest_component(np.zeros((2, 2, 2), bool)).any()
+def test_the_component_at_the_middle_is_kept():
+    mask = np.zeros((9, 9, 9), bool)
+    mask[3:5, 4, 4] = mask[6:9, 6:9, 6:9] = True
+    mask[5, 5, 5] = True  # touches the larger one by a corner only, and is further off than the first
+    kept = masks.central_component(mask)
+    assert kept.sum() == 2 and kept[4, 4, 4]
+    assert not masks.central_component(np.zeros((2, 2, 2), bool)).any()
+
+
+def test_of_components_as_near_the_largest_is_kept():
+    mask = np.zeros((9, 9, 9), bool)
+    mask[4, 4, 1] = mask[4, 4, 7:9] = True
+    assert np.argwhere(masks.central_component(mask)).tolist() == [[4, 4, 7], [4, 4, 8]]
 
 
 def test_diameters():

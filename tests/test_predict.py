@@ -175,7 +175,7 @@ def test_the_format_does_not_matter(kind, workdir, ct, image, tmp_path):
     same_ratings(rows_of(tmp_path / "here"), rows_of(tmp_path / "there"), 1e-3)
     if kind == "dicom":
         names = sorted(path.name for path in (tmp_path / "there" / "dicom").iterdir())
-        assert names == [f"{ct_files.UID}_seg.dcm", f"{ct_files.UID}_sr.dcm"]
+        assert names == ["nodule_1_seg.dcm", "nodule_1_sr.dcm"]
         for path in tmp_path.joinpath("there").glob("predictions.*"):
             assert "Doe" not in path.read_text()
 
@@ -259,7 +259,7 @@ def test_settings_that_make_no_sense(fields, complaint, workdir, tmp_path):
     ("rows", "complaint"),
     [
         (["a,ct.nii,1,2,3", "a,ct.nii,4,5,6"], "nodule_id 'a' appears twice"),
-        (["../a,ct.nii,1,2,3"], r"nodule_id '\.\./a': give letters, digits"),
+        (["../a,ct.nii,1,2,3"], r"nodule_id '\.\./a': give at most 64 letters, digits"),
         (["a,ct.nii,1,2,three"], "line 2, column z_mm: 'three' is not a number"),
         (["a,,1,2,3"], "line 2, column image: is empty"),
         ([], "holds no nodule"),
@@ -277,6 +277,25 @@ def test_the_workdir_of_a_training_is_not_written_to(workdir, image, tmp_path):
     with pytest.raises(UserError, match="holds a training run"):
         predict.predict(options(workdir, image=str(image), points=text(POINT)), tmp_path)
     assert (tmp_path / "predictions.csv").read_text() == "of a training"
+
+
+def test_a_second_prediction_takes_the_place_of_the_first(workdir, image, tmp_path):
+    predict.predict(options(workdir, image=str(image), points=text(POINT, OTHER)), tmp_path)
+    predict.predict(options(workdir, image=str(image), points=text(OTHER)), tmp_path)
+    assert len(rows_of(tmp_path)) == 1
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["nodule_1.nii.gz"]
+
+
+def test_headers_that_allow_of_no_dicom_objects_cost_nothing_else(workdir, ct, tmp_path):
+    series = {"step": (0, 0, SPACING[0]), "origin": ORIGIN, "spacing": SPACING[1:]}
+    for path in ct_files.write_series(tmp_path / "series", ct.array, **series):
+        ct_files.edit(path, SeriesInstanceUID="../../evil")
+    config = options(workdir, image=str(tmp_path / "series"), points=text(POINT))
+    message = ct_files.refusal(predict.predict, config, tmp_path / "out")
+    assert message.startswith("all nodules are predicted, but") and "FrameOfReferenceUID" in message
+    (row,) = rows_of(tmp_path / "out")
+    assert row["status"] == "ok" and (tmp_path / "out" / row["mask"]).is_file()
+    assert not list(tmp_path.rglob("*evil*"))
 
 
 def test_from_the_command_line(workdir, image, tmp_path):

@@ -215,7 +215,7 @@ def evaluate(initial, records, batch_size):
 def test_evaluation_depends_on_neither_batch_size_nor_padding_nor_order(initial):
     records = make_records(7)
     results = evaluate(initial, records, BATCH)
-    assert results.keys() == {"loss", "segmentation", "attributes", "malignancy", "dice", "probabilities"}
+    assert results.keys() == {"loss", "segmentation", "attributes", "malignancy", "dice", "probabilities", "features"}
     assert results["probabilities"].shape == (7, 9, 6) and results["dice"].shape == (7,)
     assert len(np.unique(results["loss"])) == 7
     order = np.array([6, 2, 0, 5, 1, 4, 3])

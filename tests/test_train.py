@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_run import tiny_config
 
-from pnsamp_jax import train
+from pnsamp_jax import settings, train
 from pnsamp_jax.checkpoint import Checkpoints
 from pnsamp_jax.data import cohort, keys
 from pnsamp_jax.errors import UserError
@@ -233,3 +233,13 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, arguments, st
     assert message in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_a_workdir_from_before_a_field_was_added_goes_on(finished, tmp_path):
+    workdir, _ = finished
+    there = json.loads((workdir / "config.json").read_text())
+    assert there["augment"].pop("permute") is False
+    (tmp_path / "config.json").write_text(json.dumps(there))
+    settings.check_workdir(tiny_config(), tmp_path)
+    with pytest.raises(UserError, match=r"config\.augment\.permute is False, here True"):
+        settings.check_workdir(tiny_config(**{"augment.permute": True}), tmp_path)

@@ -9,10 +9,19 @@ from pnsamp_jax.data.volumes import Volume
 SAMPLE_MM = 0.6  # a voxel's share of a mask is averaged over points at most this far apart
 
 
-def largest_component(mask: np.ndarray) -> np.ndarray:
-    """The largest part of a mask (D, H, W) bool that hangs together by faces; an empty mask stays empty."""
+def central_component(mask: np.ndarray) -> np.ndarray:
+    """The part of a mask (D, H, W) bool that hangs together by faces and lies nearest to the middle.
+
+    Of parts that are equally near the largest; an empty mask stays empty.
+    """
     labels, count = ndimage.label(mask)
-    return labels == 1 + np.bincount(labels.ravel())[1:].argmax() if count else mask
+    if not count:
+        return mask
+    voxels = np.argwhere(mask)
+    away, label = ((voxels - (np.array(mask.shape) - 1) / 2) ** 2).sum(axis=1), labels[mask]
+    nearest = ndimage.minimum(away, label, np.arange(1, count + 1))
+    size = np.bincount(label, minlength=count + 1)[1:]
+    return labels == 1 + np.lexsort((-size, nearest))[0]
 
 
 def onto_grid(mask: Volume, shape: tuple[int, ...], affine: np.ndarray) -> Volume:
