@@ -1,7 +1,7 @@
-"""Predicts nodules of a CT with the weights that come with the project.
+"""Predicts nodules of a CT with the networks of a training.
 
-    python -m pnsamp_jax.main --config configs/predict.py --config.predict.image=/path/to/ct.nii.gz \\
-        --config.predict.points="-61.5,40.2,-120.0"
+    python -m pnsamp_jax.main --config configs/predict.py --config.predict.checkpoint=runs/m \\
+        --config.predict.image=/path/to/ct.nii.gz --config.predict.points="-61.5,40.2,-120.0"
 
 The points are in mm, LPS, as DICOM and ITK have them; the other fields stand in configs/base.py.
 """
