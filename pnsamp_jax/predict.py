@@ -13,7 +13,6 @@ An image that cannot be read, or a point outside of it, is told in the rows that
 import csv
 import json
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
@@ -41,6 +40,10 @@ from pnsamp_jax.report.finding import Finding
 SHIPPED = Path(pnsamp_jax.__file__).with_name("weights")
 POINT_COLUMNS = {"mm": ("x_mm", "y_mm", "z_mm"), "voxel": ("i", "j", "k")}
 PARTS = (*keys.RATING_NAMES[: keys.MALIGNANCY], "image")  # what malignancy is built upon
+NODULE_ID = re.compile(r"[\w-][\w.-]{0,63}", re.ASCII)
+MASK_FILE = "masks/{}.nii.gz"  # by nodule id
+DICOM_FILES = ("dicom/{}_seg.dcm", "dicom/{}_sr.dcm")  # by the id of a series' first nodule
+FIGURES = ("figures/nodules.png", "figures/nodules.pdf")
 SALIENCY_MM = 1.5  # standard deviation of its smoothing: single voxels of a gradient mean little
 
 
@@ -69,7 +72,7 @@ class Located(NamedTuple):
       hu: (S, S, S) int16.
       shape: of the image's grid.
       affine: (4, 4) from the image's index to LPS mm.
-      series: of a DICOM image its UID and its files, else None.
+      files: of a DICOM series, else None.
     """
 
     request: Request
@@ -77,7 +80,7 @@ class Located(NamedTuple):
     hu: np.ndarray
     shape: tuple[int, ...]
     affine: np.ndarray
-    series: tuple[str, list[str]] | None = None
+    files: list[str] | None = None
 
 
 def columns() -> list[str]:
@@ -103,7 +106,7 @@ def read_requests(options: ml_collections.ConfigDict) -> list[Request]:
         requests = _read_points(options)
     seen = set()
     for request in requests:
-        if not re.fullmatch(r"[\w-][\w.-]{0,63}", request.nodule_id, re.ASCII):
+        if not NODULE_ID.fullmatch(request.nodule_id):
             raise UserError(f"nodule_id '{request.nodule_id}': give at most 64 letters, digits, '.', '_' and '-'")
         if request.nodule_id in seen:
             raise UserError(f"nodule_id '{request.nodule_id}' appears twice; ids must be unique")
@@ -156,8 +159,8 @@ def locate(
     for path, group in groupby(requests, key=lambda request: request.path):
         group = list(group)
         try:
-            series = only_series(path) if path.is_dir() else None
-            ct = read_series(series[1]) if series else read_image(path)
+            files = only_series(path) if path.is_dir() else None
+            ct = read_series(files) if files else read_image(path)
         except (UserError, OSError) as error:
             failures |= {request.nodule_id: str(error) for request in group}
             continue
@@ -165,7 +168,7 @@ def locate(
             point_mm = request.point if units == "mm" else ct.to_lps(request.point[::-1])
             if ct.holds(point_mm):
                 hu = np.rint(sample(ct, point_mm, size, spacing_mm)).astype(np.int16)
-                yield Located(request, point_mm, hu, ct.array.shape, ct.affine, series)
+                yield Located(request, point_mm, hu, ct.array.shape, ct.affine, files)
             else:
                 hint = {
                     "mm": "give LPS mm, as DICOM has it (NIfTI viewers show RAS: negate x and y)",
@@ -227,29 +230,30 @@ def write_image_files(found: list[tuple[Located, Finding]], workdir: Path) -> No
     Raises:
       UserError: the series' headers do not allow of DICOM objects; the masks are written all the same.
     """
-    masks, series = [], found[0][0].series
+    masks, files = [], found[0][0].files
     for item, finding in found:
         patch = Volume(finding.mask, patch_affine(finding.point_mm, len(finding.mask), finding.spacing_mm))
         mask = onto_grid(patch, item.shape, item.affine)
-        with atomic_path(workdir / _mask_file(finding)) as temporary:
+        with atomic_path(workdir / MASK_FILE.format(finding.nodule_id)) as temporary:
             write_mask(mask, temporary)
-        if series:
+        if files:
             masks.append(mask)
-    if series:
+    if files:
         from pnsamp_jax.report.dicom_objects import write_objects  # which other images do not need
 
         # Named by the first nodule: a UID from a header is no safe file name, and two folders may hold one series.
-        names = [workdir / "dicom" / f"{found[0][1].nodule_id}_{kind}.dcm" for kind in ("seg", "sr")]
-        write_objects([finding for _, finding in found], masks, series[1], *names)
-
-
-def _mask_file(finding: Finding) -> str:
-    return f"masks/{finding.nodule_id}.nii.gz"
+        names = [workdir / name.format(found[0][1].nodule_id) for name in DICOM_FILES]
+        write_objects([finding for _, finding in found], masks, files, *names)
 
 
 def row_of(finding: Finding) -> dict:
     """The row of predictions.csv of a nodule that was found."""
-    row = {"nodule_id": finding.nodule_id, "image": finding.image, "status": "ok", "mask": _mask_file(finding)}
+    row = {
+        "nodule_id": finding.nodule_id,
+        "image": finding.image,
+        "status": "ok",
+        "mask": MASK_FILE.format(finding.nodule_id),
+    }
     row |= {name: f"{value:.6g}" for name, value in zip(POINT_COLUMNS["mm"], finding.point_mm, strict=True)}
     row |= {"volume_mm3": f"{finding.volume_mm3:.6g}", "diameter_mm": f"{finding.diameter_mm:.6g}"}
     for place, rating in enumerate(keys.RATINGS):
@@ -302,24 +306,30 @@ def write_pictures(findings: list[Finding], workdir: Path) -> None:
     from pnsamp_jax.report.nodules import draw_nodules
     from pnsamp_jax.report.page import write_page
 
-    for suffix in ("png", "pdf"):
-        draw_nodules(findings, workdir / "figures" / f"nodules.{suffix}")
+    for name in FIGURES:
+        draw_nodules(findings, workdir / name)
     write_page(findings, "Pulmonary nodules, rated by PN-SAMP", workdir / "report.html")
 
 
 def remove_earlier(workdir: Path) -> None:
-    """Removes what an earlier prediction left, so that two are never mixed.
+    """Removes the files of an earlier prediction, and no others, so that two are never mixed.
 
     Raises:
-      UserError: the workdir holds a training run.
+      UserError: the workdir holds a training run, or a predictions.json that no prediction wrote.
     """
     if (workdir / "folds.json").exists():
         raise UserError(f"{workdir}: holds a training run, whose tables would be lost; take another --workdir")
-    if (workdir / "predictions.json").exists():
-        for name in ("masks", "dicom", "figures"):
-            shutil.rmtree(workdir / name, ignore_errors=True)
-        for name in ("report.html", "predictions.csv", "predictions.json"):
-            (workdir / name).unlink(missing_ok=True)
+    earlier = workdir / "predictions.json"
+    if not earlier.exists():
+        return
+    try:
+        ids = [nodule["nodule_id"] for nodule in json.loads(earlier.read_text())["nodules"]]
+        ids = [nodule_id for nodule_id in ids if NODULE_ID.fullmatch(nodule_id)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{earlier}: not of a prediction, or damaged; take another --workdir") from error
+    names = [name.format(nodule_id) for nodule_id in ids for name in (MASK_FILE, *DICOM_FILES)]
+    for name in (*names, *FIGURES, "report.html", "predictions.csv", "predictions.json"):
+        (workdir / name).unlink(missing_ok=True)
 
 
 def predict(config: ml_collections.ConfigDict, workdir: Path) -> list[Finding]:

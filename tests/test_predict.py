@@ -281,9 +281,14 @@ def test_the_workdir_of_a_training_is_not_written_to(workdir, image, tmp_path):
 
 def test_a_second_prediction_takes_the_place_of_the_first(workdir, image, tmp_path):
     predict.predict(options(workdir, image=str(image), points=text(POINT, OTHER)), tmp_path)
+    (tmp_path / "masks" / "mine.nii.gz").write_text("not the prediction's")
     predict.predict(options(workdir, image=str(image), points=text(OTHER)), tmp_path)
     assert len(rows_of(tmp_path)) == 1
-    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["nodule_1.nii.gz"]
+    assert {path.name for path in (tmp_path / "masks").iterdir()} == {"nodule_1.nii.gz", "mine.nii.gz"}
+    (tmp_path / "predictions.json").write_text('{"nodules": 3}')
+    with pytest.raises(UserError, match=r"predictions\.json: not of a prediction"):
+        predict.predict(options(workdir, image=str(image), points=text(OTHER)), tmp_path)
+    assert len(rows_of(tmp_path)) == 1
 
 
 def test_headers_that_allow_of_no_dicom_objects_cost_nothing_else(workdir, ct, tmp_path):

@@ -72,8 +72,8 @@ def index_series(root, cache=None) -> dict[str, list[str]]:
     return {uid: sorted(series[uid]) for uid in sorted(series)}
 
 
-def only_series(root) -> tuple[str, list[str]]:
-    """SeriesInstanceUID and sorted paths of the one CT series under a folder.
+def only_series(root) -> list[str]:
+    """Sorted paths of the one CT series under a folder.
 
     Raises:
       UserError: there is none or another one, or as `index_series`.
@@ -82,7 +82,7 @@ def only_series(root) -> tuple[str, list[str]]:
     if len(series) != 1:
         names = f" ({', '.join([*series][:3])}{', ...' if len(series) > 3 else ''})" if series else ""
         raise UserError(f"{root}: holds {len(series)} DICOM CT series{names}; give a folder that holds one")
-    return next(iter(series.items()))
+    return next(iter(series.values()))
 
 
 def _walk(root) -> Iterator[str]:

@@ -73,7 +73,7 @@ def read_image(path) -> Volume:
     if os.path.isdir(path):
         from pnsamp_jax.data.dicom import only_series, read_series  # which itself needs `Volume`
 
-        return read_series(only_series(path)[1])
+        return read_series(only_series(path))
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file or folder; correct the path")
     if not path.lower().endswith(IMAGE_SUFFIXES):
