@@ -38,8 +38,12 @@ def difference(a, b):
 # Convolution
 
 
-@pytest.mark.parametrize(("channels", "features"), [(2, 5), (4, 4), (5, 2)])
-@pytest.mark.parametrize("shape", [(1, 1, 3, 5), (2, 2, 5, 3), (1, 5, 4, 7), (3, 4, 1, 2)])
+@pytest.mark.parametrize(("channels", "features"), [(2, 5), (4, 4), (5, 2), (1, 8), (3, 18)])
+@pytest.mark.parametrize(
+    "shape",
+    # Widths that no run of voxels divides, and some that runs of 4, 8 and 16 do.
+    [(1, 1, 3, 5), (2, 2, 5, 3), (1, 5, 4, 7), (3, 4, 1, 2), (1, 2, 3, 12), (2, 1, 2, 16)],
+)
 def test_folded_convolution_is_the_native_one(shape, channels, features):
     x, kernel, dy = draw((*shape, channels)), draw((3, 3, 3, channels, features), 1), draw((*shape, features), 2)
     with jax.default_matmul_precision("highest"):  # no TF32 on GPU
