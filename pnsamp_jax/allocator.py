@@ -11,7 +11,7 @@ import sys
 # <malloc.h>: no block is mapped on its own, none is given back, the heap grows in large steps, threads share one heap.
 GLIBC_OPTIONS = {
     "M_MMAP_MAX": (-4, 0),
-    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+    "M_TRIM_THRESHOLD": (-1, -1),  # never: a batch of eight at full size is larger than any int can say
     "M_TOP_PAD": (-2, 2**28),
     "M_ARENA_MAX": (-8, 1),
 }
