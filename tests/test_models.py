@@ -33,6 +33,7 @@ EXPECTED = {
     "table_32": (1_510_404, True, True),
     "tumornet": (217_017, False, True),
     "unet3d": (16_316_449, True, False),
+    "weights": (1_510_404, True, True),
 }
 NO_NETWORK = {"diameter", "radiomics"}  # configs of what is no Flax module
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
