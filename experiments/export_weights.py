@@ -8,6 +8,7 @@ Parameters are rounded to bfloat16, 8 bits of precision.
 import json
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -16,15 +17,11 @@ from absl import app, flags
 
 from pnsamp_jax import networks
 from pnsamp_jax.checkpoint import save_weights
-from pnsamp_jax.data.prepare import atomic_path
 from pnsamp_jax.errors import UserError
-
-WORKDIR = flags.DEFINE_string("workdir", None, "The run.")
-OUT = flags.DEFINE_string("out", None, "Folder to write; must not exist.")
 
 
 def export(workdir: Path, out: Path) -> None:
-    """Writes the weights of a run.
+    """Writes the weights of a run into a folder, which is there whole or not at all.
 
     Raises:
       UserError: there is nothing to export, or `out` is there already.
@@ -35,25 +32,33 @@ def export(workdir: Path, out: Path) -> None:
     config = json.loads((workdir / "config.json").read_text())
     config["data"] |= {"root": "", "dicom_root": "", "cache": ""}  # whose machine it was is nobody's business
     config.pop("predict", None)
-    with atomic_path(out / "config.json") as temporary:
-        temporary.write_text(json.dumps(config, indent=2))
-    for name, member in asked.members.items():
-        variables = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), member.variables["params"])
-        save_weights(out / name / "weights", {**member.variables, "params": variables})
-        for note in (out / name).rglob("commit_success.txt"):
-            note.write_text("complete\n")  # Orbax writes the path of the machine
-        shutil.copy(workdir / name / "calibration.json", out / name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as beside:
+        unfinished = Path(beside) / out.name
+        for name, member in asked.members.items():
+            params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), member.variables["params"])
+            save_weights(unfinished / name / "weights", {**member.variables, "params": params})
+            for note in (unfinished / name).rglob("commit_success.txt"):
+                note.write_text("complete\n")  # Orbax writes the path of the machine
+            shutil.copy(workdir / name / "calibration.json", unfinished / name)
+        (unfinished / "config.json").write_text(json.dumps(config, indent=2))
+        unfinished.rename(out)
 
 
-def main(argv: list[str]) -> None:
-    """Exports; a user's mistake becomes one line."""
-    del argv
-    try:
-        export(Path(WORKDIR.value), Path(OUT.value))
-    except UserError as error:
-        sys.exit(f"export_weights: {error}")
+def launch() -> None:
+    """The command line; a user's mistake becomes one line."""
+    workdir = flags.DEFINE_string("workdir", None, "The run.", required=True)
+    out = flags.DEFINE_string("out", None, "Folder to write; must not exist.", required=True)
+
+    def main(argv: list[str]) -> None:
+        del argv
+        try:
+            export(Path(workdir.value), Path(out.value))
+        except UserError as error:
+            sys.exit(f"export_weights: {error}")
+
+    app.run(main)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["workdir", "out"])
-    app.run(main)
+    launch()

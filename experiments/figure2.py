@@ -19,31 +19,36 @@ from pnsamp_jax.predict import make_finding
 from pnsamp_jax.report.finding import Finding
 from pnsamp_jax.report.nodules import draw_nodules
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The config file of the run.")
-WORKDIR = flags.DEFINE_string("workdir", None, "The run.")
-OUT = flags.DEFINE_string("out", None, "PNG or PDF file to write.")
-COUNT = flags.DEFINE_integer("count", 6, "How many nodules, spread evenly over the test fold by diameter.")
-CONTEXT = flags.DEFINE_string("context", "", "Only nodules of this context, as cube; all by default.")
-
 
 def test_findings(config: ml_collections.ConfigDict, workdir: Path, count: int, context: str = "") -> list[Finding]:
     """What the network of the config's fold says of some of its test nodules, with what the readers say.
 
+    Args:
+      config: of the run; its `fold` is the one that is shown, the first if it is -1.
+      workdir: of the run.
+      count: how many nodules at most, spread evenly over the fold's by diameter.
+      context: only nodules of this one; of any if empty.
+
+    Returns:
+      By diameter, the smallest first.
+
     Raises:
-      UserError: the run is not there, or the fold tests no such nodule.
+      UserError: the run is not there, the fold is not tested, or tests no such nodule.
     """
+    split = workdir / "folds.json"
+    if not split.is_file():  # which `load_folds` would make
+        raise UserError(f"{split}: no such file; give the workdir of a training")
     settings.check_workdir(config, workdir)
-    records = train.load_records(config)
     fold = max(config.fold, 0)
-    test = train.places_of(records, train.load_folds(config, records, workdir / "folds.json")[fold]["test"])
+    asked = networks.of_fold(networks.load(workdir), fold)
+    records = train.load_records(config)
+    test = train.places_of(records, train.load_folds(config, records, split)[fold]["test"])
     test = test[(records[keys.CONTEXT][test] == context) | (context == "")]
     if not len(test):
         raise UserError(f"--context={context}: fold {fold} tests no such nodule; leave it out, or take another fold")
     by_size = test[np.argsort(records[keys.DIAMETER][test])]
     spread = np.unique(np.linspace(0, len(by_size) - 1, count).round().astype(int))
     chosen = {name: values[by_size[spread]] for name, values in records.items()}
-    asked = networks.load(workdir)
-    asked = asked._replace(members={f"fold_{fold}": asked.members[f"fold_{fold}"]})
     images = np.stack([np.asarray(transforms.crop(image, config.patch_size)) for image in chosen[keys.IMAGE]])
     answers, truth = networks.predict(asked, images), cohort.rounded_rating(chosen[keys.VOTES])
     findings = []
@@ -64,17 +69,28 @@ def test_findings(config: ml_collections.ConfigDict, workdir: Path, count: int, 
     return findings
 
 
-def main(argv: list[str]) -> None:
-    """Draws the picture; a user's mistake becomes one line."""
-    del argv
-    logging.set_verbosity(logging.WARNING)
-    try:
-        findings = test_findings(CONFIG.value, Path(WORKDIR.value), COUNT.value, CONTEXT.value)
-        draw_nodules(findings, Path(OUT.value))
-    except UserError as error:
-        sys.exit(f"figure2: {error}")
+def launch() -> None:
+    """The command line; a user's mistake becomes one line."""
+    config = config_flags.DEFINE_config_file("config", None, "The config file of the run.")
+    workdir = flags.DEFINE_string("workdir", None, "The run.")
+    out = flags.DEFINE_string("out", None, "PNG or PDF file to write.")
+    count = flags.DEFINE_integer("count", 6, "How many nodules, spread evenly over the test fold by diameter.")
+    context = flags.DEFINE_string("context", "", "Only nodules of this context, as cube; all by default.")
+
+    def main(argv: list[str]) -> None:
+        del argv
+        logging.set_verbosity(logging.WARNING)
+        try:
+            if Path(out.value).suffix not in (".png", ".pdf"):
+                raise UserError(f"--out={out.value}: draws .png or .pdf")
+            findings = test_findings(config.value, Path(workdir.value), count.value, context.value)
+            draw_nodules(findings, Path(out.value))
+        except UserError as error:
+            sys.exit(f"figure2: {error}")
+
+    flags.mark_flags_as_required(["config", "workdir", "out"])
+    app.run(main)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir", "out"])
-    app.run(main)
+    launch()

@@ -28,12 +28,6 @@ from pnsamp_jax.data.volumes import Volume
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.predictions import read_tables
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The config file of the run.")
-WORKDIR = flags.DEFINE_string("workdir", None, "The run.")
-CONTEXT = flags.DEFINE_string("context", "cube", "Which nodules: ct, cube, slab or simulated.")
-POINTS = flags.DEFINE_integer("points", 8, "How many points beside its own each nodule is asked from.")
-RADIUS = flags.DEFINE_float("radius", 5.0, "mm, how far off they lie at most.")
-
 
 def offsets(count: int, radius_mm: float, seed: int) -> np.ndarray:
     """(1 + count, 3) mm: none, then points drawn evenly from a ball."""
@@ -64,7 +58,7 @@ def ask(asked: networks.Networks, marked: MarkedNodule, moves: np.ndarray) -> tu
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path, context: str, count: int, radius_mm: float) -> dict:
-    """Moves the points of the test nodules of one context; see the module.
+    """Moves the points of the test nodules of one context, and writes jitter.json; see the module.
 
     Raises:
       UserError: the run is not there, or tested no such nodule.
@@ -80,8 +74,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, context: str, count: i
         for marked in source.load(series):
             if marked.nodule.nodule_id not in fold_of:
                 continue
-            fold = f"fold_{fold_of[marked.nodule.nodule_id]}"
-            one = asked._replace(members={fold: asked.members[fold]})
+            one = networks.of_fold(asked, fold_of[marked.nodule.nodule_id])
             expected, likeliest, dice = ask(one, marked, offsets(count, radius_mm, seed=len(patients)))
             changes.append(np.abs(expected[1:] - expected[0]).mean())
             kept.append((likeliest[1:] == likeliest[0]).mean())
@@ -91,22 +84,31 @@ def run(config: ml_collections.ConfigDict, workdir: Path, context: str, count: i
     for name, values in (("change", changes), ("same_class", kept), ("dice", dices)):
         figures[name] = {"mean": float(np.mean(values)), "interval": metrics.mean_interval(values, np.array(patients))}
     figures["change"]["largest_tenth"] = float(np.quantile(changes, 0.9))
+    with atomic_path(workdir / "jitter.json") as temporary:
+        temporary.write_text(json.dumps(figures, indent=1))
     return figures
 
 
-def main(argv: list[str]) -> None:
-    """Measures; a user's mistake becomes one line."""
-    del argv
-    logging.set_verbosity(logging.WARNING)
-    try:
-        figures = run(CONFIG.value, Path(WORKDIR.value), CONTEXT.value, POINTS.value, RADIUS.value)
-    except UserError as error:
-        sys.exit(f"jitter: {error}")
-    with atomic_path(Path(WORKDIR.value) / "jitter.json") as temporary:
-        temporary.write_text(json.dumps(figures, indent=1))
-    print(json.dumps(figures, indent=1))
+def launch() -> None:
+    """The command line; a user's mistake becomes one line."""
+    config = config_flags.DEFINE_config_file("config", None, "The config file of the run.")
+    workdir = flags.DEFINE_string("workdir", None, "The run.")
+    context = flags.DEFINE_string("context", "cube", "Which nodules: ct, cube, slab or simulated.")
+    points = flags.DEFINE_integer("points", 8, "How many points beside its own each nodule is asked from.")
+    radius = flags.DEFINE_float("radius", 5.0, "mm, how far off they lie at most.")
+
+    def main(argv: list[str]) -> None:
+        del argv
+        logging.set_verbosity(logging.WARNING)
+        try:
+            figures = run(config.value, Path(workdir.value), context.value, points.value, radius.value)
+        except UserError as error:
+            sys.exit(f"jitter: {error}")
+        print(json.dumps(figures, indent=1))
+
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    launch()

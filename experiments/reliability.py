@@ -25,8 +25,6 @@ from pnsamp_jax.evaluate import CONTEXT_NOTES, malignant_probability
 from pnsamp_jax.predictions import Table, read_tables
 from pnsamp_jax.report.figures import BLUE, GREY
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run.")
-
 
 def scaled(table: Table, workdir: Path) -> Table:
     """The table with the probabilities that temperature scaling gives, each fold's with its own."""
@@ -84,16 +82,17 @@ def draw(before: Table, after: Table, note: str, path: Path) -> None:
         picture.savefig(temporary, dpi=120)
 
 
-def main(argv: list[str]) -> None:
-    """Compares; a user's mistake becomes one line."""
-    del argv
-    workdir = Path(WORKDIR.value)
-    try:
-        table = read_tables(workdir)
-        after = scaled(table, workdir)
-    except UserError as error:
-        sys.exit(f"reliability: {error}")
-    results = {}
+def run(workdir: Path) -> dict:
+    """Compares a run's predictions with the scaled ones, and writes reliability.json and the pictures.
+
+    Returns:
+      What `compare` gives, by context.
+
+    Raises:
+      UserError: a table or a fold's calibration is missing or damaged.
+    """
+    table = read_tables(workdir)
+    after, results = scaled(table, workdir), {}
     for context in sorted(set(table["context"])):
         parts = [only(part, table["context"] == context) for part in (table, after)]
         results[context] = compare(*parts)
@@ -101,9 +100,22 @@ def main(argv: list[str]) -> None:
         draw(*parts, note, workdir / "figures" / f"reliability_{context}.png")
     with atomic_path(workdir / "reliability.json") as temporary:
         temporary.write_text(json.dumps(results, indent=1))
-    print(json.dumps(results, indent=1))
+    return results
+
+
+def launch() -> None:
+    """The command line; a user's mistake becomes one line."""
+    workdir = flags.DEFINE_string("workdir", None, "The run.", required=True)
+
+    def main(argv: list[str]) -> None:
+        del argv
+        try:
+            print(json.dumps(run(Path(workdir.value)), indent=1))
+        except UserError as error:
+            sys.exit(f"reliability: {error}")
+
+    app.run(main)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["workdir"])
-    app.run(main)
+    launch()

@@ -1,7 +1,8 @@
 """Temperature scaling: one number for each rating that makes its probabilities as sure as they are right.
 
 Guo et al., "On calibration of modern neural networks", ICML 2017. Pure numpy. What is found on the validation part of
-a fold is kept beside its checkpoints in calibration.json, with the features of the average nodule of that part.
+a fold is kept beside its checkpoints in calibration.json, with the features of the average nodule of that part and
+the checkpoint that it is true of.
 """
 
 import json
@@ -24,10 +25,14 @@ class Calibration(NamedTuple):
     Attributes:
       temperatures: (9,) of the ratings.
       features: (F,) mean of the nodules' features; of no length for a model without.
+      checkpoint: of the network, "best" or "last"; None in a file of before that was noted.
+      step: that the checkpoint was saved at; None likewise.
     """
 
     temperatures: np.ndarray
     features: np.ndarray
+    checkpoint: str | None
+    step: int | None
 
 
 def scale(probabilities: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
@@ -74,14 +79,26 @@ def fit_temperatures(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray
     return temperatures
 
 
-def write(path: Path, probabilities: np.ndarray, truth: np.ndarray, features: np.ndarray | None) -> None:
-    """Fits temperatures and writes them with the mean features; (N, 9, 6), (N, 9) and (N, F) of the nodules.
+def write(
+    path: Path, probabilities: np.ndarray, truth: np.ndarray, features: np.ndarray | None, checkpoint: str, step: int
+) -> None:
+    """Fits temperatures and writes them with the mean features.
 
     A rating that the model does not give, so that its probabilities are NaN, has a temperature of 1.
+
+    Args:
+      path: of the JSON file.
+      probabilities: (N, 9, 6) of the N nodules.
+      truth: (N, 9) int, 0 where there is none.
+      features: (N, F), None for a model without.
+      checkpoint: which one says so, "best" or "last".
+      step: that it was saved at.
     """
     given = ~np.isnan(probabilities).all(axis=(0, 2))
     temperatures = fit_temperatures(probabilities, truth * given)
     content = {
+        "checkpoint": checkpoint,
+        "step": step,
         "nodules": len(truth),
         "temperatures": dict(zip(keys.RATING_NAMES, temperatures.tolist(), strict=True)),
         "features": [] if features is None else np.asarray(features, np.float64).mean(axis=0).tolist(),
@@ -99,7 +116,8 @@ def read(path: Path) -> Calibration:
     try:
         content = json.loads(path.read_text())
         temperatures = np.array([float(content["temperatures"][name]) for name in keys.RATING_NAMES])
-        return Calibration(temperatures, np.array(content["features"], np.float32))
+        features = np.array(content["features"], np.float32)
+        return Calibration(temperatures, features, content.get("checkpoint"), content.get("step"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; run --mode evaluate on this workdir, which writes it") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -1,9 +1,17 @@
 """The one exception that a user is meant to see."""
 
 
+def readable(text: str) -> str:
+    """Text that any file takes: what of a path is no UTF-8, which Python keeps as lone surrogates, as \\udcxx."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class UserError(Exception):
     """A mistake in the user's files or settings.
 
     Its message is one line that names the file or field and says what to do. `main` prints that line and
     exits with status 1; nothing else is caught, so that a bug keeps its traceback.
     """
+
+    def __init__(self, message: str):
+        super().__init__(readable(message))

@@ -14,6 +14,7 @@ import numpy as np
 from pnsamp_jax import metrics
 from pnsamp_jax.data import keys
 from pnsamp_jax.data.prepare import atomic_path
+from pnsamp_jax.errors import readable
 from pnsamp_jax.predictions import Table, rated, read_tables
 from pnsamp_jax.report.figures import draw_evaluation
 
@@ -190,9 +191,9 @@ def evaluate(workdir: Path) -> dict:
         print("\n" + format_table(results["contexts"][context], context, paper))
     with atomic_path(workdir / "results.json") as temporary:
         temporary.write_text(json.dumps(_null_for_nan(results), indent=1))
-    print(f"\nTables: {workdir / 'predictions.csv'}, {workdir / 'readers.csv'}, {workdir / 'results.json'}")
-    for picture in pictures:
-        print(f"Picture: {picture}")
+    tables = ", ".join(str(workdir / name) for name in ("predictions.csv", "readers.csv", "results.json"))
+    for line in (f"\nTables: {tables}", *(f"Picture: {picture}" for picture in pictures)):
+        print(readable(line))
     return results
 
 

@@ -5,11 +5,14 @@ They are read from the workdir of a run, or from what `experiments/export_weight
     config.json                    of the run
     fold_<k>/checkpoints/          of training; or, without what only training needs, fold_<k>/weights/
     fold_<k>/calibration.json      temperatures and average features, see `calibration`
+
+A fold is ready once it is tested, which writes its calibration.json.
 """
 
 import itertools
 import json
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,9 +26,9 @@ from flax import linen as nn
 from pnsamp_jax import calibration, models, transforms
 from pnsamp_jax.checkpoint import Checkpoints, load_weights
 from pnsamp_jax.data import keys
-from pnsamp_jax.errors import UserError
+from pnsamp_jax.errors import UserError, readable
 from pnsamp_jax.models.pn_samp import PNSAMP, contributions
-from pnsamp_jax.state import create_state
+from pnsamp_jax.state import TrainState, create_state
 
 Array = jax.Array
 
@@ -84,10 +87,11 @@ class Answers(NamedTuple):
 
 
 def load(folder: Path) -> Networks:
-    """Reads the networks of a folder.
+    """Reads the networks of a folder; folds that are not tested yet are left out, and named on stderr.
 
     Raises:
-      UserError: it holds no networks, or none that predict the mask and the ratings.
+      UserError: it holds no networks that are ready, none that predict the mask and the ratings, or one whose
+        calibration is of another checkpoint than config.json names.
     """
     path = folder / "config.json"
     try:
@@ -106,22 +110,50 @@ def load(folder: Path) -> Networks:
     # To this machine's first device, on whichever devices it was trained.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like)
-    members = {}
-    for fold in sorted(folder.glob("fold_*")):
-        if (fold / "weights").is_dir():
-            variables = load_weights(fold / "weights", {"params": like.params, "batch_stats": like.batch_stats})
-        elif (fold / "checkpoints").is_dir():
-            with Checkpoints(fold / "checkpoints") as checkpoints:
-                state = checkpoints.restore(like, which)
-            variables = {"params": state.params, "batch_stats": state.batch_stats}
-        else:
-            continue
-        found = calibration.read(fold / "calibration.json")
-        temperatures, average = jnp.asarray(found.temperatures, jnp.float32), jnp.asarray(found.features)
-        members[fold.name] = Network(variables, temperatures, average)
-    if not members:
+    trained = sorted({path.parent for kind in ("weights", "checkpoints") for path in folder.glob(f"fold_*/{kind}")})
+    tested = [fold for fold in trained if (fold / "calibration.json").exists()]
+    untested = [fold.name for fold in trained if fold not in tested]
+    if not trained:
         raise UserError(f"{folder}: no fold is trained; run --mode train on this workdir first")
+    if not tested:
+        raise UserError(
+            f"{folder}: no fold is tested yet, which calibrates its network; let the training end, or run "
+            f"--mode evaluate --config.fold={untested[0].removeprefix('fold_')} on this workdir"
+        )
+    if untested:
+        print(readable(f"{folder}: left out, since not tested yet: {', '.join(untested)}"), file=sys.stderr)
+    members = {fold.name: _load_member(fold, like, which) for fold in tested}
     return Networks(model, patch_size, spacing_mm, windows, members)
+
+
+def _load_member(fold: Path, like: TrainState, which: str) -> Network:
+    """The network of a tested fold, of its checkpoint "best" or "last" if it has any, else of its weights."""
+    path = fold / "calibration.json"
+    found = calibration.read(path)
+    if (fold / "weights").is_dir():
+        variables = load_weights(fold / "weights", {"params": like.params, "batch_stats": like.batch_stats})
+    else:
+        with Checkpoints(fold / "checkpoints") as checkpoints:
+            state = checkpoints.restore(like, which)
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        if found.step not in (None, int(state.step)):
+            raise UserError(
+                f"{path}: is of the {found.checkpoint} checkpoint, step {found.step}, but config.json names the "
+                f"{which} one, now step {int(state.step)}; run --mode evaluate on this workdir, which writes it anew"
+            )
+    return Network(variables, jnp.asarray(found.temperatures, jnp.float32), jnp.asarray(found.features))
+
+
+def of_fold(networks: Networks, fold: int) -> Networks:
+    """The network of one fold, alone.
+
+    Raises:
+      UserError: it is not among them.
+    """
+    name = f"fold_{fold}"
+    if name not in networks.members:
+        raise UserError(f"{name}: is not trained and tested; ready are {', '.join(networks.members)}")
+    return networks._replace(members={name: networks.members[name]})
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -195,7 +227,7 @@ def malignancy_gradient(model: nn.Module, windows: tuple, network: Network, imag
 def compile_saliency(networks: Networks, batch_size: int) -> None:
     """Compiles what `saliency` runs for batches of this size."""
     images = np.zeros((batch_size, *(networks.patch_size,) * 3), np.int16)
-    saliency(networks._replace(members=dict([next(iter(networks.members.items()))])), images)
+    saliency(networks._replace(members=dict(itertools.islice(networks.members.items(), 1))), images)
 
 
 def saliency(networks: Networks, images: np.ndarray) -> np.ndarray:

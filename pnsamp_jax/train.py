@@ -207,7 +207,8 @@ def test_fold(
     results = run_model(single, state, records, validation, config.batch_size)
     if "probabilities" in results:
         truth = cohort.rounded_rating(np.asarray(records[keys.VOTES])[validation])
-        calibration.write(folder / "calibration.json", results["probabilities"], truth, results.get("features"))
+        said = results["probabilities"], truth, results.get("features")
+        calibration.write(folder / "calibration.json", *said, config.checkpoint, int(state.step))
     results = run_model(steps.compile_eval_step(task), state, records, test, config.batch_size)
     labels = {name: np.asarray(records[name])[test] for name in (keys.NODULE_ID, keys.PATIENT_ID, keys.VOTES)}
     dice = results.get("dice", np.full(len(test), np.nan))

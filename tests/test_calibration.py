@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -57,3 +59,19 @@ def test_perfect_predictions_stop_at_the_range():
     truth = np.random.default_rng(4).integers(1, 4, (50, 1))
     p = np.where(np.arange(1, 4) == truth[..., None], 0.8, 0.1)
     assert calibration.fit_temperatures(p, truth)[0] == pytest.approx(calibration.RANGE[0], rel=1e-3)
+
+
+def test_a_file_says_which_checkpoint_it_is_of_and_an_older_one_nothing(tmp_path):
+    random, path = np.random.default_rng(5), tmp_path / "calibration.json"
+    p, truth = random.dirichlet(np.ones(6), (30, 9)), random.integers(1, 4, (30, 9))
+    features = random.normal(size=(30, 7))
+    calibration.write(path, p, truth, features, "best", step=40)
+    content, found = json.loads(path.read_text()), calibration.read(path)
+    assert (content["checkpoint"], content["step"]) == (found.checkpoint, found.step) == ("best", 40)
+    np.testing.assert_array_equal(found.temperatures, calibration.fit_temperatures(p, truth))
+    np.testing.assert_allclose(found.features, features.mean(axis=0), rtol=1e-6)
+    del content["checkpoint"], content["step"]
+    path.write_text(json.dumps(content))
+    older = calibration.read(path)
+    assert (older.checkpoint, older.step) == (None, None)
+    np.testing.assert_array_equal(older.temperatures, found.temperatures)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import highdicom as hd
 import numpy as np
@@ -50,10 +51,15 @@ def make_masks(paths, count=1):
     return [Volume(mask, ct.affine) for mask in masks]
 
 
+def on_grid(masks):
+    """The marked voxels of masks, and the affine of their grid."""
+    return [np.argwhere(mask.array) for mask in masks], masks[0].affine
+
+
 def write(folder, findings, masks, paths):
     """Writes both objects into folder/out; returns the Segmentation as read back, None if there is no file."""
     seg_path, sr_path = folder / "out" / "seg.dcm", folder / "out" / "sr.dcm"
-    write_objects(findings, masks, paths, seg_path, sr_path)
+    write_objects(findings, *on_grid(masks), paths, seg_path, sr_path)
     assert {"sr.dcm"} <= {*os.listdir(folder / "out")} <= {"seg.dcm", "sr.dcm"}
     return hd.seg.segread(seg_path) if seg_path.exists() else None
 
@@ -260,14 +266,16 @@ def test_headers_that_objects_cannot_refer_to_are_refused(tmp_path, change, comp
     paths = make_series(tmp_path)
     edit(paths[2], **change)
     out = tmp_path / "out"
-    message = refusal(write_objects, [finding()], make_masks(paths), paths, out / "seg.dcm", out / "sr.dcm")
+    masks = on_grid(make_masks(paths))
+    message = refusal(write_objects, [finding()], *masks, paths, out / "seg.dcm", out / "sr.dcm")
     assert message.startswith(f"{paths[2]}: ") and complaint in message
     assert not out.exists()
 
 
 def test_slices_of_one_uid_are_refused(tmp_path):
     paths = make_series(tmp_path, SOPInstanceUID="1.2.3.9")
-    message = refusal(write_objects, [finding()], make_masks(paths), paths, tmp_path / "seg", tmp_path / "sr")
+    masks = on_grid(make_masks(paths))
+    message = refusal(write_objects, [finding()], *masks, paths, tmp_path / "seg", tmp_path / "sr")
     assert message.startswith(f"{paths[1]}: SOPInstanceUID") and paths[0] in message
 
 
@@ -298,6 +306,42 @@ def test_what_is_broken_or_missing_in_a_header_is_left_empty_and_nobody_hears_of
     for made in (seg, read_report(tmp_path)):
         assert not any(made[tag].value for tag in [*broken, "AccessionNumber", "StudyID"])
         assert made.PatientName == "Doe"
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    ["SliceThickness", "SpacingBetweenSlices", "PatientWeight", "LossyImageCompressionRatio", "InstanceNumber"],
+)
+def test_an_optional_number_that_is_none_counts_as_absent(tmp_path, keyword):
+    paths = make_series(tmp_path, **{keyword: 123456})
+    for path in paths:
+        data = Path(path).read_bytes()
+        assert data.count(b"123456") == 1
+        Path(path).write_bytes(data.replace(b"123456", b"thick "))  # which pydicom itself would not write
+    masks = make_masks(paths)
+    seg = write(tmp_path, [finding()], masks, paths)
+    assert_frames_are(seg, masks, paths)
+    (shared,) = seg.SharedFunctionalGroupsSequence
+    assert shared.PixelMeasuresSequence[0].SliceThickness == 2.5
+
+
+@pytest.mark.parametrize("thickness", [0, -1, [2, 3]])
+def test_a_slice_thickness_that_none_can_have_is_the_distance_of_the_slices(tmp_path, thickness):
+    paths = make_series(tmp_path, SliceThickness=thickness)
+    seg = write(tmp_path, [finding()], make_masks(paths), paths)
+    assert seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == 2.5
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_segments_may_overlap(tmp_path, overlap):
+    paths = make_series(tmp_path)
+    masks = make_masks(paths, 3)
+    if not overlap:
+        masks[1].array[:] &= ~masks[0].array
+        masks[2].array[:] &= ~(masks[0].array | masks[1].array)
+    seg = write(tmp_path, [finding(name) for name in "abc"], masks, paths)
+    assert seg.SegmentsOverlap == ("YES" if overlap else "NO")
+    assert_frames_are(seg, masks, paths)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pnsamp_jax"
 # `__main__`, which is a command line and stands beside main.
 LAYERS = (
     {"main"},
-    {"train", "evaluate", "predict", "predictions", "settings", "report"},
-    {"networks", "steps", "input_pipeline", "checkpoint", "metrics_log", "datasets"},
+    {"train", "evaluate", "predict", "prediction_files", "predictions", "settings", "report"},
+    {"points", "networks", "steps", "input_pipeline", "checkpoint", "metrics_log", "datasets"},
     {"state", "losses", "calibration", "comparison", "metrics", "transforms"},
     {"models", "data"},
     {"allocator", "errors", ""},  # "" is the package itself

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from tiny_run import made_up_run, tiny_config
 
+from experiments import export_weights
 from experiments.export_weights import export
 from pnsamp_jax import calibration, networks, train, transforms
 from pnsamp_jax.data import keys
@@ -118,8 +120,56 @@ def test_exported_weights_are_small_and_say_the_same(workdir, asked, patches, tm
     # bfloat16 keeps 8 bits of each parameter; half a percent of each weight moves a probability by about as much.
     ours, theirs = networks.predict(asked, patches), networks.predict(exported, patches)
     np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=0.01)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and os.fsencode(tmp_path) in path.read_bytes()]
     with pytest.raises(UserError, match="is there already"):
         export(workdir, tmp_path / "weights")
+
+
+def test_an_export_that_fails_leaves_nothing(workdir, tmp_path, monkeypatch):
+    def copy(source, target):
+        if "fold_2" in str(source):
+            raise OSError("the disk is full")
+        shutil.copyfile(source, target / "calibration.json")
+
+    monkeypatch.setattr(export_weights.shutil, "copy", copy)
+    with pytest.raises(OSError, match="the disk is full"):
+        export(workdir, tmp_path / "weights")
+    assert not list(tmp_path.iterdir())
+
+
+def test_folds_that_are_not_tested_yet_are_left_out_and_named(workdir, tmp_path, capsys):
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "fold_0" / "calibration.json").unlink()
+    (tmp_path / "fold_1" / "checkpoints").mkdir(parents=True)
+    assert list(networks.load(tmp_path).members) == ["fold_2"]
+    assert capsys.readouterr().err == f"{tmp_path}: left out, since not tested yet: fold_0, fold_1\n"
+    (tmp_path / "fold_2" / "calibration.json").unlink()
+    with pytest.raises(UserError, match="no fold is tested yet.*--mode evaluate --config.fold=0 on this workdir"):
+        networks.load(tmp_path)
+
+
+def test_the_calibration_of_another_checkpoint_is_refused(workdir, tmp_path, capsys):
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "fold_2" / "calibration.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"checkpoint": "last", "step": 7}))
+    message = (
+        r"fold_2/calibration\.json: is of the last checkpoint, step 7, but .* best one, now step 1; run --mode eval"
+    )
+    with pytest.raises(UserError, match=message):
+        networks.load(tmp_path)
+    path.write_text(json.dumps(content | {"checkpoint": "last"}))  # the best is the last
+    assert len(networks.load(tmp_path).members) == 2
+    older = {name: value for name, value in content.items() if name not in ("checkpoint", "step")}
+    path.write_text(json.dumps(older))
+    assert len(networks.load(tmp_path).members) == 2
+    assert not capsys.readouterr().err
+
+
+def test_one_fold_alone(asked):
+    assert list(networks.of_fold(asked, 2).members) == ["fold_2"]
+    with pytest.raises(UserError, match="fold_1: is not trained and tested; ready are fold_0, fold_2"):
+        networks.of_fold(asked, 1)
 
 
 def test_what_is_no_trained_run_is_the_users_error(workdir, tmp_path):
@@ -131,9 +181,6 @@ def test_what_is_no_trained_run_is_the_users_error(workdir, tmp_path):
     shutil.copytree(workdir / "fold_0", tmp_path / "fold_0")
     (tmp_path / "fold_0" / "calibration.json").write_text('{"temperatures": {}}')
     with pytest.raises(UserError, match=r"fold_0/calibration\.json: damaged"):
-        networks.load(tmp_path)
-    (tmp_path / "fold_0" / "calibration.json").unlink()
-    with pytest.raises(UserError, match=r"fold_0/calibration\.json: no such file; run --mode evaluate"):
         networks.load(tmp_path)
     config = json.loads((workdir / "config.json").read_text())
     config["model"]["segment"] = False

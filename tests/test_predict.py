@@ -1,10 +1,12 @@
 """pnsamp_jax.predict: a CT and its points become ratings, masks and files, whatever the file's format."""
 
 import csv
+import gzip
 import json
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import ct_files
@@ -16,7 +18,7 @@ from ml_collections import ConfigDict
 from tiny_run import made_up_run
 
 from configs import predict as predict_config
-from pnsamp_jax import predict
+from pnsamp_jax import networks, points, predict, prediction_files
 from pnsamp_jax.data import keys
 from pnsamp_jax.data.volumes import Volume, read_image
 from pnsamp_jax.errors import UserError
@@ -119,14 +121,15 @@ def test_the_json_says_the_same_and_more(predicted):
 
 def test_the_mask_lies_in_the_grid_of_its_image(image, ct, tmp_path):
     finding = make_finding(size=32, point_mm=POINT)
-    request = predict.Request(finding.nodule_id, "ct", image, POINT)
-    located = predict.Located(request, POINT, finding.hu, ct.array.shape, ct.affine)
-    predict.write_image_files([(located, finding)], tmp_path)
+    request = points.Request(finding.nodule_id, "ct", image, POINT)
+    located = points.Located(request, POINT, finding.hu, ct.array.shape, ct.affine)
+    voxels = prediction_files.write_mask_file(located, finding, tmp_path)
     mask, there = sitk.ReadImage(str(tmp_path / "masks" / "nodule_1.nii.gz")), sitk.ReadImage(str(image))
     assert mask.GetSize() == there.GetSize()
     for name in ("GetOrigin", "GetSpacing", "GetDirection"):
         np.testing.assert_allclose(getattr(mask, name)(), getattr(there, name)(), atol=1e-4)  # headers are float32
     marked = np.argwhere(sitk.GetArrayFromImage(mask))
+    np.testing.assert_array_equal(voxels, marked)
     voxel_mm3 = np.prod(SPACING)
     assert len(marked) * voxel_mm3 == pytest.approx(finding.volume_mm3, abs=voxel_mm3 / 2 + 1e-3)
     assert np.abs(ct.to_lps(marked.mean(axis=0)) - POINT).max() < 0.5  # a fifth of the slice thickness
@@ -301,6 +304,134 @@ def test_headers_that_allow_of_no_dicom_objects_cost_nothing_else(workdir, ct, t
     (row,) = rows_of(tmp_path / "out")
     assert row["status"] == "ok" and (tmp_path / "out" / row["mask"]).is_file()
     assert not list(tmp_path.rglob("*evil*"))
+
+
+@pytest.fixture
+def balls(monkeypatch):
+    """Networks that find a ball, 12 mm wide, at every point: nothing is compiled."""
+    mask = np.linalg.norm(np.indices((16,) * 3) - 7.5, axis=0) < 3
+
+    def answer(asked, images, flips):
+        n = len(images)
+        p = np.tile(keys.CLASS_EXISTS / keys.CLASS_EXISTS.sum(axis=1, keepdims=True), (n, 1, 1))
+        return networks.Answers(np.tile(mask * 1.0, (n, 1, 1, 1)), p, np.zeros(n), np.zeros(n), np.zeros((n, 9)))
+
+    monkeypatch.setattr(networks, "predict", answer)
+    monkeypatch.setattr(networks, "compile_saliency", lambda *_: None)
+    monkeypatch.setattr(networks, "saliency", lambda asked, images: images.astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["dicom", "missing"])
+def test_a_path_that_is_not_utf8_is_written_readably(kind, balls, workdir, ct, tmp_path):
+    there = tmp_path / "ct\udcff"  # as Python has the byte 255
+    try:
+        there.mkdir()
+    except OSError:
+        pytest.skip("the file system takes UTF-8 only")
+    if kind == "dicom":
+        series = {"step": (0, 0, SPACING[0]), "origin": ORIGIN, "spacing": SPACING[1:]}
+        ct_files.write_series(there, ct.array, FrameOfReferenceUID="1.2.9", **series)
+    else:
+        there /= "none.nii.gz"
+    config = options(workdir, image=str(there), points=text(POINT, OTHER, -POINT), shown=1)
+    message = ct_files.refusal(predict.predict, config, tmp_path / "out")
+    rows, content = rows_of(tmp_path / "out"), json.loads((tmp_path / "out" / "predictions.json").read_text())
+    name = str(there).replace("\udcff", "\\udcff")
+    assert "ct\\udcff" in message and "ct\\udcff" in rows[2]["status"]
+    for row, nodule in zip(rows, content["nodules"], strict=True):
+        assert row["image"] == nodule["image"] == name and row["status"] == nodule["status"]
+    if kind == "dicom":
+        assert [row["status"] == "ok" for row in rows] == [True, True, False]
+        assert "ct\\\\udcff" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")  # as JSON has it
+    else:
+        assert all(row["status"] == f"{name}: no such file or folder; correct the path" for row in rows)
+
+
+# Elements that tell who was scanned, where and when, with values that stand nowhere else.
+_NAMES = """
+    PatientID IssuerOfPatientID OtherPatientIDs PatientComments PatientAddress PatientMotherBirthName EthnicGroup
+    AdditionalPatientHistory Occupation AccessionNumber StudyID StudyDescription SeriesDescription ProtocolName
+    InstitutionName InstitutionAddress StationName DeviceSerialNumber ReferringPhysicianName PerformingPhysicianName
+    OperatorsName ImageComments
+"""
+IDENTITY = {name: f"ZQ{place:02}" for place, name in enumerate(_NAMES.split())}
+DATES = {
+    "PatientBirthDate": "19370203",
+    "StudyDate": "20170506",
+    "SeriesDate": "20170507",
+    "AcquisitionDate": "20170508",
+}
+
+
+def test_only_dicom_objects_say_who_was_scanned_and_images_are_called_as_the_user_did(
+    balls, workdir, ct, tmp_path, capfd
+):
+    series = {"step": (0, 0, SPACING[0]), "origin": ORIGIN, "spacing": SPACING[1:], "FrameOfReferenceUID": "1.2.9"}
+    for name in ("ct", "damaged"):
+        paths = ct_files.write_series(tmp_path / name, ct.array, **series, **IDENTITY, **DATES)
+    ct_files.edit(paths[3], PixelSpacing=None)
+    typed = {"a": "./ct", "b": "ct/../ct", "c": "damaged", "d": "ct"}
+    places = dict.fromkeys(typed, POINT) | {"d": -POINT}
+    lines = [f"{name},{typed[name]},{','.join(map(str, places[name]))}" for name in typed]
+    (tmp_path / "points.csv").write_text("\n".join(["nodule_id,image,x_mm,y_mm,z_mm", *lines]))
+    config, out = options(workdir, points=str(tmp_path / "points.csv"), shown=5), tmp_path / "out"
+    message = ct_files.refusal(predict.predict, config, out)
+    content = json.loads((out / "predictions.json").read_text())["nodules"]
+    assert {row["nodule_id"]: row["image"] for row in rows_of(out)} == typed
+    assert {nodule["nodule_id"]: nodule["image"] for nodule in content} == typed
+    assert [nodule["status"] == "ok" for nodule in content] == [True, True, False, False]
+    page = (out / "report.html").read_text()
+    assert all(f'"nodule_id":"{name}","image":"{typed[name]}"' in page for name in "ab")
+    secrets = [text.encode() for text in (*IDENTITY.values(), *DATES.values(), ct_files.NAMES)]
+    written = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    written |= {path: gzip.decompress(data) for path, data in written.items() if path.suffix == ".gz"}
+    written |= {"message": message.encode(), "printed": "".join(capfd.readouterr()).encode()}
+    told = {Path(place).suffix for place, data in written.items() if any(secret in data for secret in secrets)}
+    assert told == {".dcm"}
+
+
+def test_one_image_at_a_time_is_in_memory(ct, tmp_path, monkeypatch):
+    alive, read = [], []
+
+    def read_watched(path):
+        alive.append(sum(volume() is not None for volume in read))
+        volume = Volume(ct.array.copy(), ct.affine)
+        read.append(weakref.ref(volume))
+        return volume
+
+    monkeypatch.setattr(points, "read_image", read_watched)
+    requests = [points.Request(name, name, tmp_path / name, POINT) for name in "abc"]
+    assert len(list(points.locate(requests, "mm", 16, 2.0, {}))) == 3
+    assert alive == [0, 0, 0]
+
+
+def test_no_patch_is_kept_of_a_nodule_of_a_series_but_of_those_that_are_shown(
+    balls, workdir, ct, tmp_path, monkeypatch
+):
+    series = {"step": (0, 0, SPACING[0]), "origin": ORIGIN, "spacing": SPACING[1:]}
+    ct_files.write_series(tmp_path / "ct", ct.array, FrameOfReferenceUID="1.2.9", **series)
+    patches, alive, make = [], [], predict.make_finding
+
+    def make_watched(*args, **given):
+        finding = make(*args, **given)
+        patches.append((weakref.ref(finding.hu), weakref.ref(finding.mask)))
+        return finding
+
+    def look(findings, marked, *_):
+        alive.append([any(patch() is not None for patch in pair) for pair in patches])
+        masks = sorted((tmp_path / "out" / "masks").iterdir())
+        for voxels, path in zip(marked, masks, strict=True):
+            assert len(voxels) == sitk.GetArrayViewFromImage(sitk.ReadImage(str(path))).sum() > 0
+        assert all(voxels.nbytes == 12 * len(voxels) for voxels in marked)
+
+    monkeypatch.setattr(predict, "make_finding", make_watched)
+    monkeypatch.setattr(prediction_files, "write_dicom_files", look)
+    monkeypatch.setattr(prediction_files, "write_pictures", lambda *_: None)
+    places = [POINT + (step, 0, 0) for step in range(7)]
+    config = options(workdir, image=str(tmp_path / "ct"), points=text(*places), shown=1)
+    config.batch_size = 2
+    predict.predict(config, tmp_path / "out")
+    assert alive == [[True, False, False, False, False, False, True]]  # the one that is shown, and the last batch
 
 
 def test_from_the_command_line(workdir, image, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_run import tiny_config
 
-from pnsamp_jax import settings, train
+from pnsamp_jax import calibration, settings, train
 from pnsamp_jax.checkpoint import Checkpoints
 from pnsamp_jax.data import cohort, keys
 from pnsamp_jax.errors import UserError
@@ -119,7 +119,11 @@ def test_a_fold_through_tfdata_equals_the_one_on_the_device(finished, tmp_path):
 def test_evaluate_mode_can_test_the_last_checkpoint(finished, tmp_path):
     results = train.test_and_evaluate(tiny_config(checkpoint="last"), finished[0])
     assert results["contexts"]["simulated"]["n"] == 24
+    found = calibration.read(finished[0] / "fold_1" / "calibration.json")
+    with Checkpoints(finished[0] / "fold_1" / "checkpoints") as checkpoints:
+        assert (found.checkpoint, found.step) == ("last", checkpoints.last_step)
     train.test_and_evaluate(tiny_config(), finished[0])  # leave the folder as it was
+    assert calibration.read(finished[0] / "fold_1" / "calibration.json").checkpoint == "best"
 
 
 @pytest.mark.parametrize(

@@ -40,5 +40,5 @@ def made_up_run(folder, folds):
         probabilities = random.dirichlet(np.ones(6), (40, 9)) * keys.CLASS_EXISTS
         features = random.normal(size=(40, state.params["heads"]["fusion"]["kernel"].shape[0]))
         path = folder / f"fold_{fold}" / "calibration.json"
-        calibration.write(path, probabilities, random.integers(1, 5, (40, 9)), features)
+        calibration.write(path, probabilities, random.integers(1, 5, (40, 9)), features, config.checkpoint, step=1)
     return folder

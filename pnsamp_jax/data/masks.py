@@ -92,7 +92,7 @@ def longest_axial_diameter_mm(mask: np.ndarray, spacing_mm: float) -> float:
     for plane in mask[mask.any(axis=(1, 2))]:
         rim = np.argwhere(plane & ~ndimage.binary_erosion(plane))
         longest = max(longest, 1 + pdist(rim).max(initial=0.0))
-    return longest * spacing_mm
+    return float(longest * spacing_mm)
 
 
 def _voxel_mm3(volume: Volume) -> float:

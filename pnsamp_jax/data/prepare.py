@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from pnsamp_jax.data import keys
 from pnsamp_jax.data.patches import Geometry, MarkedNodule, make_record
-from pnsamp_jax.errors import UserError
+from pnsamp_jax.errors import UserError, readable
 
 FORMAT_VERSION = 1  # part of the digest: raise it when the content of a record changes
 
@@ -132,9 +132,9 @@ def prepare(source: Source, geometry: Geometry, cache: Path, workers: int = 0) -
     with atomic_path(folder / "failures.json") as temporary:
         temporary.write_text(json.dumps(failures, indent=2, sort_keys=True))
     if failures:
-        print(f"Left out {len(failures)} of {len(paths)} series (listed in {folder / 'failures.json'}):")
+        print(readable(f"Left out {len(failures)} of {len(paths)} series (listed in {folder / 'failures.json'}):"))
         for series, reason in sorted(failures.items()):
-            print(f"  {series}: {reason}")
+            print(readable(f"  {series}: {reason}"))
     if len(failures) == len(paths):
         raise UserError(
             f"no series could be prepared; the first reason: {next(iter(failures.values()), 'none found')}"

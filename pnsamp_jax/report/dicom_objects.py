@@ -6,6 +6,7 @@ those finds these.
 """
 
 import os
+import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from pnsamp_jax import __version__
 from pnsamp_jax.data import keys
 from pnsamp_jax.data.dicom import SAME_MM, quiet_pydicom
 from pnsamp_jax.data.prepare import atomic_path
-from pnsamp_jax.data.volumes import Volume
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.report.finding import Finding
 
@@ -85,8 +85,17 @@ _MAY_BE_EMPTY = {
 }
 
 
+# What pydicom raises, not before it is asked for, on a value that is not of its kind.
+_UNSOUND = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, NotImplementedError, struct.error)
+
+
 def write_objects(
-    findings: list[Finding], masks: list[Volume], paths: list[str], seg_path: Path, sr_path: Path
+    findings: list[Finding],
+    marked: list[np.ndarray],
+    affine: np.ndarray,
+    paths: list[str],
+    seg_path: Path,
+    sr_path: Path,
 ) -> None:
     """Writes what was found in one CT series as a DICOM Segmentation and a DICOM structured report.
 
@@ -98,9 +107,11 @@ def write_objects(
     the program as the observer.
 
     Args:
-      findings: at least one; a `nodule_id` becomes the tracking identifier in both objects.
-      masks: of each finding, bool on the grid of `read_series(paths)`. Where that was resampled along depth, a slice
-        takes what lies nearest to it.
+      findings: at least one; a `nodule_id` becomes the tracking identifier in both objects. Their patches are not
+        read and may be empty.
+      marked: (V, 3) int of each finding, the index (d, h, w) on the grid of `read_series(paths)` of the V voxels that
+        its mask marks. Where that grid was resampled along depth, a slice takes what lies nearest to it.
+      affine: (4, 4) of that grid.
       paths: the series' files in any order, of which `read_series` has made a volume.
       seg_path: where to write the Segmentation. If there is no segment none is written, and one of an earlier call
         is removed.
@@ -110,17 +121,17 @@ def write_objects(
       UserError: a file's header lacks what the objects must refer to, or the files do not share it.
     """
     with quiet_pydicom():
-        headers, depths = _read_headers(paths, masks[0])
+        headers, depths = _read_headers(paths, affine)
         uids = [hd.UID() for _ in findings]
-        marked = np.array([mask.array.any(axis=(1, 2))[depths] for mask in masks])  # (finding, slice)
-        shown, used = np.flatnonzero(marked.any(axis=1)), np.flatnonzero(marked.any(axis=0))
+        touched = np.array([np.isin(depths, voxels[:, 0]) for voxels in marked])  # (finding, slice)
+        shown, used = np.flatnonzero(touched.any(axis=1)), np.flatnonzero(touched.any(axis=0))
         seg, segments = None, {}
         if len(shown):
-            planes = np.stack([masks[i].array[depths[used]] for i in shown], axis=-1)
+            planes = _planes([marked[i] for i in shown], depths[used], (headers[0].Rows, headers[0].Columns))
             names = [(findings[i].nodule_id, uids[i]) for i in shown]
             seg = _segmentation(names, planes, [headers[k] for k in used])
             for number, i in enumerate(shown, 1):
-                segments[i] = _segment(seg, number, [headers[k] for k in np.flatnonzero(marked[i])])
+                segments[i] = _segment(seg, number, [headers[k] for k in np.flatnonzero(touched[i])])
         groups = [
             _measurement_group(finding, uid, segments.get(i), headers[0])
             for i, (finding, uid) in enumerate(zip(findings, uids, strict=True))
@@ -135,7 +146,27 @@ def write_objects(
                     dataset.save_as(temporary, enforce_file_format=True)
 
 
-def _read_headers(paths: Iterable, grid: Volume) -> tuple[list[Dataset], np.ndarray]:
+def _planes(marked: list[np.ndarray], depths: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Slices at these depths of segments, each given as the (V, 3) index of its voxels.
+
+    Returns:
+      (slice, h, w) with the numbers of the segments, from 1; or, only where a voxel is of two segments, since memory
+      then grows with slices times segments, (slice, h, w, segment) bool.
+    """
+    apart = len(np.unique(np.concatenate(marked), axis=0)) == sum(map(len, marked))
+    labels = np.min_scalar_type(len(marked))
+    planes = np.zeros((len(depths), *shape), labels) if apart else np.zeros((len(depths), *shape, len(marked)), bool)
+    for place, voxels in enumerate(marked):
+        for plane, depth in zip(planes, depths, strict=True):
+            at = tuple(voxels[voxels[:, 0] == depth, 1:].T)
+            if apart:
+                plane[at] = place + 1
+            else:
+                plane[(*at, place)] = True
+    return planes
+
+
+def _read_headers(paths: Iterable, affine: np.ndarray) -> tuple[list[Dataset], np.ndarray]:
     """Headers of the slices that `read_series` keeps, by depth, and the depth index on its grid nearest to each."""
     paths = sorted(map(os.fspath, paths))
     headers = [_read_header(path) for path in paths]
@@ -147,11 +178,11 @@ def _read_headers(paths: Iterable, grid: Volume) -> tuple[list[Dataset], np.ndar
         header.ImageOrientationPatient = first.ImageOrientationPatient  # `read_series` lets it differ by a rounding
 
     # The same order, and the same slices taken for repeats, as in `read_series`.
-    depth, height, width = grid.affine[:3, :3].T
+    depth, height, width = affine[:3, :3].T
     normal = np.cross(width, height) / np.linalg.norm(np.cross(width, height))
     step = depth @ normal
     positions = np.array([header.ImagePositionPatient for header in headers], np.float64)
-    along = (positions - grid.affine[:3, 3]) @ normal
+    along = (positions - affine[:3, 3]) @ normal
     order = np.argsort(along, kind="stable")
     order = order[np.diff(along[order], prepend=-np.inf) >= SAME_MM]
 
@@ -162,17 +193,28 @@ def _read_headers(paths: Iterable, grid: Volume) -> tuple[list[Dataset], np.ndar
             other = owners[headers[i].SOPInstanceUID]
             raise UserError(f"{paths[i]}: SOPInstanceUID is also that of {other}; export the series again")
         owners[headers[i].SOPInstanceUID] = paths[i]
-        headers[i].SliceThickness = headers[i].get("SliceThickness") or round(step, 6)
+        thickness = headers[i].get("SliceThickness")
+        sound = isinstance(thickness, float) and 0 < thickness < np.inf
+        headers[i].SliceThickness = thickness if sound else round(step, 6)
         headers[i].SpacingBetweenSlices = round(step, 6) if even else None
     return [headers[i] for i in order], np.rint(along[order] / step).astype(int)
 
 
 def _read_header(path: str) -> Dataset:
-    """A slice's header with all that highdicom reads, empty where need be; UserError where it must not be empty."""
+    """A slice's header with all that highdicom reads, empty where need be; UserError where it must not be empty.
+
+    An element whose value is not of its kind, such as a SliceThickness that is no number, counts as absent.
+    """
     header = pydicom.dcmread(path, stop_before_pixels=True)
+    for tag in list(header.keys()):
+        try:
+            header[tag]
+        except _UNSOUND:
+            del header[tag]
     header.SpecificCharacterSet = _UTF8
     for keyword in _NEEDED:
-        if not header.get(keyword):
+        value = header.get(keyword)
+        if not value or not isinstance(value, str):
             raise UserError(f"{path}: has no {keyword}, which a DICOM object must refer to; export the series again")
     if header.SOPClassUID.is_private:
         raise UserError(f"{path}: is of a private kind (its SOPClassUID); export the series as CT images")
@@ -188,7 +230,7 @@ def _read_header(path: str) -> Dataset:
 
 
 def _segmentation(names: list[tuple[str, str]], planes: np.ndarray, headers: list[Dataset]) -> hd.seg.Segmentation:
-    """Makes segments of (slice, h, w, segment) bool, given their (tracking id, tracking UID) and the slices."""
+    """Makes segments of what `_planes` gives, given their (tracking id, tracking UID) and the slices."""
     algorithm = hd.AlgorithmIdentificationSequence(
         name=NAME, family=codes.cid7162.ArtificialIntelligence, version=__version__
     )

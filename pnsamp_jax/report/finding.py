@@ -1,6 +1,6 @@
 """What is known of one nodule, in the form that every file that shows it reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,6 +49,11 @@ class Finding:
     diameter_mm: float
     readers_mask: np.ndarray | None = None
     truth: np.ndarray | None = None
+
+    def without_patches(self) -> "Finding":
+        """The same with empty patches: of many nodules these are nearly all of the memory."""
+        nothing = np.zeros((0, 0, 0))
+        return replace(self, hu=nothing, mask=nothing, saliency=None, readers_mask=None)
 
     @property
     def arg_max(self) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 from pnsamp_jax.data import keys
 from pnsamp_jax.data.prepare import atomic_path
 from pnsamp_jax.data.volumes import AIR
+from pnsamp_jax.errors import readable
 from pnsamp_jax.report.finding import Finding
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -58,14 +59,13 @@ def write_page(findings: list[Finding], title: str, path: Path) -> None:
         "findings": [_describe(finding) for finding in findings],
     }
     fields = {
-        "title": html.escape(title),
+        "title": html.escape(readable(title)),
         "data": json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
     }
     template = TEMPLATE.read_text(encoding="utf-8")
     text = re.sub(r"\{\{(\w+)\}\}", lambda field: fields[field[1]], template)  # in one pass: a title may hold {{data}}
     with atomic_path(path) as temporary:
-        # A title made of a file name may hold bytes that are not UTF-8, as lone surrogates.
-        temporary.write_text(text, encoding="utf-8", errors="replace")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _describe(finding: Finding) -> dict:
@@ -73,7 +73,7 @@ def _describe(finding: Finding) -> dict:
     truth = np.zeros(len(keys.RATINGS), int) if finding.truth is None else finding.truth
     return {
         "nodule_id": finding.nodule_id,
-        "image": finding.image,
+        "image": readable(finding.image),
         "point_mm": [_number(value) for value in finding.point_mm],
         "spacing_mm": _number(finding.spacing_mm),
         "size": len(finding.hu),
