@@ -38,8 +38,6 @@ def export(workdir: Path, out: Path) -> None:
         for name, member in asked.members.items():
             params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), member.variables["params"])
             save_weights(unfinished / name / "weights", {**member.variables, "params": params})
-            for note in (unfinished / name).rglob("commit_success.txt"):
-                note.write_text("complete\n")  # Orbax writes the path of the machine
             shutil.copy(workdir / name / "calibration.json", unfinished / name)
         (unfinished / "config.json").write_text(json.dumps(config, indent=2))
         unfinished.rename(out)

@@ -12,7 +12,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pnsamp_jax import networks, settings, train, transforms
+from pnsamp_jax import networks, rundir, transforms
 from pnsamp_jax.data import cohort, keys
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.predict import make_finding
@@ -38,11 +38,11 @@ def test_findings(config: ml_collections.ConfigDict, workdir: Path, count: int, 
     split = workdir / "folds.json"
     if not split.is_file():  # which `load_folds` would make
         raise UserError(f"{split}: no such file; give the workdir of a training")
-    settings.check_workdir(config, workdir)
+    rundir.check(config, workdir)
     fold = max(config.fold, 0)
     asked = networks.of_fold(networks.load(workdir), fold)
-    records = train.load_records(config)
-    test = train.places_of(records, train.load_folds(config, records, split)[fold]["test"])
+    records = rundir.load_records(config)
+    test = rundir.places_of(records, rundir.load_folds(config, records, split)[fold]["test"])
     test = test[(records[keys.CONTEXT][test] == context) | (context == "")]
     if not len(test):
         raise UserError(f"--context={context}: fold {fold} tests no such nodule; leave it out, or take another fold")

@@ -19,7 +19,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from pnsamp_jax import metrics, networks, settings
+from pnsamp_jax import metrics, networks, rundir, settings
 from pnsamp_jax.data import keys
 from pnsamp_jax.data.masks import central_component, onto_grid
 from pnsamp_jax.data.patches import MarkedNodule, consensus_centroid, patch_affine, sample
@@ -63,7 +63,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, context: str, count: i
     Raises:
       UserError: the run is not there, or tested no such nodule.
     """
-    settings.check_workdir(config, workdir)
+    rundir.check(config, workdir)
     table, asked, source = read_tables(workdir), networks.load(workdir), settings.source(config)
     chosen = table["context"] == context
     fold_of = dict(zip(table["nodule_id"][chosen], table["fold"][chosen].astype(int), strict=True))

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from pnsamp_jax import train
+from pnsamp_jax import rundir, train
 from pnsamp_jax.data import cohort, keys
 from pnsamp_jax.errors import UserError
 
@@ -118,7 +118,7 @@ def predicted_masks(
                 f"mask_run: {run} tests other nodules in fold {fold}, so its network may have seen this run's test "
                 "nodules; train it on the same data with the same seed, split and num_folds"
             )
-    records = train.place_records(config, train.load_records(config))
+    records = rundir.place_records(config, rundir.load_records(config))
     place = {nodule_id: index for index, nodule_id in enumerate(records[keys.NODULE_ID].tolist())}
     lost = [nodule_id for nodule_id in nodule_ids if nodule_id not in place]
     if lost:

@@ -22,7 +22,7 @@ from scipy.stats import norm
 from sklearn.ensemble import RandomForestClassifier
 
 from experiments.parts import Part, Split, make_part, open_mask_run, predicted_masks
-from pnsamp_jax import evaluate, predictions, settings, train
+from pnsamp_jax import evaluate, predictions, rundir, settings, train
 from pnsamp_jax.data import keys
 from pnsamp_jax.data.prepare import atomic_path
 from pnsamp_jax.errors import UserError
@@ -129,8 +129,8 @@ def open_stage(config: ConfigDict, workdir: Path, method: dict[str, str], networ
     there = json.loads(path.read_text()) if path.is_file() else method
     if there != method:
         raise UserError(f"{workdir} belongs to another method: there {there}, here {method}; take another --workdir")
-    splits = [train.open_run(config, network)[1]] if network not in (None, workdir) else []
-    records, folds = train.open_run(config, workdir)
+    splits = [rundir.open_run(config, network)[1]] if network not in (None, workdir) else []
+    records, folds = rundir.open_run(config, workdir)
     if splits and splits[0] != folds:
         raise UserError(f"{network / 'folds.json'}: is another split than {workdir} has; take another --workdir")
     return records, folds
@@ -170,7 +170,7 @@ def read_parts(
     """The training and the test part of a fold; trains the fold's network as far as it is not."""
     if network is not None:
         train.train_fold(config, fold, records, split, network / f"fold_{fold}")
-    of_part, parts = train.part_places(config, records, split), []
+    of_part, parts = rundir.part_places(config, records, split), []
     for places in (np.union1d(of_part["train"], of_part["validation"]), of_part["test"]):
         features = None
         if network is not None:
@@ -210,7 +210,7 @@ def cross_validate(
         mask_config = open_mask_run(mask_run, config)
         method = {**method, "mask_run": os.path.relpath(mask_run, workdir)}
     records, folds = open_stage(config, workdir, method, network)
-    todo = [fold for fold in train.chosen_folds(config) if not is_tested(workdir, fold, folds[fold]["test"])]
+    todo = [fold for fold in rundir.chosen_folds(config) if not is_tested(workdir, fold, folds[fold]["test"])]
     masks = {}
     if network is not None or mask_run is not None:
         jax.config.update("jax_compilation_cache_dir", str(settings.cache_folder(config) / "xla"))
@@ -218,7 +218,7 @@ def cross_validate(
         splits, nodule_ids = {fold: folds[fold] for fold in todo}, records[keys.NODULE_ID].tolist()
         masks = predicted_masks(mask_run, mask_config, splits, nodule_ids)
     if network is not None:
-        records = train.place_records(config, records)
+        records = rundir.place_records(config, records)
     with atomic_path(workdir / "second_stage.json") as temporary:
         temporary.write_text(json.dumps(method, indent=1))
     for fold in todo:

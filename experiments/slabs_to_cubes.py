@@ -17,7 +17,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pnsamp_jax import evaluate, predictions, settings, train
+from pnsamp_jax import evaluate, predictions, rundir, settings, train
 from pnsamp_jax.allocator import keep_freed_memory
 from pnsamp_jax.data import keys
 from pnsamp_jax.errors import UserError
@@ -48,13 +48,13 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> dict:
       UserError: the settings, the data or the workdir do not fit.
     """
     settings.check(config)
-    settings.check_workdir(config, workdir)
+    rundir.check(config, workdir)
     jax.config.update("jax_compilation_cache_dir", str(settings.cache_folder(config) / "xla"))
-    records = train.load_records(config)
+    records = rundir.load_records(config)
     split = split_by_context(records, config.validation_fraction, config.seed)
-    settings.claim_workdir(config, workdir)
-    train.write_readers(config, workdir, records)
-    records = train.place_records(config, records)
+    rundir.claim(config, workdir)
+    rundir.write_readers(config, workdir, records)
+    records = rundir.place_records(config, records)
     train.train_fold(config, 0, records, split, workdir / "fold_0")
     train.test_fold(config, 0, records, split, workdir / "fold_0")
     predictions.gather_predictions(workdir)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from experiments import ensemble
 from experiments.runs import is_complete
-from pnsamp_jax import settings, train
+from pnsamp_jax import rundir, train
 from pnsamp_jax.evaluate import PAPER
 
 PN_SAMP = "pn_samp_m"  # what the others are held against, and whose masks they read where masks are predicted
@@ -123,7 +123,7 @@ def run_system(key: str, protocol: ConfigDict, root: Path) -> None:
     for needed in system.needs:
         run_system(needed, protocol, root)
     if system.config:
-        settings.check_workdir(config, workdir)
-    if not is_complete(workdir, train.chosen_folds(protocol)):
+        rundir.check(config, workdir)
+    if not is_complete(workdir, rundir.chosen_folds(protocol)):
         print(f"\n{system.name}: {workdir}", flush=True)
         system.run(config, workdir)

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict, config_flags
 from experiments.runs import is_complete, only, read_run, require_same
 from experiments.scores import Figure
 from experiments.systems import PN_SAMP, SYSTEMS, run_system
-from pnsamp_jax import settings, train
+from pnsamp_jax import rundir, settings
 from pnsamp_jax.allocator import keep_freed_memory
 from pnsamp_jax.data.prepare import atomic_path
 from pnsamp_jax.errors import UserError
@@ -209,11 +209,11 @@ def make_table(
         if key not in shown:
             raise UserError(f"--systems: '{key}' is not in {name}, which shows {', '.join(shown)}")
     settings.check(protocol)
-    settings.check_workdir(protocol, root)
-    settings.claim_workdir(protocol, root)
+    rundir.check(protocol, root)
+    rundir.claim(protocol, root)
     for key in shown if chosen is None else chosen:
         run_system(key, protocol, root)
-    runs = read_runs(root, [*dict.fromkeys([PN_SAMP, *shown])], train.chosen_folds(protocol))
+    runs = read_runs(root, [*dict.fromkeys([PN_SAMP, *shown])], rundir.chosen_folds(protocol))
     write_pages(name, build, runs, root)
 
 

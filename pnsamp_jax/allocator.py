@@ -19,5 +19,15 @@ GLIBC_OPTIONS = {
 
 def keep_freed_memory() -> bool:
     """Sets the options for this process; whether that was possible, which it is with glibc."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    mallopt = _glibc("mallopt")
     return mallopt is not None and all([mallopt(*option) == 1 for option in GLIBC_OPTIONS.values()])
+
+
+def give_back_freed_memory() -> bool:
+    """Gives back what is free now; for after what is done but once, as to load data. Whether there was anything."""
+    trim = _glibc("malloc_trim")
+    return trim is not None and trim(0) == 1
+
+
+def _glibc(name: str):
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to see."""
+"""The exceptions that a user is meant to see."""
 
 
 def readable(text: str) -> str:
@@ -15,3 +15,7 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(readable(message))
+
+
+class Interrupted(UserError):
+    """A run was told to stop, and has saved what it has done; `main` exits with 143, as a process ended by SIGTERM."""

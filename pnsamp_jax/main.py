@@ -1,5 +1,6 @@
 """The command line: flags and dispatch, nothing else. See README.md for what the modes do."""
 
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -8,7 +9,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from pnsamp_jax.allocator import keep_freed_memory
-from pnsamp_jax.errors import UserError
+from pnsamp_jax.errors import Interrupted, UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; --config.field=value overrides a field.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, tables and pictures go.")
@@ -42,10 +43,16 @@ def main(argv: list[str]) -> None:
     run = getattr(import_module(f"pnsamp_jax.{module}"), function)  # imports JAX: a usage error need not wait for it
     try:
         run(config, Path(workdir))
+    except Interrupted as error:
+        print(f"pnsamp_jax: {error}", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     except UserError as error:
         sys.exit(f"pnsamp_jax: {error}")
     except OSError as error:
         sys.exit(f"pnsamp_jax: {error}; check that the path exists, is writable and that the disk is not full")
+    except KeyboardInterrupt:
+        print("pnsamp_jax: interrupted; the same command goes on from what was saved", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _usage_error(message: str) -> None:

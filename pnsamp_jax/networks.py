@@ -122,18 +122,29 @@ def load(folder: Path) -> Networks:
         )
     if untested:
         print(readable(f"{folder}: left out, since not tested yet: {', '.join(untested)}"), file=sys.stderr)
-    members = {fold.name: _load_member(fold, like, which) for fold in tested}
+    members = {fold.name: _load_member(fold, like, which, config["model"]) for fold in tested}
     return Networks(model, patch_size, spacing_mm, windows, members)
 
 
-def _load_member(fold: Path, like: TrainState, which: str) -> Network:
-    """The network of a tested fold, of its checkpoint "best" or "last" if it has any, else of its weights."""
+def _load_member(fold: Path, like: TrainState, which: str, model: dict) -> Network:
+    """The network of a tested fold, of its checkpoint "best" or "last" if it has any, else of its weights.
+
+    Args:
+      fold: its folder.
+      like: a state of the same shapes.
+      which: checkpoint.
+      model: the fields of config.model.
+    """
     path = fold / "calibration.json"
     found = calibration.read(path)
     if (fold / "weights").is_dir():
         variables = load_weights(fold / "weights", {"params": like.params, "batch_stats": like.batch_stats})
     else:
         with Checkpoints(fold / "checkpoints") as checkpoints:
+            if checkpoints.config(which)["model"] != model:
+                raise UserError(
+                    f"{fold}: saved by another config than {fold.parent / 'config.json'}; take one workdir"
+                )
             state = checkpoints.restore(like, which)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         if found.step not in (None, int(state.step)):

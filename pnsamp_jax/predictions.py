@@ -64,11 +64,14 @@ def write_predictions(
 
 
 def gather_predictions(workdir: Path) -> None:
-    """Joins the predictions of all tested folds into predictions.csv, sorted by nodule id."""
+    """Joins the predictions of all tested folds into predictions.csv, sorted by nodule id.
+
+    Raises:
+      UserError: a fold's table is malformed; predictions.csv stays as it is.
+    """
     rows = []
     for path in sorted(workdir.glob("fold_*/predictions.csv")):
-        with path.open(newline="") as file:
-            rows += csv.DictReader(file)
+        rows += _read(path, prediction_columns())
     _write(workdir / "predictions.csv", prediction_columns(), sorted(rows, key=lambda row: row["nodule_id"]))
 
 
@@ -97,6 +100,8 @@ def read_tables(workdir: Path) -> Table:
       UserError: a table is missing, malformed, or lacks a nodule.
     """
     predictions = _read(workdir / "predictions.csv", prediction_columns())
+    if not predictions:
+        raise UserError(f"{workdir / 'predictions.csv'}: holds no nodule; run --mode train first")
     readers = {row["nodule_id"]: row for row in _read(workdir / "readers.csv", reader_columns())}
     lost = [row["nodule_id"] for row in predictions if row["nodule_id"] not in readers]
     if lost:
@@ -157,8 +162,6 @@ def _read(path: Path, columns: list[str]) -> list[dict]:
         rows = list(reader)
     if missing:
         raise UserError(f"{path}, line 1: no column {missing[0]}; is it the table of another version?")
-    if not rows:
-        raise UserError(f"{path}: holds no nodule; run --mode train first")
     for line, row in enumerate(rows, start=2):
         if None in row.values() or None in row:
             raise UserError(f"{path}, line {line}: the number of fields differs from that of line 1")

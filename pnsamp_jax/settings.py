@@ -17,7 +17,7 @@ from pnsamp_jax.data.folds import SPLITS
 from pnsamp_jax.data.lidc_ct import LidcSource
 from pnsamp_jax.data.patches import Geometry
 from pnsamp_jax.data.phantom import PhantomSource
-from pnsamp_jax.data.prepare import Source, atomic_path
+from pnsamp_jax.data.prepare import Source
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.input_pipeline import PIPELINES
 from pnsamp_jax.models import MODELS
@@ -121,6 +121,17 @@ def source(config: ml_collections.ConfigDict) -> Source:
     return LidcSource(root, str(cache_folder(config) / index))
 
 
+def difference(config: ml_collections.ConfigDict, there: dict) -> str | None:
+    """The first field, as text, in which a config computes something else than another one as JSON; or None."""
+    there = ADDED_FIELDS | _flatten(there)
+    here = _flatten(json.loads(config.to_json()))
+    for field in sorted(here.keys() | there.keys()):
+        free = field in FREE_FIELDS or field.startswith(FREE_PARTS)
+        if not free and here.get(field) != there.get(field):
+            return f"there config.{field} is {there.get(field)!r}, here {here.get(field)!r}"
+    return None
+
+
 def _flatten(tree: dict, prefix: str = "") -> dict:
     flat = {}
     for name, value in tree.items():
@@ -129,34 +140,3 @@ def _flatten(tree: dict, prefix: str = "") -> dict:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Refuses a workdir that holds a run of another config. Nothing is written.
-
-    Raises:
-      UserError: names the first field that differs.
-    """
-    path = workdir / "config.json"
-    if not path.exists():
-        if (workdir / "folds.json").exists():
-            raise UserError(f"{workdir}: holds a run but no config.json; take another --workdir")
-        return
-    try:
-        there = ADDED_FIELDS | _flatten(json.loads(path.read_text()))
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it if the workdir is this config's") from error
-    here = _flatten(json.loads(config.to_json()))
-    for field in sorted(here.keys() | there.keys()):
-        free = field in FREE_FIELDS or field.startswith(FREE_PARTS)
-        if not free and here.get(field) != there.get(field):
-            raise UserError(
-                f"{workdir} belongs to another config: there config.{field} is {there.get(field)!r}, here "
-                f"{here.get(field)!r}; take another --workdir or the same config"
-            )
-
-
-def claim_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Writes the config into the workdir."""
-    with atomic_path(workdir / "config.json") as temporary:
-        temporary.write_text(json.dumps(json.loads(config.to_json()), indent=2))

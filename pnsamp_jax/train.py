@@ -1,7 +1,10 @@
 """Cross-validation: trains each fold, tests it on the nodules it never saw, and evaluates them all together."""
 
 import json
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import jax
@@ -9,100 +12,24 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from pnsamp_jax import calibration, evaluate, input_pipeline, losses, models, predictions, settings, steps, transforms
-from pnsamp_jax.checkpoint import Checkpoints
+from pnsamp_jax import (
+    calibration,
+    evaluate,
+    input_pipeline,
+    losses,
+    models,
+    predictions,
+    rundir,
+    settings,
+    steps,
+    transforms,
+)
+from pnsamp_jax.allocator import give_back_freed_memory
+from pnsamp_jax.checkpoint import Checkpoints, set_aside_damaged
 from pnsamp_jax.data import cohort, keys
-from pnsamp_jax.data.folds import make_folds
-from pnsamp_jax.data.prepare import atomic_path, prepare, read_records
-from pnsamp_jax.errors import UserError
+from pnsamp_jax.errors import Interrupted, UserError, readable
 from pnsamp_jax.metrics_log import MetricsLog
 from pnsamp_jax.state import TrainState, create_state, learning_rates
-
-Records = dict[str, np.ndarray]
-PARTS = ("train", "validation", "test")
-
-
-def load_records(config: ml_collections.ConfigDict) -> Records:
-    """Prepares the config's data source where that is still to be done, and reads its nodules into memory.
-
-    These are the cohort's, and those of the wider `config.data.train_cohort` if there is one.
-    """
-
-    def member(votes: np.ndarray) -> np.ndarray:
-        chosen = in_cohort(config, votes)
-        if config.data.train_cohort:
-            chosen |= cohort.members(votes, config.data.train_cohort, config.data.min_readers)
-        return chosen
-
-    source, geometry, cache = settings.source(config), settings.geometry(config), settings.cache_folder(config)
-    if config.data.pipeline == "tfdata":
-        from pnsamp_jax.datasets.lidc_nodules import read_dataset
-
-        return read_dataset(source, geometry, cache, config.data.workers, member)
-    return read_records(prepare(source, geometry, cache, config.data.workers), member)
-
-
-def place_records(config: ml_collections.ConfigDict, records: Records) -> Records:
-    """The records where the config's pipeline has them: on the device, or on the host."""
-    return input_pipeline.to_device(records) if config.data.pipeline == "device" else records
-
-
-def in_cohort(config: ml_collections.ConfigDict, votes: np.ndarray) -> np.ndarray:
-    """Which nodules, of (n, 9, 6) votes, the folds are made of: (n,) bool."""
-    return cohort.members(votes, config.data.cohort, config.data.min_readers)
-
-
-def load_folds(config: ml_collections.ConfigDict, records: Records, path: Path) -> list[dict[str, list[str]]]:
-    """Reads the split of the cohort from folds.json, or makes and writes it.
-
-    Raises:
-      UserError: the file was made for other nodules.
-    """
-    chosen = in_cohort(config, records[keys.VOTES])
-    records = {name: records[name][chosen] for name in (keys.NODULE_ID, keys.PATIENT_ID, keys.VOTES)}
-    patient_of = dict(zip(records[keys.NODULE_ID].tolist(), records[keys.PATIENT_ID].tolist(), strict=True))
-    if path.exists():
-        folds = [{part: fold[part]["nodules"] for part in PARTS} for fold in json.loads(path.read_text())["folds"]]
-        if {nodule for fold in folds for nodule in fold["test"]} != patient_of.keys():
-            raise UserError(f"{path}: was made for other nodules than the data now holds; take another --workdir")
-        return folds
-    folds = make_folds(
-        records[keys.NODULE_ID],
-        records[keys.PATIENT_ID],
-        cohort.suspicion(records[keys.VOTES], config.data.cohort),
-        num_folds=config.num_folds,
-        validation_fraction=config.validation_fraction,
-        split=config.split,
-        seed=config.seed,
-    )
-    described = [
-        {part: {"nodules": ids, "patients": sorted({patient_of[i] for i in ids})} for part, ids in fold.items()}
-        for fold in folds
-    ]
-    header = {"cohort": config.data.cohort, "split": config.split, "seed": config.seed}
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({**header, "folds": described}, indent=1))
-    return folds
-
-
-def places_of(records: Records, nodule_ids: list[str]) -> np.ndarray:
-    """Where the given nodules stand in the records, ascending."""
-    return np.flatnonzero(np.isin(records[keys.NODULE_ID], nodule_ids))
-
-
-def part_places(
-    config: ml_collections.ConfigDict, records: Records, split: dict[str, list[str]]
-) -> dict[str, np.ndarray]:
-    """Where the nodules of a fold's parts stand in the records.
-
-    Nodules beyond the cohort, of `config.data.train_cohort`, join the training part, except where their patient is
-    among those of the other parts.
-    """
-    places = {part: places_of(records, split[part]) for part in PARTS}
-    held_out = records[keys.PATIENT_ID][np.concatenate([places["validation"], places["test"]])]
-    further = ~in_cohort(config, np.asarray(records[keys.VOTES])) & ~np.isin(records[keys.PATIENT_ID], held_out)
-    places["train"] = np.union1d(places["train"], np.flatnonzero(further))
-    return places
 
 
 def fold_seed(seed: int, fold: int) -> int:
@@ -125,7 +52,7 @@ def make_task(config: ml_collections.ConfigDict) -> steps.Task:
 
 
 def run_model(
-    step: Callable, state: TrainState, records: Records, nodules: np.ndarray, batch_size: int
+    step: Callable, state: TrainState, records: rundir.Records, nodules: np.ndarray, batch_size: int
 ) -> dict[str, np.ndarray]:
     """Results of a compiled evaluation step for the nodules at the given places, in their order."""
     results = []
@@ -136,7 +63,7 @@ def run_model(
 
 
 def train_fold(
-    config: ml_collections.ConfigDict, fold: int, records: Records, split: dict[str, list[str]], folder: Path
+    config: ml_collections.ConfigDict, fold: int, records: rundir.Records, split: dict[str, list[str]], folder: Path
 ) -> None:
     """Trains one fold to the end, from its last checkpoint if there is one.
 
@@ -148,18 +75,23 @@ def train_fold(
       folder: of the fold.
 
     Raises:
-      UserError: the loss is not finite; the last good checkpoint stays.
+      UserError: the loss is not finite, the last good checkpoint stays; or another process is at work on the fold.
+      Interrupted: a SIGTERM came; the state is saved.
     """
     task, seed = make_task(config), fold_seed(config.seed, fold)
-    places = part_places(config, records, split)
+    places = rundir.part_places(config, records, split)
     train, validation = places["train"], places["validation"]
     steps_per_epoch = max(1, len(train) // config.batch_size)
     last_step = config.num_epochs * steps_per_epoch
     rates = learning_rates(config.schedule, config.learning_rate, last_step)
     state = create_state(task.model, task.patch_size, len(task.windows), seed)
-    with Checkpoints(folder / "checkpoints") as checkpoints:
+    with rundir.sole(folder), ExitStack() as stack:
+        for line in set_aside_damaged(folder / "checkpoints"):
+            print(readable(f"{line}; fold {fold} goes on from the last good checkpoint, or anew where there is none"))
+        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
+        sigterm = stack.enter_context(noted_sigterm())
         if checkpoints.last_step is not None:
-            state = checkpoints.restore(state)
+            state = restore(config, checkpoints, state, "last")
         first_step = int(state.step)
         if first_step >= last_step:
             return
@@ -188,6 +120,30 @@ def train_fold(
                     _require_finite(scores["loss"], fold, step, checkpoints.last_step)
                     log.write("validation", step, scores)
                     checkpoints.save(state, json.loads(config.to_json()), scores["loss"])
+                if sigterm.is_set() and step < last_step:
+                    if checkpoints.last_step != step:  # infinite loss: not validated, so never the best
+                        checkpoints.save(state, json.loads(config.to_json()), float("inf"))
+                    raise Interrupted(
+                        f"fold {fold}: told to stop (SIGTERM); the checkpoint of step {step} is saved; the same "
+                        "command goes on from there"
+                    )
+
+
+@contextmanager
+def noted_sigterm() -> Iterator[threading.Event]:
+    """Notes a SIGTERM, with which a machine is taken back, in an event; the process lives on until it looks there.
+
+    Outside the main thread, which alone can do so, the event is never set.
+    """
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: noted.set())
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _require_finite(loss: float, fold: int, step: int, last_good: int | None) -> None:
@@ -197,12 +153,12 @@ def _require_finite(loss: float, fold: int, step: int, last_good: int | None) ->
 
 
 def test_fold(
-    config: ml_collections.ConfigDict, fold: int, records: Records, split: dict[str, list[str]], folder: Path
+    config: ml_collections.ConfigDict, fold: int, records: rundir.Records, split: dict[str, list[str]], folder: Path
 ) -> None:
     """Writes what a trained fold says of its test nodules, and how sure it may be; see `train_fold`'s arguments."""
     task = make_task(config)._replace(flips=config.test_flips)
     state = restore_state(config, task, folder)
-    validation, test = places_of(records, split["validation"]), places_of(records, split["test"])
+    validation, test = rundir.places_of(records, split["validation"]), rundir.places_of(records, split["test"])
     single = steps.compile_eval_step(task._replace(flips=False))  # temperatures are those of single answers
     results = run_model(single, state, records, validation, config.batch_size)
     if "probabilities" in results:
@@ -219,11 +175,23 @@ def restore_state(config: ml_collections.ConfigDict, task: steps.Task, folder: P
     """The state of a trained fold, from the checkpoint that the config names."""
     state = create_state(task.model, task.patch_size, len(task.windows), seed=0)  # for its shapes alone
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        return steps.replicate(checkpoints.restore(state, config.checkpoint))
+        return steps.replicate(restore(config, checkpoints, state, config.checkpoint))
+
+
+def restore(config: ml_collections.ConfigDict, checkpoints: Checkpoints, like: TrainState, which: str) -> TrainState:
+    """A state from the checkpoints of the same config; see `Checkpoints.restore`.
+
+    Raises:
+      UserError: there is none, or it was saved by another config.
+    """
+    difference = settings.difference(config, checkpoints.config(which))
+    if difference:
+        raise UserError(f"{checkpoints.folder}: saved by another config: {difference}; take another --workdir")
+    return checkpoints.restore(like, which)
 
 
 def predict_nodules(
-    config: ml_collections.ConfigDict, records: Records, nodules: np.ndarray, folder: Path
+    config: ml_collections.ConfigDict, records: rundir.Records, nodules: np.ndarray, folder: Path
 ) -> dict[str, np.ndarray]:
     """What a trained fold's network says of any nodules, for a second stage.
 
@@ -241,33 +209,6 @@ def predict_nodules(
     return run_model(steps.compile_predict_step(task), state, records, nodules, config.batch_size)
 
 
-def open_run(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Records, list[dict[str, list[str]]]]:
-    """Claims a workdir for a config, and gives its nodules and their split into folds.
-
-    Raises:
-      UserError: the settings, the data or the workdir do not fit; nothing that was there is changed.
-    """
-    settings.check(config)
-    settings.check_workdir(config, workdir)
-    records = load_records(config)
-    folds = load_folds(config, records, workdir / "folds.json")
-    settings.claim_workdir(config, workdir)
-    write_readers(config, workdir, records)
-    return records, folds
-
-
-def write_readers(config: ml_collections.ConfigDict, workdir: Path, records: Records) -> None:
-    """Writes what the readers say of the cohort's nodules to readers.csv."""
-    chosen = in_cohort(config, records[keys.VOTES])
-    table = {name: values[chosen] for name, values in records.items() if name not in (keys.IMAGE, keys.MASK)}
-    predictions.write_readers(workdir / "readers.csv", table)
-
-
-def chosen_folds(config: ml_collections.ConfigDict) -> list[int]:
-    """The folds that a run is about."""
-    return list(range(config.num_folds)) if config.fold == -1 else [config.fold]
-
-
 def cross_validate(config: ml_collections.ConfigDict, workdir: Path, train: bool) -> dict:
     """Trains (where `train`), tests and evaluates the folds that the config names.
 
@@ -275,13 +216,18 @@ def cross_validate(config: ml_collections.ConfigDict, workdir: Path, train: bool
       The results, as in results.json.
     """
     jax.config.update("jax_compilation_cache_dir", str(settings.cache_folder(config) / "xla"))
-    records, folds = open_run(config, workdir)
-    records = place_records(config, records)  # and off the host, which need not hold them twice
-    for fold in chosen_folds(config):
-        folder = workdir / f"fold_{fold}"
-        if train:
-            train_fold(config, fold, records, folds[fold], folder)
-        test_fold(config, fold, records, folds[fold], folder)
+    make_task(config)  # refuses an unknown model before anything is written
+    records, folds = rundir.open_run(config, workdir)
+    records = rundir.place_records(config, records)  # and off the host, which need not hold them twice
+    give_back_freed_memory()
+    folders = {fold: workdir / f"fold_{fold}" for fold in rundir.chosen_folds(config)}
+    with ExitStack() as locks:
+        for folder in folders.values():
+            locks.enter_context(rundir.sole(folder))
+        for fold, folder in folders.items():
+            if train:
+                train_fold(config, fold, records, folds[fold], folder)
+            test_fold(config, fold, records, folds[fold], folder)
     predictions.gather_predictions(workdir)
     return evaluate.evaluate(workdir)
 
@@ -299,8 +245,8 @@ def test_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict:
 def prepare_data(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Prepares the data source, and writes what the readers say of the cohort's nodules to readers.csv."""
     settings.check(config)
-    settings.check_workdir(config, workdir)
-    records = load_records(config)
-    write_readers(config, workdir, records)
+    rundir.check(config, workdir)
+    records = rundir.load_records(config)
+    rundir.write_readers(config, workdir, records)
     widest = config.data.train_cohort or config.data.cohort
     print(f"Prepared {len(records[keys.NODULE_ID])} nodules of the cohort {widest}")

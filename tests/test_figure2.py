@@ -8,7 +8,7 @@ from absl import flags
 from tiny_run import tiny_config
 
 from experiments import export_weights, figure2, jitter, reliability  # together, as one process may
-from pnsamp_jax import networks, train
+from pnsamp_jax import networks, rundir
 from pnsamp_jax.data import keys
 from pnsamp_jax.errors import UserError
 
@@ -51,12 +51,14 @@ def workdir(tmp_path, monkeypatch):
     whole = networks.Networks(None, SIZE, 2.0, (), {"fold_0": None, "fold_1": None})
     monkeypatch.setattr(networks, "load", lambda folder: whole)
     monkeypatch.setattr(networks, "predict", answer)
-    monkeypatch.setattr(train, "load_records", lambda config: records)
+    monkeypatch.setattr(rundir, "load_records", lambda config: records)
     tests = (["n0"], [f"n{i}" for i in range(1, N)])
-    split = [{part: {"nodules": tests[fold] if part == "test" else []} for part in train.PARTS} for fold in range(2)]
-    config = tiny_config(fold=1)
+    split = [{part: {"nodules": tests[fold] if part == "test" else []} for part in rundir.PARTS} for fold in range(2)]
+    config = tiny_config(fold=1, num_folds=2)
     (tmp_path / "config.json").write_text(config.to_json())
-    (tmp_path / "folds.json").write_text(json.dumps({"folds": split}))
+    (tmp_path / "folds.json").write_text(
+        json.dumps({"cohort": config.data.cohort, "split": config.split, "seed": 0, "folds": split})
+    )
     return config, tmp_path, images
 
 

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pnsamp_jax"
 # `__main__`, which is a command line and stands beside main.
 LAYERS = (
     {"main"},
-    {"train", "evaluate", "predict", "prediction_files", "predictions", "settings", "report"},
+    {"train", "evaluate", "predict", "prediction_files", "predictions", "rundir", "settings", "report"},
     {"points", "networks", "steps", "input_pipeline", "checkpoint", "metrics_log", "datasets"},
     {"state", "losses", "calibration", "comparison", "metrics", "transforms"},
     {"models", "data"},

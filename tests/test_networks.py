@@ -12,7 +12,7 @@ from tiny_run import made_up_run, tiny_config
 
 from experiments import export_weights
 from experiments.export_weights import export
-from pnsamp_jax import calibration, networks, train, transforms
+from pnsamp_jax import calibration, networks, rundir, train, transforms
 from pnsamp_jax.data import keys
 from pnsamp_jax.errors import UserError
 
@@ -47,9 +47,9 @@ def test_every_trained_fold_is_a_member(asked):
 
 def test_they_say_what_the_run_itself_says_of_its_nodules(workdir, asked):
     config = tiny_config()
-    records = train.load_records(config)
+    records = rundir.load_records(config)
     chosen = np.arange(3)
-    said = train.predict_nodules(config, train.place_records(config, records), chosen, workdir / "fold_2")
+    said = train.predict_nodules(config, rundir.place_records(config, records), chosen, workdir / "fold_2")
     one = asked._replace(members={"fold_2": asked.members["fold_2"]})
     images = np.stack([np.asarray(transforms.crop(image, 16)) for image in records[keys.IMAGE][:3]])
     answers = networks.predict(one, images, flips=False)

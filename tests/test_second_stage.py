@@ -7,7 +7,7 @@ import pytest
 from tiny_run import tiny_config
 
 from experiments import diameter, mcnn, parts, second_stage
-from pnsamp_jax import evaluate, metrics, train
+from pnsamp_jax import evaluate, metrics, rundir, train
 from pnsamp_jax.data import cohort, keys
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.predictions import read_tables
@@ -274,7 +274,7 @@ def test_methods_share_a_network(tmp_path, no_evaluation, network):
 @pytest.fixture
 def mask_run(tmp_path, network):
     """A workdir as of a trained network, with a margin of its own."""
-    train.open_run(tiny_config(**{"data.margin": 4}), tmp_path / "masks")
+    rundir.open_run(tiny_config(**{"data.margin": 4}), tmp_path / "masks")
     return tmp_path / "masks"
 
 

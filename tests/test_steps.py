@@ -188,6 +188,22 @@ def test_missing_ratings_of_all_nodules_leave_the_segmentation_to_train(initial)
         assert np.isfinite(measured["gradient_norm"]) and measured["gradient_norm"] > 0
 
 
+def test_extreme_nodules_alone_in_a_batch_keep_everything_finite(initial):
+    step, ordinary = steps.compile_train_step(make_task()), make_records(1)
+    one_voxel, all_voxels = np.zeros_like(ordinary[keys.MASK]), np.full_like(ordinary[keys.MASK], keys.MASK_UNIT)
+    one_voxel[0, SIZE // 2, SIZE // 2, SIZE // 2] = keys.MASK_UNIT
+    changes = [{keys.IMAGE: np.full_like(ordinary[keys.IMAGE], hu)} for hu in (-32768, -1000, 0, 32767)]
+    changes += [{keys.MASK: mask} for mask in (np.zeros_like(one_voxel), one_voxel, all_voxels)]
+    changes += [{keys.VOTES: np.zeros_like(ordinary[keys.VOTES])}]
+    changes += [change | {keys.MASK: one_voxel, keys.VOTES: np.zeros_like(ordinary[keys.VOTES])} for change in changes]
+    for change in changes:
+        state = steps.replicate(jax.tree.map(jnp.asarray, initial))
+        for _ in range(2):  # the second sees what the first did to the parameters
+            state, measured = step(state, ordinary | change, 7, np.float32(1e-2))
+            assert all(np.isfinite(value) for value in measured.values()), (change.keys(), measured)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)), change.keys()
+
+
 def test_bfloat16_computes_nearly_the_same_and_keeps_parameters_in_float32(initial):
     batch = make_records(BATCH)
     state, halves = train(initial, batch, 2, "bfloat16", learning_rate=1e-3)

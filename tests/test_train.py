@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_run import tiny_config
 
-from pnsamp_jax import calibration, settings, train
+from pnsamp_jax import calibration, rundir, train
 from pnsamp_jax.checkpoint import Checkpoints
 from pnsamp_jax.data import cohort, keys
 from pnsamp_jax.errors import UserError
@@ -145,21 +145,21 @@ def test_single_task_forms_run(tmp_path, changes, present, absent):
 
 def test_a_wider_cohort_joins_the_training_part_but_no_patient_of_the_others(tmp_path):
     config = tiny_config(**{"data.train_cohort": "all"})
-    records, folds = train.open_run(config, tmp_path)
+    records, folds = rundir.open_run(config, tmp_path)
     unsure = cohort.rounded_rating(records[keys.VOTES])[:, keys.MALIGNANCY] == 3
     assert 0 < unsure.sum() < 24
     split = {nodule for part in folds[0].values() for nodule in part}
     assert split == set(records[keys.NODULE_ID][~unsure])  # tested and validated on the cohort alone
     joined = 0
     for fold in folds:
-        places = train.part_places(config, records, fold)
+        places = rundir.part_places(config, records, fold)
         patients = {part: set(records[keys.PATIENT_ID][places[part]]) for part in places}
         assert not patients["train"] & (patients["validation"] | patients["test"])
         assert not unsure[places["validation"]].any() and not unsure[places["test"]].any()
         assert set(fold["train"]) == set(records[keys.NODULE_ID][places["train"]][~unsure[places["train"]]])
         joined += unsure[places["train"]].sum()
     assert joined > 0
-    without = train.part_places(tiny_config(), {k: v[~unsure] for k, v in records.items()}, folds[0])
+    without = rundir.part_places(tiny_config(), {k: v[~unsure] for k, v in records.items()}, folds[0])
     assert len(without["train"]) == len(folds[0]["train"])
 
 
@@ -244,6 +244,6 @@ def test_a_workdir_from_before_a_field_was_added_goes_on(finished, tmp_path):
     there = json.loads((workdir / "config.json").read_text())
     assert there["augment"].pop("permute") is False
     (tmp_path / "config.json").write_text(json.dumps(there))
-    settings.check_workdir(tiny_config(), tmp_path)
+    rundir.check(tiny_config(), tmp_path)
     with pytest.raises(UserError, match=r"config\.augment\.permute is False, here True"):
-        settings.check_workdir(tiny_config(**{"augment.permute": True}), tmp_path)
+        rundir.check(tiny_config(**{"augment.permute": True}), tmp_path)

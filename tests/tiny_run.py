@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from configs import base
-from pnsamp_jax import calibration, settings, train
+from pnsamp_jax import calibration, rundir, train
 from pnsamp_jax.checkpoint import Checkpoints
 from pnsamp_jax.data import keys
 from pnsamp_jax.state import create_state
@@ -28,7 +28,7 @@ def made_up_run(folder, folds):
     """Writes what a training of these folds leaves for those who predict: random networks that mark some voxels."""
     config = tiny_config()
     task = train.make_task(config)
-    settings.claim_workdir(config, folder)
+    rundir.claim(config, folder)
     for fold in folds:
         random = np.random.default_rng(fold)
         like = jax.eval_shape(lambda: create_state(task.model, task.patch_size, len(task.windows), seed=0))

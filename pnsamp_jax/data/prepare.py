@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import struct
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -149,13 +150,23 @@ def _run(source: Source, geometry: Geometry, paths: dict[str, Path], workers: in
             yield series, _prepare_series(source, series, geometry, path)
         return
     # Spawned, not forked: a fork of a process that runs JAX can hang.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         jobs = {pool.submit(_prepare_series, source, series, geometry, path): series for series, path in paths.items()}
         try:
             for job in as_completed(jobs):
                 yield jobs[job], job.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Ends a worker process when the one that it works for is killed; it would wait for its next series for ever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def iter_series(folder: Path, member: Member | None = None) -> Iterator[dict[str, np.ndarray]]:
