@@ -66,7 +66,7 @@ def get_config() -> ConfigDict:
     config.predict.image = ""  # NIfTI, NRRD or MetaImage file, or a folder that holds one DICOM series
     config.predict.points = ""  # of its nodules: "x,y,z;x,y,z", or a CSV with nodule_id, image, x_mm, y_mm, z_mm
     config.predict.units = "mm"  # of the points: LPS "mm", or "voxel" for i, j, k from 0 (columns i, j, k of a CSV)
-    config.predict.checkpoint = ""  # the workdir of a training; by default pnsamp_jax/weights, which has none yet
+    config.predict.checkpoint = ""  # the workdir of a training; by default the weights that come with the project
     config.predict.flips = True  # average over the eight flips of the patch
     config.predict.shown = 100  # how many nodules, from the first, stand in the report and the figures
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import app, flags, logging
 
 from pnsamp_jax import networks
 from pnsamp_jax.checkpoint import save_weights
@@ -50,6 +50,7 @@ def launch() -> None:
 
     def main(argv: list[str]) -> None:
         del argv
+        logging.set_verbosity(logging.WARNING)
         try:
             export(Path(workdir.value), Path(out.value))
         except UserError as error:
