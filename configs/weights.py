@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     """PN-SAMP M at full size on every nodule, of which two halves of the patients make an ensemble of two.
 
     Slabs end where their nodule ends. Networks that see them along random axes do not learn to look for that, and
-    outline nodules in whole CTs better (see experiments/RESULTS.md). Ten epochs are what two CPU cores do in two hours.
+    outline nodules in whole CTs better (see experiments/RESULTS.md). Two CPU cores do ten epochs in two hours.
     """
     config = base.get_config()
     config.num_folds = 2

@@ -14,6 +14,7 @@ import numpy as np
 from pnsamp_jax import metrics
 from pnsamp_jax.data import cohort, keys
 from pnsamp_jax.data.prepare import atomic_path
+from pnsamp_jax.data.tables import read_table
 from pnsamp_jax.errors import UserError
 
 Table = dict[str, np.ndarray]
@@ -131,7 +132,10 @@ def _cell(value: float) -> str:
 
 
 def _floats(rows: list[dict], names: Iterable[str]) -> np.ndarray:
-    return np.array([[float(row[name] or "nan") for name in names] for row in rows])
+    values = np.array([[float(row[name] or "nan") for name in names] for row in rows])
+    if np.isinf(values).any():
+        raise ValueError("inf")
+    return values
 
 
 def _ratings(rows: list[dict], suffix: str) -> np.ndarray:
@@ -156,13 +160,4 @@ def _write(path: Path, columns: list[str], rows: list[dict]) -> None:
 def _read(path: Path, columns: list[str]) -> list[dict]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; run --mode train first")
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in columns if name not in (reader.fieldnames or ())]
-        rows = list(reader)
-    if missing:
-        raise UserError(f"{path}, line 1: no column {missing[0]}; is it the table of another version?")
-    for line, row in enumerate(rows, start=2):
-        if None in row.values() or None in row:
-            raise UserError(f"{path}, line {line}: the number of fields differs from that of line 1")
-    return rows
+    return [row for _, row in read_table(path, columns, blank=columns)]

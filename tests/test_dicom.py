@@ -114,6 +114,12 @@ def test_index_refuses_what_it_cannot_read(tmp_path):
     assert str(tmp_path / "dangling.dcm") in refusal(index_series, tmp_path)
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    paths = write_series(tmp_path, HU[:2])
+    os.mkfifo(tmp_path / "pipe.dcm")
+    assert index_series(tmp_path) == {UID: paths}
+
+
 # read_series
 
 
@@ -316,14 +322,31 @@ def test_small_steps_that_drift_are_resampled(tmp_path):
         ({"NumberOfFrames": 2}, "NumberOfFrames"),
         ({"SamplesPerPixel": 3}, "SamplesPerPixel"),
         ({"Modality": "MR"}, "MR"),
+        ({"RescaleType": "MGML"}, "RescaleType"),
+        ({"ModalityLUTSequence": [pydicom.Dataset()]}, "ModalityLUTSequence"),
+        ({"RescaleSlope": "1e9"}, "RescaleSlope"),
+        ({"RescaleIntercept": "1e6"}, "RescaleIntercept"),
+        ({"RescaleIntercept": 0, "PixelRepresentation": 0}, "RescaleIntercept"),
+        ({"HighBit": 14}, "HighBit"),
+        ({"Rows": 0}, "Rows"),
+        ({"Columns": 65535}, "Columns"),
+        ({"Columns": 6}, "Rows x Columns"),
+        ({"PatientID": "another"}, "PatientID differs"),
+        ({"FrameOfReferenceUID": "1.2.4"}, "FrameOfReferenceUID differs"),
     ],
     ids=lambda value: next(iter(value.items())) if isinstance(value, dict) else None,
 )
 def test_unsound_slice_is_refused_by_name(tmp_path, change, says):
-    paths = write_series(tmp_path)
+    paths = write_series(tmp_path, PatientID="one", FrameOfReferenceUID="1.2.3")
     edit(paths[3], **change)
     message = refusal(read_series, paths)
     assert message.startswith(paths[3]) and says in message
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_another_unit_than_mm_is_refused(tmp_path, factor):
+    paths = write_series(tmp_path, step=(0, 0, 2.5 * factor), spacing=(0.8 * factor, 0.5 * factor))
+    assert "spacing" in refusal(read_series, paths)
 
 
 @pytest.mark.parametrize("text", [b"0.8\\half", b"0.8\\    ", b"1e9999\\1 "])

@@ -264,9 +264,9 @@ def test_uids_are_new_each_time(tmp_path):
 )
 def test_headers_that_objects_cannot_refer_to_are_refused(tmp_path, change, complaint):
     paths = make_series(tmp_path)
-    edit(paths[2], **change)
-    out = tmp_path / "out"
     masks = on_grid(make_masks(paths))
+    edit(paths[2], **change)  # after the series was read, which would refuse some of it
+    out = tmp_path / "out"
     message = refusal(write_objects, [finding()], *masks, paths, out / "seg.dcm", out / "sr.dcm")
     assert message.startswith(f"{paths[2]}: ") and complaint in message
     assert not out.exists()

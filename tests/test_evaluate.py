@@ -165,7 +165,7 @@ def test_missing_ratings_are_blank_and_leave_the_figures(tmp_path):
         (lambda text: text.splitlines()[0] + "\n", "holds no nodule"),
         (lambda text: text.replace("\nn01,", "\nn99,", 1), "no row for nodule 'n99'"),
         (lambda text: text.replace(",0.5,", ",half,", 1), "not a number"),
-        (lambda text: text[: len(text) // 2].rsplit(",", 1)[0], "number of fields"),
+        (lambda text: text[: len(text) // 2].rsplit(",", 1)[0], "fields, but line 1 names"),
     ],
     ids=["column", "empty", "unknown nodule", "text", "cut short"],
 )

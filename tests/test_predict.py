@@ -399,7 +399,7 @@ def test_one_image_at_a_time_is_in_memory(ct, tmp_path, monkeypatch):
         read.append(weakref.ref(volume))
         return volume
 
-    monkeypatch.setattr(points, "read_image", read_watched)
+    monkeypatch.setattr(points, "read_ct", read_watched)
     requests = [points.Request(name, name, tmp_path / name, POINT) for name in "abc"]
     assert len(list(points.locate(requests, "mm", 16, 2.0, {}))) == 3
     assert alive == [0, 0, 0]

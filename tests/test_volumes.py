@@ -3,12 +3,13 @@
 import itertools
 import os
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from ct_files import HU, REAL, UID, refusal, write_itk, write_series, write_slice
 
-from pnsamp_jax.data.volumes import AIR, Volume, read_image
+from pnsamp_jax.data.volumes import AIR, Volume, read_ct, read_image
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -24,6 +25,12 @@ def test_to_index_inverts_to_lps_and_spacing_is_the_length_of_a_step():
     np.testing.assert_allclose(volume.to_index(volume.to_lps(index)), index, atol=1e-9)
     np.testing.assert_allclose(volume.to_lps((1, 0, 0)) - volume.to_lps((0, 0, 0)), (0.1, 0.2, 2.5))
     np.testing.assert_allclose(volume.spacing, np.sqrt([0.01 + 0.04 + 6.25, 0.37, 0.5]))
+
+
+@pytest.mark.parametrize("point", [(np.nan, 0, 0), (0, np.inf, 0), (0, 0, 1e300)])
+def test_a_point_nowhere_is_held_by_nothing(point):
+    volume = Volume(np.zeros((2, 3, 4), np.int16), np.eye(4))
+    assert not volume.holds(np.array(point)) and volume.holds(np.zeros(3))
 
 
 # read_image
@@ -173,6 +180,107 @@ def test_folder_must_hold_exactly_one_series(tmp_path):
     write_series(tmp_path / "b", HU, SeriesInstanceUID="1.2.9")
     message = refusal(read_image, str(tmp_path))
     assert "2 DICOM CT series" in message and UID in message and "1.2.9" in message
+
+
+def write_nifti(path, array=HU, sform=AFFINE, qform=AFFINE, **fields):
+    """Writes (d, h, w) voxels; a form that is None is said to be absent."""
+    image = nibabel.Nifti1Image(array.transpose(2, 1, 0), None)
+    for form, put in ((sform, image.set_sform), (qform, image.set_qform)):
+        put(None if form is None else np.diag([-1, -1, 1, 1]) @ form[:, [2, 1, 0, 3]], int(form is not None))
+    for name, value in fields.items():
+        image.header[name] = value
+    nibabel.save(image, path)
+    return path
+
+
+def test_nan_in_a_nifti_is_air(tmp_path):
+    floats = HU.astype(np.float32)
+    floats[2, 3] = np.nan
+    array = read_image(write_nifti(tmp_path / "ct.nii.gz", floats)).array
+    assert (array[2, 3] == AIR).all()
+    np.testing.assert_array_equal(array[3:], HU[3:])
+
+
+@pytest.mark.parametrize("absent", ["sform", "qform"])
+def test_one_form_of_a_nifti_is_enough(tmp_path, absent):
+    volume = read_image(write_nifti(tmp_path / "ct.nii", **{absent: None}))
+    np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-4)
+
+
+MOVED = AFFINE + [[0, 0, 0, 5], [0] * 4, [0] * 4, [0] * 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"sform": None, "qform": None}, "sform"),
+        ({"sform": MOVED}, "sform and qform lie apart"),
+        ({"sform": AFFINE * 0, "qform": None}, "spacing"),
+        ({"sform": AFFINE * 1e-3, "qform": None}, "spacing"),
+        ({"xyzt_units": 3}, "xyzt_units"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_nifti_that_does_not_say_where_it_lies_is_refused(tmp_path, change, says):
+    path = write_nifti(tmp_path / "ct.nii", **change)
+    message = refusal(read_image, path)
+    assert message.startswith(str(path)) and says in message
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "says"),
+    [
+        ("ct.mha", b"ElementSpacing = 1 1 1\n", b"", "lacks ElementSpacing"),
+        ("ct.mha", b"Offset = 0 0 0", b"Offset = nan 0 0", "Offset is 'nan 0 0'"),
+        ("ct.mha", b"DimSize = 7 6 5", b"DimSize = 0 6 5", "claims 0 x 6 x 5 voxels"),
+        ("ct.mha", b"DimSize = 7 6 5", b"DimSize = 99999 99999 99999", "claims"),
+        ("ct.mha", b"DimSize = 7 6 5", b"DimSize = 900 900 900", "truncated"),
+        ("ct.mha", b"NDims = 3", b"NDims = 99", "header"),
+        ("ct.mha", b"NDims = 3", b"NDims = 4", "DimSize"),
+        ("ct.mha", b"TransformMatrix = 1", b"TransformMatrix = 2", "unit vectors"),
+        ("ct.mhd", b"ElementDataFile = ct.raw", b"ElementDataFile = %s%n.raw 0 4 1", "ElementDataFile"),
+        ("ct.nrrd", b"space origin: (0,0,0)\n", b"", "lacks space origin"),
+        ("ct.nrrd", b"sizes: 7 6 5", b"sizes: 900 900 900", "truncated"),
+        ("ct.nrrd", b"kinds:", b'space units: "cm" "cm" "cm"\nkinds:', "space units"),
+    ],
+)
+def test_a_text_header_that_itk_would_complete_is_refused(tmp_path, name, old, new, says):
+    path = write_itk(tmp_path / name, HU)
+    sound = path.read_bytes()
+    assert old in sound
+    path.write_bytes(sound.replace(old, new))
+    message = refusal(read_image, path)
+    assert message.startswith(str(path)) and says in message
+
+
+@pytest.mark.parametrize("name", ["ct.nrrd", "ct.mha"])
+def test_a_flipped_byte_of_compressed_voxels_is_found(tmp_path, name):
+    path = write_itk(tmp_path / name, np.random.default_rng(3).integers(-1000, 1000, (9, 9, 9)), compress=True)
+    data = bytearray(path.read_bytes())
+    data[-999] ^= 255
+    path.write_bytes(data)
+    assert "cannot be read" in refusal(read_image, path)
+
+
+def test_a_name_that_is_no_utf8_is_read_or_refused(tmp_path):
+    name = os.fsdecode(b"\xff")
+    np.testing.assert_array_equal(read_image(write_nifti(tmp_path / f"{name}.nii")).array, HU)
+    os.rename(write_itk(tmp_path / "ct.mha", HU), tmp_path / f"{name}.mha")
+    assert "UTF-8" in refusal(read_image, tmp_path / f"{name}.mha")
+
+
+def test_a_ct_has_hu(tmp_path):
+    np.testing.assert_array_equal(read_ct(write_itk(tmp_path / "ct.nii", HU, AFFINE)).array, HU)
+    others = {
+        "without offset": HU + 1024,
+        "windowed": np.clip(HU / 6 + 90, 0, 255).astype(np.uint8),
+        "air": HU * 0 + AIR,
+    }
+    for name, values in others.items():
+        path = write_itk(tmp_path / f"{name}.nii", values, AFFINE)
+        assert "no HU of a chest" in refusal(read_ct, path)
+        assert read_image(path).array.dtype == np.int16
+    assert "at least two" in refusal(read_ct, write_itk(tmp_path / "plane.nii", HU[:1], AFFINE))
 
 
 def test_itk_prints_and_warns_again_afterwards(tmp_path, capfd):

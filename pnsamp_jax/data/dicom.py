@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import stat
 import struct
 import tempfile
 import warnings
@@ -16,13 +17,17 @@ import numpy as np
 import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
-from pnsamp_jax.data.volumes import AIR, Volume
+from pnsamp_jax.data.volumes import AIR, Volume, check_geometry
 from pnsamp_jax.errors import UserError
 
 MAX_GAP = 2.5  # of the median slice spacing: one lost slice is interpolated, two in a row are not
 
 SAME_MM = 1e-3  # positions closer than this are one position
 _LINE_MM = 0.1  # how far a slice may lie off its place on the series' line
+_MAX_SIDE = 4096  # pixels, beyond any CT
+_SHARED = ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientID")  # by all slices of a volume
+_LUNG_HU, _WATER_HU = -900, 0  # which the stored values of a chest CT must be able to say ...
+_STEP_HU = 100  # ... in steps no larger than this
 _HEADER_TAGS = ["SeriesInstanceUID", "Modality", "ImageType", "SOPClassUID", "ImagePositionPatient"]
 # What pydicom raises on a damaged file. Values are converted when they are first asked for, so not by `dcmread` alone.
 _DAMAGED = (InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, TypeError, LookupError,
@@ -32,7 +37,8 @@ _DAMAGED = (InvalidDicomError, BytesLengthException, OSError, EOFError, ValueErr
 def index_series(root, cache=None) -> dict[str, list[str]]:
     """Finds every CT series under a folder, however the files are laid out and named.
 
-    Passed over: files that are not DICOM, other modalities, localizers, secondary captures without a position.
+    Passed over: pipes and sockets, files that are not DICOM, other modalities, localizers, secondary captures without
+    a position.
 
     Args:
       root: folder to search; it is only read. Links are followed.
@@ -53,12 +59,14 @@ def index_series(root, cache=None) -> dict[str, list[str]]:
         if cache is not None and os.path.abspath(path) == os.path.abspath(cache):
             continue
         try:
-            stat = os.stat(path)
+            status = os.stat(path)
         except OSError as error:
             if not os.path.lexists(path):
                 continue  # gone since the folder was listed, as another process' temporary file is
             raise UserError(f"{path}: cannot be read ({error.strerror}); restore or remove it") from error
-        name, entry = os.path.relpath(path, root), {"size": stat.st_size, "mtime": stat.st_mtime_ns}
+        if not stat.S_ISREG(status.st_mode):
+            continue  # a pipe would be waited for without end
+        name, entry = os.path.relpath(path, root), {"size": status.st_size, "mtime": status.st_mtime_ns}
         old = known.get(name)
         if isinstance(old, dict) and old == {**entry, "ct": old.get("ct")} and isinstance(old.get("ct"), str | None):
             entry = old
@@ -161,7 +169,7 @@ class _Slice(NamedTuple):
     path: str
     hu: np.ndarray
     position: np.ndarray
-    series: str
+    shared: dict[str, str]  # the values of `_SHARED`, empty where there is none
     orientation: np.ndarray  # (6,): unit vectors along w, then along h
     pixel_spacing: np.ndarray  # (2,): mm along h, w
 
@@ -194,7 +202,8 @@ def read_series(paths: Iterable) -> Volume:
         _check_alike(slices[0], slices[-1])
     if not slices:
         raise UserError("no DICOM files given; a CT series needs at least 2 slices")
-    _, _, _, series, orientation, pixel_spacing = slices[0]
+    _, _, _, shared, orientation, pixel_spacing = slices[0]
+    series = shared["SeriesInstanceUID"]
     row, column = orientation.reshape(2, 3)
     normal = np.cross(row, column)
     slices = _drop_repeats(sorted(slices, key=lambda item: item.position @ normal), normal)
@@ -226,7 +235,7 @@ def read_series(paths: Iterable) -> Volume:
     affine[:3] = np.stack(
         [extent / (len(array) - 1), column * pixel_spacing[0], row * pixel_spacing[1], positions[0]], axis=1
     )
-    return Volume(array, affine)
+    return check_geometry(slices[0].path, Volume(array, affine))
 
 
 def slice_positions(paths: Iterable) -> np.ndarray:
@@ -240,7 +249,7 @@ def slice_positions(paths: Iterable) -> np.ndarray:
 def _check_alike(first: _Slice, other: _Slice) -> None:
     """Raises UserError unless two files can be slices of one volume."""
     differs = {
-        "SeriesInstanceUID": first.series != other.series,
+        **{name: first.shared[name] not in ("", value) for name, value in other.shared.items() if value},
         "shape": first.hu.shape != other.hu.shape,
         "ImageOrientationPatient": np.abs(first.orientation - other.orientation).max() > 1e-4,
         "PixelSpacing": np.abs(first.pixel_spacing / other.pixel_spacing - 1).max() > 1e-4,
@@ -259,7 +268,7 @@ def _drop_repeats(slices: list[_Slice], normal: np.ndarray) -> list[_Slice]:
         elif np.abs(step).max() >= SAME_MM or not np.array_equal(item.hu, kept[-1].hu):
             raise UserError(
                 f"{item.path}: lies at the same depth as {kept[-1].path} but is another image; "
-                f"keep one phase or reconstruction of series {item.series}"
+                f"keep one phase or reconstruction of series {item.shared['SeriesInstanceUID']}"
             )
     return kept
 
@@ -279,14 +288,23 @@ def _read_slice(path: str) -> _Slice:
     with quiet_pydicom():
         try:
             ds = pydicom.dcmread(path)
-            modality, series = ds.get("Modality"), " ".join(str(ds.get("SeriesInstanceUID")).split())
+            modality = ds.get("Modality")
+            shared = {name: " ".join(str(ds.get(name) or "").split()) for name in _SHARED}
         except _DAMAGED as error:
             raise UserError(f"{path}: cannot be read as DICOM; copy the file again or leave it out") from error
         if modality not in (None, "", "CT"):
             raise UserError(f"{path}: its Modality is {modality!r}; give CT, which alone has Hounsfield units")
-        for keyword in ("NumberOfFrames", "SamplesPerPixel"):
-            if (count := _numbers(path, ds, keyword, 1, default=1)) != 1:
-                raise UserError(f"{path}: {keyword} is {count[0]:g}; convert it to single-frame grey-scale DICOM")
+        for keyword, most in {
+            "NumberOfFrames": 1,
+            "SamplesPerPixel": 1,
+            "Rows": _MAX_SIDE,
+            "Columns": _MAX_SIDE,
+        }.items():
+            count = _numbers(path, ds, keyword, 1, default=1 if most == 1 else None)[0]
+            if not 1 <= count <= most:
+                raise UserError(
+                    f"{path}: {keyword} is {count:g}, not 1 to {most}; convert it to single-frame grey-scale CT"
+                )
         position = _numbers(path, ds, "ImagePositionPatient", 3)
         orientation = _numbers(path, ds, "ImageOrientationPatient", 6)
         pixel_spacing = _numbers(path, ds, "PixelSpacing", 2)
@@ -295,7 +313,7 @@ def _read_slice(path: str) -> _Slice:
             raise UserError(f"{path}: ImageOrientationPatient is not two perpendicular unit vectors; correct it")
         if pixel_spacing.min() <= 0:
             raise UserError(f"{path}: PixelSpacing is not positive; correct it")
-        return _Slice(path, _hounsfield(path, ds), position, series, orientation, pixel_spacing)
+        return _Slice(path, _hounsfield(path, ds), position, shared, orientation, pixel_spacing)
 
 
 def _numbers(path: str, ds: pydicom.Dataset, keyword: str, count: int, default: float | None = None) -> np.ndarray:
@@ -320,8 +338,11 @@ def _hounsfield(path: str, ds: pydicom.Dataset) -> np.ndarray:
         raise UserError(f"{path}: RescaleSlope is 0, which leaves no image; export the series again")
     if "PixelData" not in ds:
         raise UserError(f"{path}: has no pixel data; copy the file again or leave it out")
+    for keyword, allowed in {"RescaleType": ("HU", "US"), "ModalityLUTSequence": ()}.items():
+        if ds.get(keyword) and str(ds.get(keyword)).strip() not in allowed:
+            raise UserError(f"{path}: its {keyword} says that its values are no HU; export the series in HU")
     try:
-        stored = ds.pixel_array
+        stored, whole = ds.pixel_array, _is_whole(ds)
     except _DAMAGED as error:
         syntax = ds.file_meta.get("TransferSyntaxUID")
         if syntax in (None, *pydicom.uid.UncompressedTransferSyntaxes):
@@ -332,11 +353,38 @@ def _hounsfield(path: str, ds: pydicom.Dataset) -> np.ndarray:
         ) from error
     if not intercept and ds.get("RescaleIntercept") in (None, "") and stored.dtype.kind == "u":
         raise UserError(f"{path}: has no RescaleIntercept, so that its HU are unknown; export the series again")
+    if not whole or stored.shape != (ds.Rows, ds.Columns):
+        raise UserError(f"{path}: its pixel data are not Rows x Columns, or cut off; copy the file again")
+    if ds.get("HighBit", ds.BitsStored - 1) != ds.BitsStored - 1:
+        raise UserError(f"{path}: HighBit is {ds.HighBit} for {ds.BitsStored} bits stored; export the series again")
+    lowest = 0.0 if stored.dtype.kind == "u" else -(2.0 ** (ds.BitsStored - 1))  # floats, which do not overflow
+    ends = np.array([lowest, lowest + 2.0**ds.BitsStored - 1]) * slope + intercept
+    if abs(slope) > _STEP_HU or ends.min() > _LUNG_HU or ends.max() < _WATER_HU:
+        raise UserError(
+            f"{path}: RescaleSlope {slope[0]:g} and RescaleIntercept {intercept[0]:g} do not give the HU of a chest; "
+            "export the series again"
+        )
     hu = np.clip(np.rint(stored * slope + intercept), AIR, np.iinfo(np.int16).max).astype(np.int16)
     padding = _numbers(path, ds, "PixelPaddingValue", 1, default=np.nan)
     if np.isfinite(padding):
         limit = _numbers(path, ds, "PixelPaddingRangeLimit", 1, default=padding[0])
         # A negative value is often written as its two's complement (63536 for -2000): the cast wraps it round.
         low, high = np.sort(np.concatenate([padding, limit]).astype(np.int64).astype(stored.dtype))
+        if low * slope + intercept < _WATER_HU < high * slope + intercept:
+            raise UserError(f"{path}: its PixelPaddingRangeLimit takes in the body; export the series again")
         hu[(stored >= low) & (stored <= high)] = AIR
     return hu
+
+
+def _is_whole(ds: pydicom.Dataset) -> bool:
+    """Whether pixel data are as long as the header says, or end with their marker if they are compressed.
+
+    Decoders leave out what is too much, as a wrong width makes it, and make up what a cut JPEG lacks.
+    """
+    syntax = ds.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated:
+        needed = ds.Rows * ds.Columns * ds.BitsAllocated // 8
+        return len(ds.PixelData) == needed + needed % 2
+    if syntax == pydicom.uid.RLELossless:  # has none, and is decoded strictly
+        return True
+    return next(pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=1)).rstrip(b"\0").endswith(b"\xff\xd9")

@@ -5,11 +5,7 @@ DICOM and ITK, and a (4, 4) affine leads from the first to the second. HU are in
 outside the scanner's field of view (padding, GE's -2000) becomes air, whichever format it came in.
 """
 
-import gzip
 import os
-import re
-import zlib
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +14,9 @@ from pydicom.misc import is_dicom
 from pnsamp_jax.errors import UserError
 
 AIR = -1024  # HU; the lowest value of a volume
+LUNG = -300  # HU; any piece of a chest CT that holds a nodule and its surroundings has voxels below and above
+DENSE_HU, DENSE_SHARE = 10_000, 0.05  # not even metal has so many HU in so many voxels
+SPACING_MM = 0.1, 20.0  # voxels beyond these are of another unit than mm
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
@@ -43,6 +42,8 @@ class Volume:
 
     def holds(self, point_lps) -> bool:
         """Whether a point (3,) in LPS mm lies within one of the voxels."""
+        if not np.isfinite(point_lps).all():
+            return False
         index = self.to_index(point_lps)
         return bool(((index >= -0.5) & (index <= np.array(self.array.shape[-3:]) - 0.5)).all())
 
@@ -52,22 +53,40 @@ class Volume:
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
 
+def read_ct(path) -> Volume:
+    """Reads a CT as `read_image` does, and refuses values that cannot be the HU of a chest.
+
+    That tells what lacks its offset, is normalised, windowed, or of another modality.
+
+    Raises:
+      UserError: as `read_image`, or the values are no HU, or it is a single plane.
+    """
+    volume = read_image(path)
+    if min(volume.array.shape) < 2:
+        shape = " x ".join(map(str, volume.array.shape[::-1]))
+        raise UserError(f"{path}: has {shape} voxels; give a volume of at least two in each direction")
+    low, high = volume.array.min(), volume.array.max()
+    dense = sum(np.count_nonzero(plane > DENSE_HU) for plane in volume.array) / volume.array.size
+    if not low < LUNG < high or dense > DENSE_SHARE:
+        raise UserError(f"{path}: its values, {low} to {high}, are no HU of a chest; export it again, in HU")
+    return volume
+
+
 def read_image(path) -> Volume:
-    """Reads a CT from a NIfTI, NRRD or MetaImage file, or from a folder that holds exactly one DICOM CT series.
+    """Reads an image from a NIfTI, NRRD or MetaImage file, or from a folder that holds exactly one DICOM CT series.
 
     An image's axes keep the order and direction that they have in the file; the affine says which way they run.
-    Values are taken as HU, rounded to the nearest int16; NaN (outside the field of view) and all below `AIR` become
-    `AIR`.
+    Values are rounded to the nearest int16; NaN (outside the field of view) and all below `AIR` become `AIR`.
 
     Args:
       path: file that ends in one of `IMAGE_SUFFIXES`, or folder.
 
     Returns:
-      Volume of int16 HU.
+      Volume of int16, HU if the image is a CT.
 
     Raises:
-      UserError: the file is missing, damaged, of another kind or not one 3D scalar image; or the folder holds no or
-        several CT series, or one that `read_series` refuses.
+      UserError: the file is missing, damaged, of another kind or not one 3D scalar image, or its header lacks or
+        contradicts something; or the folder holds no or several CT series, or one that `read_series` refuses.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
@@ -80,18 +99,26 @@ def read_image(path) -> Volume:
         if path.lower().endswith(".dcm") or (os.access(path, os.R_OK) and is_dicom(path)):
             raise UserError(f"{path}: a single DICOM file; give the folder that holds the whole series")
         raise UserError(f"{path}: not an image; give {', '.join(IMAGE_SUFFIXES)} or a folder of DICOM files")
-    voxels, spacing, origin, direction = _read_itk(path)
-    if voxels.dtype == np.int16:
-        array = np.maximum(voxels, np.int16(AIR), out=voxels)
-    else:
-        floats = voxels if voxels.dtype.kind == "f" else voxels.astype(np.float32)
-        array = np.rint(np.clip(np.nan_to_num(floats, nan=AIR), AIR, np.iinfo(np.int16).max)).astype(np.int16)
-    affine = np.eye(4)
-    affine[:3, :3] = (direction * spacing)[:, ::-1]  # ITK counts w, h, d
-    affine[:3, 3] = origin
-    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
-        raise UserError(f"{path}: its spacing, origin or direction make no sense; correct its header")
-    return Volume(array, affine)
+    from pnsamp_jax.data.image_files import read_file  # which itself needs `AIR`
+
+    array, affine = read_file(path)
+    return check_geometry(path, Volume(array, affine))
+
+
+def check_geometry(path: str, volume: Volume) -> Volume:
+    """Gives the volume back; UserError that names `path` unless its axes are about perpendicular and in mm."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        spacing = volume.spacing
+    low, high = SPACING_MM
+    if not (low <= spacing.min() and spacing.max() <= high and np.isfinite(volume.affine).all()):
+        sizes = " x ".join(f"{size:.3g}" for size in spacing[::-1])
+        raise UserError(
+            f"{path}: spacing or origin make no sense: {sizes} mm from voxel to voxel, where {low:g} to {high:g} do; "
+            "correct its header"
+        )
+    if abs(np.linalg.det(volume.affine[:3, :3] / spacing)) < 0.8:  # a gantry tilts by 30 degrees, which is 0.87
+        raise UserError(f"{path}: its axes are far from perpendicular; correct its direction")
+    return volume
 
 
 def write_mask(mask: Volume, path) -> None:
@@ -102,53 +129,3 @@ def write_mask(mask: Volume, path) -> None:
     image = nibabel.Nifti1Image(mask.array.transpose(2, 1, 0).astype(np.uint8), to_ras)
     image.header.set_xyzt_units("mm")
     nibabel.save(image, path)
-
-
-def _read_itk(path: str) -> tuple[np.ndarray, ...]:
-    """(d, h, w) voxels, and (3,) spacing, (3,) origin, (3, 3) direction as ITK has them; UserError as `read_image`."""
-    import SimpleITK as sitk  # slow to import, and not needed for DICOM
-
-    try:
-        with _silent_itk(sitk):
-            image = sitk.ReadImage(path)
-        components, dimension, size = image.GetNumberOfComponentsPerPixel(), image.GetDimension(), image.GetSize()
-        kind = image.GetPixelIDTypeAsString()
-        if components != 1 or "complex" in kind or dimension < 3 or any(extent != 1 for extent in size[3:]):
-            raise UserError(f"{path}: has {' x '.join(map(str, size))} voxels, {kind}; give one 3D image of HU")
-        # ITK fills up what is missing from a truncated NIfTI without a word, so count its bytes.
-        if path.lower().endswith((".nii", ".nii.gz")):
-            needed = float(image.GetMetaData("vox_offset")) + np.prod(size) * int(image.GetMetaData("bitpix")) // 8
-            if _unpacked_size(path) < needed:
-                raise UserError(f"{path}: truncated, has fewer voxels than its header says; copy it again")
-    except (RuntimeError, OSError, EOFError, zlib.error) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Reason:")]
-        reason = re.sub(r"^.*ERROR: |\w+\(0x[0-9a-f]+\): ", "", lines[-1] if lines else type(error).__name__)
-        advice = "check that it is complete and, for .mhd and .nhdr, that its data file lies beside it"
-        raise UserError(f"{path}: cannot be read ({reason}); {advice}") from error
-    direction = np.array(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
-    voxels = sitk.GetArrayFromImage(image).reshape(size[2::-1])
-    return voxels, np.array(image.GetSpacing()[:3]), np.array(image.GetOrigin()[:3]), direction
-
-
-def _unpacked_size(path: str) -> int:
-    """Bytes of a file, after decompression if it is gzip (which also checks its checksum)."""
-    with open(path, "rb") as file:
-        if file.read(2) != b"\x1f\x8b":
-            return os.path.getsize(path)
-    with gzip.open(path) as file:
-        return sum(map(len, iter(lambda: file.read(1 << 22), b"")))
-
-
-@contextmanager
-def _silent_itk(sitk):
-    """Keeps ITK from printing: its readers write to file descriptor 2 itself, whatever its settings are."""
-    shown, saved = sitk.ProcessObject.GetGlobalWarningDisplay(), os.dup(2)
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
