@@ -8,6 +8,7 @@ Beside them, weights alone: what is left of a checkpoint that only predicts, wit
 
 import hashlib
 import json
+import tempfile
 from itertools import count
 from pathlib import Path
 
@@ -72,9 +73,12 @@ class Checkpoints:
         """
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config))
         try:
+            # Asked first, since each of Orbax's many writers has a traceback of its own to print on a full disk.
+            with tempfile.TemporaryFile(dir=self.folder) as room:
+                room.write(bytes(sum(leaf.nbytes for leaf in jax.tree.leaves(state))))
             self._manager.save(int(state.step), args=items, metrics={"loss": float(loss)})
-        except ValueError as error:
-            if "os_error_code" not in str(error):  # what the system said to TensorStore
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and "os_error_code" not in str(error):  # what the system told TensorStore
                 raise
             raise OSError(f"{self.folder}: step {int(state.step)} was not saved ({error})") from error
         known = _read_digests(self.folder)

@@ -28,7 +28,7 @@ from pnsamp_jax.checkpoint import Checkpoints, load_weights
 from pnsamp_jax.data import keys
 from pnsamp_jax.errors import UserError, readable
 from pnsamp_jax.models.pn_samp import PNSAMP, contributions
-from pnsamp_jax.state import TrainState, create_state
+from pnsamp_jax.state import TrainState, state_shapes
 
 Array = jax.Array
 
@@ -106,10 +106,7 @@ def load(folder: Path) -> Networks:
     model = models.create(**fields | {"dtype": "float32"})
     if not isinstance(model, PNSAMP) or not (model.segment and model.rate):
         raise UserError(f"{path}: is of a network that lacks the mask or the ratings; take a PN-SAMP M, S1 or S2")
-    like = jax.eval_shape(partial(create_state, model, patch_size, len(windows), seed=0))
-    # To this machine's first device, on whichever devices it was trained.
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like)
+    like = state_shapes(model, patch_size, len(windows))
     trained = sorted({path.parent for kind in ("weights", "checkpoints") for path in folder.glob(f"fold_*/{kind}")})
     tested = [fold for fold in trained if (fold / "calibration.json").exists()]
     untested = [fold.name for fold in trained if fold not in tested]

@@ -1,5 +1,7 @@
 """The state of training, in one place: what a step reads and returns, and what a checkpoint holds."""
 
+from functools import partial
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -43,8 +45,19 @@ def learning_rates(schedule: str, peak: float, num_steps: int) -> np.ndarray:
 
 def create_state(model: nn.Module, patch_size: int, channels: int, seed: int) -> TrainState:
     """Initial state: parameters drawn from the seed."""
-    patch = jnp.zeros((1, patch_size, patch_size, patch_size, channels))
     # The "rbg" generator compiles in a quarter of the default one's time.
-    variables = jax.jit(model.init)(jax.random.key(seed, impl="rbg"), patch)
+    variables = _draw(model, patch_size, channels, jax.random.key(seed, impl="rbg"))
     params = variables["params"]
     return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], ADAM.init(params))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))  # compiled once for all folds
+def _draw(model: nn.Module, patch_size: int, channels: int, key: jax.Array) -> dict:
+    return model.init(key, jnp.zeros((1, patch_size, patch_size, patch_size, channels)))
+
+
+def state_shapes(model: nn.Module, patch_size: int, channels: int) -> TrainState:
+    """Shapes and types of a state, for the first device here wherever it was trained: into it a checkpoint is read."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.eval_shape(partial(create_state, model, patch_size, channels, seed=0))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)

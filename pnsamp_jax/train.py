@@ -29,7 +29,7 @@ from pnsamp_jax.checkpoint import Checkpoints, set_aside_damaged
 from pnsamp_jax.data import cohort, keys
 from pnsamp_jax.errors import Interrupted, UserError, readable
 from pnsamp_jax.metrics_log import MetricsLog
-from pnsamp_jax.state import TrainState, create_state, learning_rates
+from pnsamp_jax.state import TrainState, create_state, learning_rates, state_shapes
 
 
 def fold_seed(seed: int, fold: int) -> int:
@@ -84,14 +84,15 @@ def train_fold(
     steps_per_epoch = max(1, len(train) // config.batch_size)
     last_step = config.num_epochs * steps_per_epoch
     rates = learning_rates(config.schedule, config.learning_rate, last_step)
-    state = create_state(task.model, task.patch_size, len(task.windows), seed)
     with rundir.sole(folder), ExitStack() as stack:
         for line in set_aside_damaged(folder / "checkpoints"):
             print(readable(f"{line}; fold {fold} goes on from the last good checkpoint, or anew where there is none"))
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
         sigterm = stack.enter_context(noted_sigterm())
-        if checkpoints.last_step is not None:
-            state = restore(config, checkpoints, state, "last")
+        if checkpoints.last_step is None:
+            state = create_state(task.model, task.patch_size, len(task.windows), seed)
+        else:
+            state = restore(config, checkpoints, task, "last")
         first_step = int(state.step)
         if first_step >= last_step:
             return
@@ -173,12 +174,11 @@ def test_fold(
 
 def restore_state(config: ml_collections.ConfigDict, task: steps.Task, folder: Path) -> TrainState:
     """The state of a trained fold, from the checkpoint that the config names."""
-    state = create_state(task.model, task.patch_size, len(task.windows), seed=0)  # for its shapes alone
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        return steps.replicate(restore(config, checkpoints, state, config.checkpoint))
+        return steps.replicate(restore(config, checkpoints, task, config.checkpoint))
 
 
-def restore(config: ml_collections.ConfigDict, checkpoints: Checkpoints, like: TrainState, which: str) -> TrainState:
+def restore(config: ml_collections.ConfigDict, checkpoints: Checkpoints, task: steps.Task, which: str) -> TrainState:
     """A state from the checkpoints of the same config; see `Checkpoints.restore`.
 
     Raises:
@@ -187,7 +187,7 @@ def restore(config: ml_collections.ConfigDict, checkpoints: Checkpoints, like: T
     difference = settings.difference(config, checkpoints.config(which))
     if difference:
         raise UserError(f"{checkpoints.folder}: saved by another config: {difference}; take another --workdir")
-    return checkpoints.restore(like, which)
+    return checkpoints.restore(state_shapes(task.model, task.patch_size, len(task.windows)), which)
 
 
 def predict_nodules(

@@ -10,8 +10,10 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory) -> Path:
-    """Prepared data and compiled programs go to a folder of the tests', for subprocesses too."""
-    folder = tmp_path_factory.mktemp("cache")
+    """Prepared data and compiled programs go to a folder of all tests, whichever process they run in."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cache"
+    folder.mkdir(exist_ok=True)
     os.environ["XDG_CACHE_HOME"] = str(folder)
     return folder
 

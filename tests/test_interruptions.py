@@ -18,9 +18,9 @@ from pnsamp_jax import rundir, train
 from pnsamp_jax.checkpoint import Checkpoints
 from pnsamp_jax.errors import Interrupted, UserError
 from pnsamp_jax.metrics_log import MetricsLog
-from pnsamp_jax.state import create_state
+from pnsamp_jax.state import state_shapes
 
-CONFIG = {"fold": 0, "num_epochs": 3, "batch_size": 2}  # several steps an epoch
+CONFIG = {"fold": 0, "num_epochs": 3}
 EPOCH, STOPPED_AT = 5, 7  # no epoch ends there
 WRITTEN = ("predictions.csv", "readers.csv", "results.json", "folds.json", "fold_0/metrics.jsonl")
 
@@ -40,7 +40,7 @@ def copy(finished, tmp_path):
 
 def state_of(workdir, which="last"):
     task = train.make_task(tiny_config())
-    like = create_state(task.model, task.patch_size, len(task.windows), seed=0)
+    like = state_shapes(task.model, task.patch_size, len(task.windows))
     with Checkpoints(workdir / "fold_0" / "checkpoints") as checkpoints:
         return checkpoints.restore(like, which)
 

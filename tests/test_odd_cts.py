@@ -1,5 +1,7 @@
 """Every kind of odd CT, made from a part of the real scan, ends as it states; what does not is told as a failure."""
 
+import time
+
 import numpy as np
 import pytest
 from ct_files import REAL
@@ -60,6 +62,13 @@ def test_a_clean_scan_that_is_not_read_is_told(scan, tmp_path):
         next(odd_cts.try_kinds(odd_cts.KINDS, broken, tmp_path, SIZE, SECONDS))
 
 
-def test_a_reader_that_hangs_is_killed(tmp_path):
-    answer = odd_cts.ask(tmp_path, NODULE, SIZE, seconds=0)
+class Sleep:
+    """Sleeps for an hour where it is unpickled: in the reader's process."""
+
+    def __reduce__(self):
+        return time.sleep, (3600,)
+
+
+def test_a_reader_that_hangs_is_killed():
+    answer = odd_cts.ask(Sleep(), NODULE, SIZE, seconds=0.5)
     assert "hangs" in answer.failure

@@ -15,7 +15,7 @@ from pnsamp_jax.checkpoint import Checkpoints
 from pnsamp_jax.data import cohort, keys
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.predictions import prediction_columns, read_tables
-from pnsamp_jax.state import create_state
+from pnsamp_jax.state import state_shapes
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -30,7 +30,7 @@ def finished(tmp_path_factory):
 def last_parameters(workdir: Path, fold: int):
     """All leaves of the last checkpoint of a fold."""
     task = train.make_task(tiny_config())
-    like = create_state(task.model, task.patch_size, len(task.windows), seed=0)
+    like = state_shapes(task.model, task.patch_size, len(task.windows))
     with Checkpoints(workdir / f"fold_{fold}" / "checkpoints") as checkpoints:
         return jax.tree.leaves(checkpoints.restore(like, "last"))
 

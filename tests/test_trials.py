@@ -14,10 +14,16 @@ CHANGES = damage.CHANGES
 
 
 @pytest.fixture(scope="module")
-def peaceful(tmp_path_factory):
-    """A small run of one fold, in a process of its own, with its cache beside it."""
+def cache(cache_folder):
+    """Where the other tests' runs of the same size have left what they prepared and compiled, or will find it."""
+    return cache_folder / "pnsamp_jax"
+
+
+@pytest.fixture(scope="module")
+def peaceful(tmp_path_factory, cache):
+    """A small run of one fold, in a process of its own."""
     folder = tmp_path_factory.mktemp("trials")
-    assert small_run.start(folder / "in_peace", folder / "cache", folder / "log.txt", **CHANGES).wait() == 0
+    assert small_run.start(folder / "in_peace", cache, folder / "log.txt", **CHANGES).wait() == 0
     return folder / "in_peace"
 
 
@@ -29,8 +35,8 @@ def wait_for(pattern, workdir, process):
 
 
 @pytest.mark.parametrize("moment", ["fold_0/metrics.jsonl", "fold_0/checkpoints/*.orbax-checkpoint-tmp*"])
-def test_a_killed_run_ends_as_it_would_have(peaceful, tmp_path, moment):
-    arguments = (tmp_path / "run", peaceful.with_name("cache"), tmp_path / "log.txt")
+def test_a_killed_run_ends_as_it_would_have(peaceful, cache, tmp_path, moment):
+    arguments = (tmp_path / "run", cache, tmp_path / "log.txt")
     process = small_run.start(*arguments, **CHANGES)
     wait_for(moment, tmp_path / "run", process)
     process.kill()
@@ -64,10 +70,10 @@ def test_a_stage_is_told_from_what_is_on_the_disk(tmp_path):
     assert interruptions.stage(tmp_path) == "evaluation"
 
 
-def test_a_refused_file_must_be_left_alone(peaceful, tmp_path):
+def test_a_refused_file_must_be_left_alone(peaceful, cache, tmp_path):
     run = shutil.copytree(peaceful, tmp_path / "run")
     damage.cut(run / "folds.json")
-    assert damage.train_again(run, peaceful.with_name("cache"), run / "folds.json", peaceful) == "one line"
+    assert damage.train_again(run, cache, run / "folds.json", peaceful) == "one line"
 
 
 @pytest.mark.parametrize(("growth", "failures"), [(0.0, 0), (0.02, 0), (0.2, 1)])

@@ -9,14 +9,14 @@ from configs import base
 from pnsamp_jax import calibration, rundir, train
 from pnsamp_jax.checkpoint import Checkpoints
 from pnsamp_jax.data import keys
-from pnsamp_jax.state import create_state
+from pnsamp_jax.state import state_shapes
 
 
 def tiny_config(**changes):
     """A run of seconds: 24 nodules of ten patients, 16 voxels, a thin network."""
     config = base.get_config()
     config.patch_size, config.spacing_mm = 16, 2.0
-    config.num_folds, config.num_epochs, config.batch_size, config.validation_fraction = 3, 2, 8, 0.3
+    config.num_folds, config.num_epochs, config.batch_size, config.validation_fraction = 3, 2, 2, 0.3
     config.data.phantom_nodules, config.data.margin, config.data.workers = 24, 2, 1
     config.model.kernels, config.model.mask_kernels = (2, 2, 4, 4), (2, 2, 2, 2)
     config.log_every_steps = 1
@@ -31,7 +31,7 @@ def made_up_run(folder, folds):
     rundir.claim(config, folder)
     for fold in folds:
         random = np.random.default_rng(fold)
-        like = jax.eval_shape(lambda: create_state(task.model, task.patch_size, len(task.windows), seed=0))
+        like = state_shapes(task.model, task.patch_size, len(task.windows))
         state = jax.tree.map(lambda leaf, r=random: r.normal(0, 0.4, leaf.shape).astype(leaf.dtype), like)
         variances = jax.tree.map(lambda leaf: 0.5 + np.abs(leaf), state.batch_stats)
         state = state.replace(step=np.int32(1), batch_stats=variances)

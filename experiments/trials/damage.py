@@ -23,7 +23,7 @@ from experiments.trials import small_run
 from pnsamp_jax import train
 from pnsamp_jax.errors import UserError
 
-CHANGES = {"fold": 0, "num_epochs": 3, "batch_size": 2}
+CHANGES = {"fold": 0, "num_epochs": 3}
 FULL_AT = (0, 200, 1_000, 2_000, 4_000, 16_000, 64_000)  # bytes
 
 

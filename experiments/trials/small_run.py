@@ -16,7 +16,7 @@ from pnsamp_jax import train
 from pnsamp_jax.checkpoint import Checkpoints
 from pnsamp_jax.data.prepare import atomic_path
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.state import create_state
+from pnsamp_jax.state import state_shapes
 
 WRITTEN = ("folds.json", "readers.csv", "predictions.csv", "results.json")
 WRITTEN_OF_FOLD = ("predictions.csv", "calibration.json", "metrics.jsonl")
@@ -25,7 +25,7 @@ WRITTEN_OF_FOLD = ("predictions.csv", "calibration.json", "metrics.jsonl")
 def small_config(cache: Path, **changes) -> ConfigDict:
     """24 simulated nodules, 16 voxels, a thin network."""
     config = base.get_config()
-    config.patch_size, config.spacing_mm, config.batch_size = 16, 2.0, 4
+    config.patch_size, config.spacing_mm, config.batch_size = 16, 2.0, 2
     config.num_folds, config.num_epochs, config.validation_fraction = 2, 6, 0.3
     config.data.phantom_nodules, config.data.margin, config.data.cache = 24, 2, str(cache)
     config.model.kernels, config.model.mask_kernels = (2, 2, 4, 4), (2, 2, 2, 2)
@@ -44,7 +44,7 @@ def arrays(workdir: Path, fold: int, which: str) -> list[np.ndarray]:
     """All arrays of the best or the last checkpoint of a fold."""
     config = small_config(Path())
     task = train.make_task(config)
-    like = create_state(task.model, task.patch_size, len(task.windows), seed=0)
+    like = state_shapes(task.model, task.patch_size, len(task.windows))
     with Checkpoints(workdir / f"fold_{fold}" / "checkpoints") as checkpoints:
         return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoints.restore(like, which))]
 
