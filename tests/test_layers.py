@@ -54,6 +54,27 @@ def test_folded_convolution_is_the_native_one(shape, channels, features):
         assert difference(ours, theirs) < 1e-5
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3, 2, 4, 2), (2, 3, 1, 4, 2, 5), (1, 4, 4, 4, 3, 3)])
+def test_folded_convolution_of_an_up_pooled_map_is_the_native_one(shape):
+    *cells, features = shape
+    batch, depth, height, width, channels = cells
+    x, kernel = draw(cells), draw((3, 3, 3, channels, features), 1)
+    dy = draw((batch, 2 * depth, 2 * height, 2 * width, features), 2)
+    with jax.default_matmul_precision("highest"):
+        folded = value_and_gradients(layers.conv3d_up_folded, x, kernel, dy)
+        native = value_and_gradients(lambda x, kernel: layers.conv3d_native(layers.up_pool(x), kernel), x, kernel, dy)
+    for ours, theirs in zip(folded, native, strict=True):
+        assert difference(ours, theirs) < 1e-5
+
+
+def test_folded_convolution_of_an_up_pooled_map_in_bfloat16():
+    x, kernel = draw((2, 2, 3, 4, 5), 0, jnp.bfloat16), draw((3, 3, 3, 5, 2), 1, jnp.bfloat16)
+    folded = layers.conv3d_up_folded(x, kernel)
+    assert folded.dtype == jnp.bfloat16
+    exact = layers.conv3d_native(layers.up_pool(x).astype(jnp.float32), kernel.astype(jnp.float32))
+    assert difference(folded, exact) < 0.02  # bfloat16 keeps 8 bits, and the sums of weights are rounded once more
+
+
 @pytest.mark.parametrize(("channels", "features"), [(2, 5), (5, 2)])
 def test_folded_convolution_in_bfloat16(channels, features):
     shape = (2, 4, 5, 6)
@@ -151,3 +172,29 @@ def test_block_keeps_float32_statistics_and_parameters_under_bfloat16():
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((variables, updated)))
     running = updated["batch_stats"]["BatchNorm_0"]
     np.testing.assert_allclose(running["var"], 0.9 + 0.1 * np.var(x, (0, 1, 2, 3)), rtol=0.01)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_of_maps_apart_is_flax_s_of_the_joined_map(train):
+    maps = 3 + 2 * draw((2, 3, 4, 5, 2)), draw((2, 3, 4, 5, 3), 1)
+    ours = layers.BatchNorm(train)
+    theirs = nn.BatchNorm(use_running_average=not train, momentum=ours.MOMENTUM, epsilon=ours.EPSILON)
+    variables = theirs.init(jax.random.key(0), jnp.concatenate(maps, -1))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, ours.init(jax.random.key(0), *maps), variables))
+    variables = jax.tree.map(lambda leaf: leaf + draw(leaf.shape) ** 2, variables)
+    y, updated = ours.apply(variables, *maps, mutable=["batch_stats"])
+    expected, as_expected = theirs.apply(variables, jnp.concatenate(maps, -1), mutable=["batch_stats"])
+    np.testing.assert_allclose(jnp.concatenate(y, -1), expected, rtol=1e-5, atol=1e-5)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(updated["batch_stats"][name], as_expected["batch_stats"][name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_block_with_a_skip_is_that_of_the_joined_map(train):
+    x, skip = 3 + 2 * draw((2, 2, 3, 1, 2)), draw((2, 4, 6, 2, 3), 1)
+    joined = jnp.concatenate([layers.up_pool(x), skip], -1)
+    block = layers.Block(4, train)
+    variables = block.init(jax.random.key(0), joined)
+    variables = jax.tree.map(lambda leaf: leaf + 0.5 * draw(leaf.shape) ** 2, variables)
+    apart, together = (block.apply(variables, *it, mutable=["batch_stats"]) for it in ((x, skip), (joined,)))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), apart, together)

@@ -60,7 +60,7 @@ def layer_table(model: nn.Module, patch_size: int, channels: int) -> str:
         module = context.module
         output = call(*args, **kwargs)
         own = any(not isinstance(value, Mapping) for value in module.variables.get("params", {}).values())
-        if isinstance(module, Block) or own:
+        if isinstance(output, jax.Array) and (isinstance(module, Block) or own):
             units[module.path] = output.shape[1:]
         return output
 

@@ -164,11 +164,11 @@ class PNSAMP(nn.Module):
 
         mask = None
         if self.segment:
-            for level in reversed(range(1, len(self.kernels))):
-                x = block(self.kernels[level], f"up_{level}")(x)
-                x = jnp.concatenate([up_pool(x), skips[level]], axis=-1)
-            x = block(self.kernels[0], "up_0")(x)
-            mask = MaskHead(dtype=self.dtype, name="mask")(x, skips[0])
+            beside = None
+            for level, features in reversed(list(enumerate(self.kernels))):
+                x = block(features, f"up_{level}")(x, beside)  # joined with what was beside it on the way down
+                beside = skips[level]
+            mask = MaskHead(dtype=self.dtype, name="mask")(x, beside)
 
         if not self.rate:
             return Outputs(mask, None)
