@@ -110,6 +110,8 @@ def train_fold(
         with MetricsLog(folder, first_step) as log:
             for step, batch in enumerate(bar, start=first_step + 1):
                 state, metrics = train_step(state, batch, seed, rates[step - 1])
+                if step == first_step + 1:
+                    give_back_freed_memory()  # what compiling took, before the step takes its own
                 if step % config.log_every_steps == 0 or step == last_step:
                     metrics = {name: float(value) for name, value in metrics.items()}
                     _require_finite(metrics["loss"], fold, step, checkpoints.last_step)

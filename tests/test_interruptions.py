@@ -20,13 +20,15 @@ from pnsamp_jax.errors import Interrupted, UserError
 from pnsamp_jax.metrics_log import MetricsLog
 from pnsamp_jax.state import state_shapes
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIG = {"fold": 0, "num_epochs": 3}
 EPOCH, STOPPED_AT = 5, 7  # no epoch ends there
 WRITTEN = ("predictions.csv", "readers.csv", "results.json", "folds.json", "fold_0/metrics.jsonl")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, quick_compilation):
     """A run of one fold that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("finished")
     train.train_and_evaluate(tiny_config(**CONFIG), workdir)

@@ -89,6 +89,7 @@ def test_a_system_trains_and_is_scored(key, root):
     results = json.loads((root / key / "results.json").read_text())["contexts"]["simulated"]
     assert results["n"] == len(json.loads((root / key / "folds.json").read_text())["folds"][0]["test"]["nodules"])
     assert ("malignancy" in results) == ("malignancy" in ratings)
+    assert (results["dice"]["value"] is not None) == mask
 
 
 def test_all_systems_test_the_same_nodules(root):

@@ -17,11 +17,13 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.predictions import prediction_columns, read_tables
 from pnsamp_jax.state import state_shapes
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, quick_compilation):
     """An uninterrupted run of all folds: (workdir, results)."""
     workdir = tmp_path_factory.mktemp("run")
     return workdir, train.train_and_evaluate(tiny_config(), workdir)
@@ -124,23 +126,6 @@ def test_evaluate_mode_can_test_the_last_checkpoint(finished, tmp_path):
         assert (found.checkpoint, found.step) == ("last", checkpoints.last_step)
     train.test_and_evaluate(tiny_config(), finished[0])  # leave the folder as it was
     assert calibration.read(finished[0] / "fold_1" / "calibration.json").checkpoint == "best"
-
-
-@pytest.mark.parametrize(
-    ("changes", "present", "absent"),
-    [
-        ({"model.rate": False}, "dice", "malignancy"),
-        ({"model.segment": False, "model.windows": ((700.0, -600.0),)}, "malignancy", "dice"),
-    ],
-    ids=["Seg", "C, one window"],
-)
-def test_single_task_forms_run(tmp_path, changes, present, absent):
-    results = train.train_and_evaluate(tiny_config(fold=0, num_epochs=1, **changes), tmp_path)
-    results = json.loads((tmp_path / "results.json").read_text())["contexts"]["simulated"]
-    if present == "dice":
-        assert results["dice"]["value"] is not None and "malignancy" not in results
-    else:
-        assert results["dice"]["value"] is None and results["malignancy"]["auc"]["n"] > 0
 
 
 def test_a_wider_cohort_joins_the_training_part_but_no_patient_of_the_others(tmp_path):

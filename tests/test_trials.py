@@ -10,6 +10,8 @@ import pytest
 from experiments.trials import damage, interruptions, memory, small_run
 from pnsamp_jax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CHANGES = damage.CHANGES
 
 
@@ -20,7 +22,7 @@ def cache(cache_folder):
 
 
 @pytest.fixture(scope="module")
-def peaceful(tmp_path_factory, cache):
+def peaceful(tmp_path_factory, cache, quick_compilation):
     """A small run of one fold, in a process of its own."""
     folder = tmp_path_factory.mktemp("trials")
     assert small_run.start(folder / "in_peace", cache, folder / "log.txt", **CHANGES).wait() == 0

@@ -124,26 +124,22 @@ def conv3d_up_folded(x: Array, kernel: Array) -> Array:
     return y.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(batch, 2 * depth, 2 * height, 2 * width, features)
 
 
+def conv3d_joined_native(x: Array, skip: Array, kernel: Array) -> Array:
+    """Convolution of an up-pooled map (B, D, H, W, C) joined with its skip (B, 2D, 2H, 2W, S), with a kernel
+    (3, 3, 3, C + S, F) -> (B, 2D, 2H, 2W, F)."""
+    return conv3d_native(jnp.concatenate([up_pool(x), skip], axis=-1), kernel)
+
+
+def conv3d_joined_folded(x: Array, skip: Array, kernel: Array) -> Array:
+    """The same as the sum of a convolution of either, so that the joined map is never built."""
+    below, beside = jnp.split(kernel, [x.shape[-1]], axis=3)
+    return conv3d_up_folded(x, below) + conv3d_folded(skip, beside)
+
+
 def conv3d_joined(x: Array, skip: Array, kernel: Array) -> Array:
-    """Convolution of an up-pooled map joined with its skip, which never builds the joined map on CPU.
-
-    Args:
-      x: (B, D, H, W, C).
-      skip: (B, 2D, 2H, 2W, S).
-      kernel: (3, 3, 3, C + S, F).
-
-    Returns:
-      (B, 2D, 2H, 2W, F).
-    """
-
-    def apart(x: Array, skip: Array, kernel: Array) -> Array:
-        below, beside = jnp.split(kernel, [x.shape[-1]], axis=3)
-        return conv3d_up_folded(x, below) + conv3d_folded(skip, beside)
-
-    def together(x: Array, skip: Array, kernel: Array) -> Array:
-        return conv3d_native(jnp.concatenate([up_pool(x), skip], axis=-1), kernel)
-
-    return lax.platform_dependent(x, skip, kernel, cpu=apart, default=together)
+    """By the form that is fast where the program runs; see `conv3d_joined_native` for shapes."""
+    forms = {"cpu": conv3d_joined_folded, "default": conv3d_joined_native}
+    return lax.platform_dependent(x, skip, kernel, **forms)
 
 
 class Conv3x3x3(nn.Module):

@@ -1,0 +1,110 @@
+"""One turn of one system of the benchmark, in a process of its own.
+
+It reads a pickled `Job` from standard input; the last line of its standard output is JSON: what `measure` found. JAX,
+PyTorch and Keras are not imported here, so that each process holds only its own toolkit.
+"""
+
+import json
+import pickle
+import resource
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from pnsamp_jax.allocator import give_back_freed_memory, keep_freed_memory
+from pnsamp_jax.data import keys
+from pnsamp_jax.errors import UserError
+
+MODULES = {"torch": "torch_pn_samp", "torch_compile": "torch_pn_samp", "keras": "keras_pn_samp"}  # else jax_systems
+
+
+class Job(NamedTuple):
+    """What a worker is told."""
+
+    system: str  # which one; `create(system, config)` of its module makes the `System`
+    config: ConfigDict  # with the batch size, patch size and precision to measure
+    seconds: float  # for how long calls of each part are begun
+    parts: tuple[str, ...] = ()  # of the system; all if empty
+    devices: int = 0  # that the CPU is made to look like; 0 for those that there are
+
+
+def host_peak() -> int:
+    """Most bytes of memory that this process has held so far."""
+    if sys.platform == "linux":  # where `resource` starts with what the parent process held
+        return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+class System(NamedTuple):
+    """What a worker measures."""
+
+    about: dict  # JSON for the report: `name`, `version` and `device`
+    parts: dict[str, Callable[[], object]]  # each returns when its result is there; the first call compiles
+    peak: Callable[[], int] = host_peak  # most bytes held so far, of the device where it has memory of its own
+    costs: Callable[[], dict[str, dict[str, float]]] = dict  # operations and bytes of a call by part, where known
+
+
+def draw_batch(config: ConfigDict) -> dict[str, np.ndarray]:
+    """A batch as the input pipeline gives it: random voxels, a ball in the middle, one vote for each rating."""
+    random = np.random.default_rng(config.seed)
+    batch, side = config.batch_size, config.patch_size + 2 * config.data.margin
+    squares = np.square(np.arange(side) - (side - 1) / 2)
+    ball = squares[:, None, None] + squares[:, None] + squares < (config.patch_size / 8) ** 2
+    classes = random.integers(0, [rating.classes for rating in keys.RATINGS], (batch, len(keys.RATINGS)))
+    return {
+        keys.IMAGE: random.integers(-1400, 200, (batch, side, side, side), np.int16),
+        keys.MASK: np.stack([keys.MASK_UNIT * ball.astype(np.uint8)] * batch),
+        keys.VOTES: np.eye(keys.MAX_CLASSES, dtype=np.uint8)[classes],
+    }
+
+
+def seen(config: ConfigDict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`draw_batch` as a network sees it without augmentation: patches (B, S, S, S, windows) and masks (B, S, S, S) in
+    float32, and classes from 0 (B, 9)."""
+    batch, inner = draw_batch(config), slice(config.data.margin, config.data.margin + config.patch_size)
+    width, centre = np.array(config.model.windows, np.float32).T
+    images, masks = (batch[name][:, inner, inner, inner] for name in (keys.IMAGE, keys.MASK))
+    inputs = np.clip((images[..., None].astype(np.float32) - centre) / width + 0.5, 0, 1)
+    return inputs, np.float32(masks > 0), batch[keys.VOTES].argmax(axis=-1)
+
+
+def measure(system: System, seconds: float, parts: tuple[str, ...]) -> dict:
+    """`about`, `costs` and `peak_bytes` of a system, and by part (all if none is named) `seconds` of each call and
+    `compile_s`, by how much the first call is longer than the fastest."""
+    times, compile_s = {}, {}
+    for part in parts or system.parts:
+        calls, end = [], 0.0
+        while len(calls) < 3 or time.perf_counter() < end:
+            start = time.perf_counter()
+            system.parts[part]()
+            calls.append(time.perf_counter() - start)
+            if len(calls) == 1:
+                give_back_freed_memory()  # what compiling took, as training does
+            if len(calls) == 2:  # the first compiles, the second still warms up
+                end = time.perf_counter() + seconds
+        times[part], compile_s[part] = calls[2:], calls[0] - min(calls[1:])
+    found = {"seconds": times, "compile_s": compile_s, "peak_bytes": system.peak()}
+    return found | {"about": system.about, "costs": system.costs()}
+
+
+def main() -> None:
+    """Takes the turn."""
+    job = pickle.load(sys.stdin.buffer)
+    if sys.platform == "linux":  # where memory runs out, this process is the one to go
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    keep_freed_memory()  # as in training, and for all systems alike
+    module = import_module(f"experiments.speed.{MODULES.get(job.system, 'jax_systems')}")
+    try:
+        print(json.dumps(measure(module.create(job.system, job.config), job.seconds, job.parts)))
+    except UserError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
