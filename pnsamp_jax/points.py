@@ -15,7 +15,7 @@ import numpy as np
 from pnsamp_jax.data.dicom import only_series, read_series
 from pnsamp_jax.data.patches import sample
 from pnsamp_jax.data.tables import number, read_table
-from pnsamp_jax.data.volumes import read_ct
+from pnsamp_jax.data.volumes import check_chest, read_ct
 from pnsamp_jax.errors import UserError, readable
 
 POINT_COLUMNS = {"mm": ("x_mm", "y_mm", "z_mm"), "voxel": ("i", "j", "k")}
@@ -126,7 +126,7 @@ def locate(
         group = list(group)
         try:
             files = only_series(path) if path.is_dir() else None
-            ct = read_series(files) if files else read_ct(path)
+            ct = check_chest(path, read_series(files)) if files else read_ct(path)
         except (UserError, OSError) as error:
             failures |= {request.nodule_id: str(error) for request in group}
             continue

@@ -54,14 +54,15 @@ class Volume:
 
 
 def read_ct(path) -> Volume:
-    """Reads a CT as `read_image` does, and refuses values that cannot be the HU of a chest.
+    """Reads a CT as `read_image` does, and refuses what `check_chest` does."""
+    return check_chest(path, read_image(path))
+
+
+def check_chest(path, volume: Volume) -> Volume:
+    """Gives the volume back; UserError that names `path` if it is a single plane, or cannot be the HU of a chest.
 
     That tells what lacks its offset, is normalised, windowed, or of another modality.
-
-    Raises:
-      UserError: as `read_image`, or the values are no HU, or it is a single plane.
     """
-    volume = read_image(path)
     if min(volume.array.shape) < 2:
         shape = " x ".join(map(str, volume.array.shape[::-1]))
         raise UserError(f"{path}: has {shape} voxels; give a volume of at least two in each direction")

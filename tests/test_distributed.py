@@ -1,0 +1,91 @@
+"""Steps over several processes, as on machines that share a batch, do what one process does with the whole batch."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from configs import base
+from pnsamp_jax import steps, train
+from pnsamp_jax.data import keys
+from pnsamp_jax.models.layers import BatchNorm
+from pnsamp_jax.models.outputs import Outputs
+from pnsamp_jax.state import create_state
+
+BATCH, SIDE, MARGIN, STEPS = 4, 8, 2, 3
+
+
+class Thin(nn.Module):
+    """A segmentation that compiles at once, with statistics over the batch."""
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        (x,) = BatchNorm(train, self.axis_name)(x)
+        return Outputs(nn.Dense(1)(nn.elu(nn.Dense(3)(x)))[..., 0] - 2, None)
+
+
+def run_some_steps(first: int, last: int) -> dict[str, list[float]]:
+    """Steps on the nodules from `first` to `last` of the batch: metrics of each, and the parameters at the end."""
+    random, side = np.random.default_rng(0), SIDE + 2 * MARGIN
+    batch = {
+        keys.IMAGE: random.integers(-1400, 200, (BATCH, side, side, side), np.int16),
+        keys.MASK: random.integers(0, 2, (BATCH, side, side, side), np.uint8) * np.uint8(255),
+        keys.VOTES: np.ones((BATCH, 9, 6), np.uint8),
+    }
+    batch = {name: values[first:last] for name, values in batch.items()}
+    task = train.make_task(base.get_config())._replace(model=Thin(steps.AXIS), patch_size=SIDE)
+    state, step = steps.replicate(create_state(Thin(), SIDE, 2, seed=0)), steps.compile_train_step(task)
+    found = {"metrics": []}
+    for _ in range(STEPS):
+        state, metrics = step(state, batch, 0, 1e-3)
+        found["metrics"] += [float(values.addressable_data(0)) for _, values in sorted(metrics.items())]
+    leaves = jax.tree.leaves((state.params, state.batch_stats))
+    found["state"] = np.concatenate([np.ravel(leaf.addressable_data(0)) for leaf in leaves]).tolist()
+    return found
+
+
+def join(count: int, place: int, port: int) -> None:
+    """Runs the steps on this process's share of the batch and prints what came out."""
+    if count > 1:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(f"localhost:{port}", count, place)
+    share = BATCH // count
+    print(json.dumps(run_some_steps(place * share, (place + 1) * share)))
+
+
+def run_processes(count: int) -> list[dict]:
+    """What each of so many processes printed."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = "--xla_force_host_platform_device_count=1"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
+    commands = [[sys.executable, __file__, str(count), str(place), str(port)] for place in range(count)]
+    processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for command in commands]
+    try:
+        printed = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * count
+    return [json.loads(text.splitlines()[-1]) for text in printed]
+
+
+def test_two_processes_do_what_one_does():
+    (alone,) = run_processes(1)
+    one, other = run_processes(2)
+    assert one == other
+    for name, values in alone.items():
+        # Sums in another order; Adam divides a gradient by its size, so that rounding shows as part of a step of 1e-3.
+        np.testing.assert_allclose(one[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+if __name__ == "__main__":
+    join(*map(int, sys.argv[1:]))
