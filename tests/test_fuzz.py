@@ -1,6 +1,10 @@
-"""Whatever stands in a table, a config or a header: its reader ends in a result or in a UserError."""
+"""Whatever stands in a table, a config or a header: its reader ends in a result or in a UserError.
+
+The long form, with other examples in each run: FUZZ_EXAMPLES=5000 python -m pytest tests/test_fuzz.py
+"""
 
 import contextlib
+import os
 
 import numpy as np
 import pytest
@@ -17,9 +21,9 @@ from pnsamp_jax.data.volumes import read_ct
 from pnsamp_jax.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("error")
-quick = settings(
-    max_examples=60,
-    derandomize=True,  # the same examples in each run, so that what fails can be mended
+fuzz = settings(
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "60")),
+    derandomize="FUZZ_EXAMPLES" not in os.environ,  # the suite has the same examples in each run
     database=None,
     deadline=None,  # other processes may slow down the machine
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # files are written anew in each example
@@ -40,7 +44,7 @@ def tables(columns):
     return st.one_of(nearly, st.text(max_size=60)).map(lambda text: text.encode("utf-8", "replace")) | st.binary()
 
 
-@quick
+@fuzz
 @given(tables(list(folder.NODULE_COLUMNS)), tables(list(folder.RATING_COLUMNS)))
 def test_tables_of_a_folder(tmp_path, nodules, ratings):
     (tmp_path / "nodules.csv").write_bytes(nodules)
@@ -50,7 +54,7 @@ def test_tables_of_a_folder(tmp_path, nodules, ratings):
         folder.read_rows(str(tmp_path))
 
 
-@quick
+@fuzz
 @given(tables(["nodule_id", "image", "x_mm", "y_mm", "z_mm"]))
 def test_table_of_points(tmp_path, content):
     (tmp_path / "points.csv").write_bytes(content)
@@ -60,7 +64,7 @@ def test_table_of_points(tmp_path, content):
         points.read_requests(options)
 
 
-@quick
+@fuzz
 @given(st.lists(cells, max_size=4).map(",".join) | st.text(), st.sampled_from(["mm", "voxel", "", "km"]))
 def test_points_in_the_config(text, units):
     options = base.get_config().predict
@@ -69,7 +73,7 @@ def test_points_in_the_config(text, units):
         points.read_requests(options)
 
 
-@quick
+@fuzz
 @given(tables(predictions.prediction_columns()), tables(predictions.reader_columns()))
 def test_tables_of_an_evaluation(tmp_path, content, readers):
     (tmp_path / "predictions.csv").write_bytes(content)
@@ -81,7 +85,7 @@ def test_tables_of_an_evaluation(tmp_path, content, readers):
 FIELDS = sorted(name for name, value in base.get_config().items() if isinstance(value, int | float | str))
 
 
-@quick
+@fuzz
 @given(st.dictionaries(st.sampled_from(FIELDS), st.integers() | st.floats() | st.text(max_size=9), max_size=3))
 def test_config(changes):
     config = base.get_config()
@@ -111,7 +115,7 @@ def damaged(content: bytes):
 def test_image_headers(tmp_path, name):
     sound = write_itk(tmp_path / name, HU).read_bytes()
 
-    @quick
+    @fuzz
     @given(damaged(sound) | st.binary(max_size=400))
     def attempt(content):
         (tmp_path / name).write_bytes(content)
@@ -142,7 +146,7 @@ def test_values_of_text_headers(tmp_path, name):
     ]
     values = st.sampled_from(texts) | st.text(max_size=9)
 
-    @quick
+    @fuzz
     @given(st.dictionaries(st.sampled_from(places), values, min_size=1, max_size=3))
     def attempt(changes):
         changed = list(lines)
@@ -160,7 +164,7 @@ def test_dicom_headers(tmp_path):
     paths = write_series(tmp_path, HU[:3])
     sound = (tmp_path / "001.dcm").read_bytes()
 
-    @quick
+    @fuzz
     @given(damaged(sound))
     def attempt(content):
         (tmp_path / "001.dcm").write_bytes(content)
