@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from pnsamp_jax.data import keys
 from pnsamp_jax.data.prepare import atomic_path
@@ -64,6 +63,8 @@ def fit_temperatures(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray
     Returns:
       (R,) float; 1 for a rating of which the nodules show a single class or none, which tells nothing.
     """
+    from scipy.optimize import minimize_scalar  # a prediction, which only applies them, starts sooner without
+
     temperatures = np.ones(truth.shape[1])
     for rating in range(len(temperatures)):
         known = truth[:, rating] > 0

@@ -99,7 +99,7 @@ def predict(config: ml_collections.ConfigDict, workdir: Path) -> list[Finding]:
     if not options.checkpoint and not SHIPPED.is_dir():
         raise UserError("config.predict.checkpoint: is empty, and no weights come with this version; train some first")
     asked = networks.load(Path(options.checkpoint or SHIPPED))
-    failures, complaints, rows, extra, findings = {}, [], {}, {}, []
+    failures, complaints, rows, extra, findings, series = {}, [], {}, {}, [], []
     prediction_files.remove_earlier(workdir)
     first = {}  # where each image is first named: its nodules go one after the other, so that it is read once
     by_image = sorted(requests, key=lambda request: first.setdefault(request.path, len(first)))
@@ -118,10 +118,7 @@ def predict(config: ml_collections.ConfigDict, workdir: Path) -> list[Finding]:
                 of_series.append(finding.without_patches())
                 marked.append(voxels)
         if of_series:
-            try:
-                prediction_files.write_dicom_files(of_series, marked, item.affine, item.files, workdir)
-            except UserError as error:
-                complaints.append(str(error))
+            series.append((of_series, marked, item.affine, item.files))
     for request in requests:
         if request.nodule_id in failures:
             reason = failures[request.nodule_id]
@@ -132,7 +129,13 @@ def predict(config: ml_collections.ConfigDict, workdir: Path) -> list[Finding]:
         "networks": len(asked.members),
         "flips": len(networks.FLIPS) if options.flips else 1,
     }
+    # First the answers, then what takes longer to write.
     prediction_files.write_tables([rows[request.nodule_id] for request in requests], extra, header, workdir)
+    for of_series in series:
+        try:
+            prediction_files.write_dicom_files(*of_series, workdir)
+        except UserError as error:
+            complaints.append(str(error))
     if findings:
         prediction_files.write_pictures(findings, workdir)
     lack = f"DICOM objects lack: {complaints[0]}" if complaints else ""
