@@ -133,8 +133,9 @@ def _cell(value: float) -> str:
 
 def _floats(rows: list[dict], names: Iterable[str]) -> np.ndarray:
     values = np.array([[float(row[name] or "nan") for name in names] for row in rows])
-    if np.isinf(values).any():
-        raise ValueError("inf")
+    absurd = values[np.abs(values) > 1e9]  # infinite, or beyond what an integer holds
+    if len(absurd):
+        raise ValueError(f"{absurd[0]:g}")
     return values
 
 
