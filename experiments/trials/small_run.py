@@ -49,11 +49,15 @@ def arrays(workdir: Path, fold: int, which: str) -> list[np.ndarray]:
         return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoints.restore(like, which))]
 
 
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
 def differences(ours: Path, theirs: Path) -> list[str]:
     """What of two finished runs is not equal to the bit: tables, results, and every array of both checkpoints."""
     folds = sorted(path.name for path in theirs.glob("fold_*"))
     names = [*WRITTEN, *(f"{fold}/{name}" for fold in folds for name in WRITTEN_OF_FOLD)]
-    different = [name for name in names if (ours / name).read_bytes() != (theirs / name).read_bytes()]
+    different = [name for name in names if _content(ours / name) != _content(theirs / name)]
     for fold in folds:
         for which in ("best", "last"):
             number = int(fold.removeprefix("fold_"))
