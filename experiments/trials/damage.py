@@ -12,13 +12,12 @@ must end with one line, and end well once there is room. Writes damage.json.
 import re
 import resource
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags
 from tqdm import tqdm
 
 from experiments.trials import small_run
@@ -79,7 +78,7 @@ def train_on_full_disk(workdir: Path, cache: Path, size: int, peaceful: Path) ->
     log = workdir.with_suffix(".txt")
     log.write_bytes(b"")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))  # the child's too; the log is a pipe's
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))  # the child's too, and that of its log
     try:
         process = small_run.start(workdir, cache, log, **CHANGES)
     finally:
@@ -124,21 +123,9 @@ def measure(workdir: Path, only: str) -> dict:
 
 
 def launch() -> None:
-    """The command line; a user's mistake becomes one line."""
-    workdir = flags.DEFINE_string("workdir", None, "Where the runs go; must be empty.")
+    """The command line."""
     only = flags.DEFINE_string("only", "", "Regular expression: only the files in whose name it is found.")
-
-    def main(argv: list[str]) -> None:
-        del argv
-        logging.set_verbosity(logging.WARNING)
-        try:
-            result = measure(Path(workdir.value), only.value)
-        except UserError as error:
-            sys.exit(f"damage: {error}")
-        small_run.finish("damage", Path(workdir.value), result)
-
-    flags.mark_flags_as_required(["workdir"])
-    app.run(main)
+    small_run.launch("damage", lambda workdir: measure(workdir, only.value))
 
 
 if __name__ == "__main__":

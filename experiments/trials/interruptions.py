@@ -11,12 +11,11 @@ checkpoints of each fold, predictions, results, split, calibration and metrics. 
 import random
 import shutil
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags
 
 from experiments.trials import small_run
 from pnsamp_jax.errors import UserError
@@ -88,22 +87,10 @@ def measure(workdir: Path, kills: int, seed: int) -> dict:
 
 
 def launch() -> None:
-    """The command line; a user's mistake becomes one line."""
-    workdir = flags.DEFINE_string("workdir", None, "Where the runs go; must be empty.")
+    """The command line."""
     kills = flags.DEFINE_integer("kills", 50, "How often to kill in all.")
     seed = flags.DEFINE_integer("seed", 0, "Decides when.")
-
-    def main(argv: list[str]) -> None:
-        del argv
-        logging.set_verbosity(logging.WARNING)
-        try:
-            result = measure(Path(workdir.value), kills.value, seed.value)
-        except UserError as error:
-            sys.exit(f"interruptions: {error}")
-        small_run.finish("interruptions", Path(workdir.value), result)
-
-    flags.mark_flags_as_required(["workdir"])
-    app.run(main)
+    small_run.launch("interruptions", lambda workdir: measure(workdir, kills.value, seed.value))
 
 
 if __name__ == "__main__":

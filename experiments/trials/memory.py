@@ -8,13 +8,12 @@ second and of the last quarter of the steps, and their ratio. Above 1.05 is a fa
 """
 
 import json
-import sys
 import threading
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from matplotlib.figure import Figure
 
 from experiments.trials import small_run
@@ -99,21 +98,9 @@ def measure(workdir: Path, steps: int) -> dict:
 
 
 def launch() -> None:
-    """The command line; a user's mistake becomes one line."""
-    workdir = flags.DEFINE_string("workdir", None, "Where the run goes; must be empty.")
+    """The command line."""
     steps = flags.DEFINE_integer("steps", 2000, "How many steps at least.")
-
-    def main(argv: list[str]) -> None:
-        del argv
-        logging.set_verbosity(logging.WARNING)
-        try:
-            result = measure(Path(workdir.value), steps.value)
-        except UserError as error:
-            sys.exit(f"memory: {error}")
-        small_run.finish("memory", Path(workdir.value), result)
-
-    flags.mark_flags_as_required(["workdir"])
-    app.run(main)
+    small_run.launch("memory", lambda workdir: measure(workdir, steps.value))
 
 
 if __name__ == "__main__":

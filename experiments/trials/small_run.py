@@ -4,11 +4,12 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import logging
+from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from configs import base
@@ -79,12 +80,29 @@ def empty(workdir: Path) -> Path:
     return workdir
 
 
-def finish(name: str, workdir: Path, result: dict) -> None:
-    """Writes <name>.json, prints it, and ends with status 1 where `failures` is not empty."""
-    with atomic_path(workdir / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=1))
-    print(json.dumps(result, indent=1))
-    sys.exit(1 if result["failures"] else 0)
+def launch(name: str, measure: Callable[[Path], dict]) -> None:
+    """The command line of a trial, beside its own flags; a user's mistake becomes one line.
+
+    Writes what `measure` finds in --workdir as <name>.json, prints it, and ends with status 1 where its `failures` is
+    not empty.
+    """
+    workdir = flags.DEFINE_string("workdir", None, "Where the runs go; must be empty.")
+
+    def main(argv: list[str]) -> None:
+        del argv
+        logging.set_verbosity(logging.WARNING)
+        folder = Path(workdir.value)
+        try:
+            result = measure(folder)
+        except UserError as error:
+            sys.exit(f"{name}: {error}")
+        with atomic_path(folder / f"{name}.json") as temporary:
+            temporary.write_text(json.dumps(result, indent=1))
+        print(json.dumps(result, indent=1))
+        sys.exit(1 if result["failures"] else 0)
+
+    flags.mark_flags_as_required(["workdir"])
+    app.run(main)
 
 
 def main() -> None:
