@@ -27,8 +27,8 @@ class Thin(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False):
-        (x,) = BatchNorm(train, self.axis_name)(x)
-        return Outputs(nn.Dense(1)(nn.elu(nn.Dense(3)(x)))[..., 0] - 2, None)
+        [(x, scale, bias)] = BatchNorm(train, self.axis_name)(x)
+        return Outputs(nn.Dense(1)(nn.elu(nn.Dense(3)(scale * x + bias)))[..., 0] - 2, None)
 
 
 def run_some_steps(first: int, last: int) -> dict[str, list[float]]:

@@ -67,6 +67,43 @@ def test_folded_convolution_of_an_up_pooled_map_is_the_native_one(shape):
         assert difference(ours, theirs) < 1e-5
 
 
+def scaled_and_gradients(conv, dtype, shape=(2, 3, 4, 5), channels=2, features=3):
+    """A convolution of a scaled map: its value, and the gradients of the map, scale, bias and kernel."""
+    arrays = draw((*shape, channels)), 1 + draw((channels,), 1), draw((channels,), 2)
+    kernel, dy = draw((3, 3, 3, channels, features), 3, dtype), draw((*shape, features), 4, dtype)
+    with jax.default_matmul_precision("highest"):
+        y, backward = jax.vjp(conv, *arrays, kernel)
+        return y, *backward(dy)
+
+
+def scaled_before(x, scale, bias, kernel):
+    """What `conv3d_scaled` is, as written down."""
+    return layers.conv3d_native((x * scale + bias).astype(kernel.dtype), kernel)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 1, 1, 1), (1, 2, 1, 6)])
+def test_convolution_of_a_scaled_map_is_the_native_one(shape):
+    ours, theirs = (scaled_and_gradients(it, jnp.float32, shape) for it in (layers.conv3d_scaled, scaled_before))
+    for our, their in zip(ours, theirs, strict=True):
+        assert our.dtype == jnp.float32
+        assert difference(our, their) < 1e-5
+
+
+def test_convolution_of_a_scaled_map_without_any_scale():
+    x, zero, dy = draw((1, 2, 3, 4, 2)), jnp.zeros(2), draw((1, 2, 3, 4, 3))
+    kernel = draw((3, 3, 3, 2, 3))
+    gradients = [jax.vjp(conv, x, zero, zero, kernel)[1](dy) for conv in (layers.conv3d_scaled, scaled_before)]
+    for our, their in zip(*gradients, strict=True):  # no division by the scale on the way
+        np.testing.assert_allclose(our, their, rtol=1e-4, atol=1e-4)
+
+
+def test_convolution_of_a_scaled_map_in_bfloat16():
+    ours, exact = (scaled_and_gradients(layers.conv3d_scaled, dtype) for dtype in (jnp.bfloat16, jnp.float32))
+    assert [array.dtype.name for array in ours] == ["bfloat16", "float32", "float32", "float32", "bfloat16"]
+    for our, their in zip(ours, exact, strict=True):
+        assert difference(our, their) < 0.03  # bfloat16 keeps 8 bits, of kernel, map and gradient each
+
+
 def test_folded_convolution_of_an_up_pooled_map_in_bfloat16():
     x, kernel = draw((2, 2, 3, 4, 5), 0, jnp.bfloat16), draw((3, 3, 3, 5, 2), 1, jnp.bfloat16)
     folded = layers.conv3d_up_folded(x, kernel)
@@ -184,7 +221,8 @@ def test_batch_norm_of_maps_apart_is_flax_s_of_the_joined_map(train):
     variables = jax.tree.map(lambda leaf: leaf + draw(leaf.shape) ** 2, variables)
     y, updated = ours.apply(variables, *maps, mutable=["batch_stats"])
     expected, as_expected = theirs.apply(variables, jnp.concatenate(maps, -1), mutable=["batch_stats"])
-    np.testing.assert_allclose(jnp.concatenate(y, -1), expected, rtol=1e-5, atol=1e-5)
+    scaled = jnp.concatenate([x * scale + bias for x, scale, bias in y], -1)
+    np.testing.assert_allclose(scaled, expected, rtol=1e-5, atol=1e-5)
     for name in ("mean", "var"):
         np.testing.assert_allclose(updated["batch_stats"][name], as_expected["batch_stats"][name], rtol=1e-5)
 
@@ -198,3 +236,25 @@ def test_block_with_a_skip_is_that_of_the_joined_map(train):
     variables = jax.tree.map(lambda leaf: leaf + 0.5 * draw(leaf.shape) ** 2, variables)
     apart, together = (block.apply(variables, *it, mutable=["batch_stats"]) for it in ((x, skip), (joined,)))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), apart, together)
+
+
+@pytest.mark.parametrize(("of_data", "convolutions"), [(False, 2), (True, 1)])
+def test_block_of_data_has_the_same_gradients_without_the_map_s(of_data, convolutions):
+    x, dy = 3 + 2 * draw((2, 4, 4, 4, 2)), draw((2, 4, 4, 4, 3), 1)
+    blocks = [layers.Block(3, True, of_data=it) for it in (of_data, False)]
+    variables = blocks[0].init(jax.random.key(0), x)
+    variables = jax.tree.map(lambda leaf: leaf + 0.5 * draw(leaf.shape) ** 2, variables)
+
+    def gradients(block):
+        def product(params):
+            y, _ = block.apply(variables | {"params": params}, x, mutable=["batch_stats"])
+            return (y * dy).sum()
+
+        return jax.jit(jax.grad(product)).lower(variables["params"]).compile()
+
+    ours, plain = (gradients(block) for block in blocks)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), *(it(variables["params"]) for it in (ours, plain))
+    )
+    if jax.default_backend() == "cpu":  # where the kernel's gradient is no convolution
+        assert len(re.findall(r" convolution\(", ours.as_text())) == convolutions

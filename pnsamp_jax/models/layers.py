@@ -99,6 +99,43 @@ def conv3d(x: Array, kernel: Array) -> Array:
     return lax.platform_dependent(x, kernel, cpu=conv3d_folded, default=conv3d_native)
 
 
+def _seen_sums(dy: Array) -> Array:
+    """(B, D, H, W, F) -> (3, 3, 3, F) float32: by offset of the kernel, the sum over the voxels from which it does not
+    lead out of the map."""
+    batch, depth, height, width, features = dy.shape
+
+    def inside(size: int) -> np.ndarray:
+        seen = np.ones((3, size), np.float32)
+        seen[0, 0] = seen[2, -1] = 0
+        return seen
+
+    planes = np.tile(inside(depth), batch) @ dy.astype(jnp.float32).reshape(batch * depth, -1)
+    planes = planes.reshape(3, height, width, features)
+    return jnp.einsum("jh,kw,ihwf->ijkf", inside(height), inside(width), planes)
+
+
+@jax.custom_vjp
+def conv3d_scaled(x: Array, scale: Array, bias: Array, kernel: Array) -> Array:
+    """`conv3d` of x * scale + bias, (C,) each, in the precision of the kernel.
+
+    The gradients of scale and bias follow from the kernel's. Otherwise they would be sums over the gradient of the
+    map, which for the first layer of a network costs a convolution and is of no other use.
+    """
+    return conv3d((x * scale + bias).astype(kernel.dtype), kernel)
+
+
+def _scaled_backward(saved: tuple[Array, Array, Array, Array], dy: Array) -> tuple[Array, Array, Array, Array]:
+    x, scale, bias, kernel = saved
+    dx, of_x = jax.vjp(conv3d, x.astype(kernel.dtype), kernel)[1](dy)  # as without scale and bias
+    of_ones, weights, of_x = _seen_sums(dy), kernel.astype(jnp.float32), of_x.astype(jnp.float32)
+    dkernel = scale[:, None] * of_x + bias[:, None] * of_ones[..., None, :]
+    dscale, dbias = jnp.einsum("dhwcf,dhwcf->c", weights, of_x), jnp.einsum("dhwcf,dhwf->c", weights, of_ones)
+    return (scale * dx).astype(x.dtype), dscale, dbias, dkernel.astype(kernel.dtype)
+
+
+conv3d_scaled.defvjp(lambda *saved: (conv3d_scaled(*saved), saved), _scaled_backward)
+
+
 # How an output voxel of a 2x2x2 cell, on one axis, shares out the kernel's three weights between the two voxels of the
 # smaller map that it sees: (place in the cell, voxel, weight).
 SHARES = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
@@ -145,19 +182,25 @@ def conv3d_joined(x: Array, skip: Array, kernel: Array) -> Array:
 class Conv3x3x3(nn.Module):
     """3x3x3 convolution with bias, zero padding: (B, D, H, W, C) -> (B, D, H, W, features).
 
-    With a skip, the convolution of both joined: see `conv3d_joined`.
+    With a skip, the convolution of both joined: see `conv3d_joined`. With `scaled`, (C,) each, of the scaled map: see
+    `conv3d_scaled`.
     """
 
     features: int
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, skip: Array | None = None) -> Array:
+    def __call__(self, x: Array, skip: Array | None = None, scaled: tuple[Array, Array] | None = None) -> Array:
         channels = x.shape[-1] + (0 if skip is None else skip.shape[-1])
         kernel = self.param("kernel", nn.initializers.he_normal(), (3, 3, 3, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        y = conv3d(x, kernel) if skip is None else conv3d_joined(x, skip.astype(self.dtype), kernel)
+        kernel = kernel.astype(self.dtype)
+        if scaled is not None:
+            y = conv3d_scaled(x, *scaled, kernel)
+        elif skip is None:
+            y = conv3d(x.astype(self.dtype), kernel)
+        else:
+            y = conv3d_joined(x.astype(self.dtype), skip.astype(self.dtype), kernel)
         return y + bias.astype(self.dtype)
 
 
@@ -178,14 +221,15 @@ def up_pool(x: Array) -> Array:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe and Szegedy, ICML 2015) of maps as if they were joined, float32 inside.
+    """Batch normalisation (Ioffe and Szegedy, ICML 2015) of maps as if they were joined, in float32.
 
-    Flax's own, but that it takes the maps apart. One that is up-pooled later has the same statistics as it has now.
+    Flax's own, but that it takes the maps apart, and leaves the scaling to do: it gives each map (B, D, H, W, C) with
+    mean 0 and variance 1, and the (C,) scale and bias that it is to have. One that is up-pooled later has the same
+    statistics as it has now.
 
     Attributes:
       train: whether it uses the batch's statistics, and updates the running ones.
       axis_name: pmap axis over which the batch's statistics are averaged, if any.
-      dtype: of what it returns.
     """
 
     MOMENTUM: ClassVar[float] = 0.9
@@ -193,10 +237,9 @@ class BatchNorm(nn.Module):
 
     train: bool
     axis_name: str | None = None
-    dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, *maps: Array) -> list[Array]:
+    def __call__(self, *maps: Array) -> list[tuple[Array, Array, Array]]:
         widths = [x.shape[-1] for x in maps]
         scale = self.param("scale", nn.initializers.ones, (sum(widths),))
         bias = self.param("bias", nn.initializers.zeros, (sum(widths),))
@@ -214,9 +257,9 @@ class BatchNorm(nn.Module):
             var = jnp.maximum(square - jnp.square(mean), 0)
             for name, value in (("mean", mean), ("var", var)):
                 running[name].value = self.MOMENTUM * running[name].value + (1 - self.MOMENTUM) * value
-        factors, cuts = scale * lax.rsqrt(var + self.EPSILON), np.cumsum(widths)[:-1]
-        of_each = zip(maps, *(jnp.split(it, cuts) for it in (mean, factors, bias)), strict=True)
-        return [((x - mean) * factor + bias).astype(self.dtype) for x, mean, factor, bias in of_each]
+        of_all, cuts = (mean, lax.rsqrt(var + self.EPSILON), scale, bias), np.cumsum(widths)[:-1]
+        of_each = zip(maps, *(jnp.split(it, cuts) for it in of_all), strict=True)
+        return [((x - mean) * factor, scale, bias) for x, mean, factor, scale, bias in of_each]
 
 
 class Block(nn.Module):
@@ -226,15 +269,22 @@ class Block(nn.Module):
 
     Attributes:
       features: output channels.
-      train, axis_name, dtype: see `BatchNorm`; the convolution computes in `dtype` too.
+      train, axis_name: see `BatchNorm`.
+      dtype: that the convolution computes in.
+      of_data: whether the map is data, of which training needs no gradient: see `conv3d_scaled`.
     """
 
     features: int
     train: bool
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    of_data: bool = False
 
     @nn.compact
     def __call__(self, x: Array, skip: Array | None = None) -> Array:
-        maps = BatchNorm(self.train, self.axis_name, self.dtype)(*((x,) if skip is None else (x, skip)))
-        return nn.elu(Conv3x3x3(self.features, self.dtype)(*maps))
+        maps = BatchNorm(self.train, self.axis_name)(*((x,) if skip is None else (x, skip)))
+        convolution = Conv3x3x3(self.features, self.dtype)
+        if self.of_data:
+            [(x, *scaled)] = maps
+            return nn.elu(convolution(x, scaled=scaled))
+        return nn.elu(convolution(*[x * scale + bias for x, scale, bias in maps]))

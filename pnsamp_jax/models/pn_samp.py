@@ -153,7 +153,7 @@ class PNSAMP(nn.Module):
         """Maps windowed patches (B, D, H, W, windows) in 0..1, D, H and W divisible by 16, to `Outputs`."""
 
         def block(features: int, name: str) -> Block:
-            return Block(features, train, self.axis_name, self.dtype, name=name)
+            return Block(features, train, self.axis_name, self.dtype, of_data=name == "down_0", name=name)
 
         skips = []
         for level, features in enumerate(self.kernels):
