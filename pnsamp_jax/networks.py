@@ -232,12 +232,6 @@ def malignancy_gradient(model: nn.Module, windows: tuple, network: Network, imag
     return (jax.grad(expected)(inputs) * (inputs - transforms.window(jnp.array(LUNG_HU), windows))).sum(axis=-1)
 
 
-def compile_saliency(networks: Networks, batch_size: int) -> None:
-    """Compiles what `saliency` runs for batches of this size."""
-    images = np.zeros((batch_size, *(networks.patch_size,) * 3), np.int16)
-    saliency(networks._replace(members=dict(itertools.islice(networks.members.items(), 1))), images)
-
-
 def saliency(networks: Networks, images: np.ndarray) -> np.ndarray:
     """`malignancy_gradient` averaged over the networks: (N, S, S, S) HU -> (N, S, S, S) float32."""
     arguments = networks.model, networks.windows

@@ -12,6 +12,7 @@ An image that cannot be read, or a point outside of it, is told in the rows that
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -35,34 +36,30 @@ SALIENCY_MM = 1.5  # standard deviation of its smoothing: single voxels of a gra
 
 
 def find(
-    located: Iterator[Located], asked: networks.Networks, batch_size: int, flips: bool, shown: int
+    located: Iterator[Located], asked: networks.Networks, batch_size: int, flips: bool
 ) -> Iterator[tuple[Located, Finding]]:
-    """Asks the networks about patches, batch by batch.
+    """Asks the networks about patches, batch by batch; `flips` says whether to average over them too."""
+    while batch := list(islice(located, batch_size)):
+        answers = networks.predict(asked, _fill([item.hu for item in batch], batch_size), flips)
+        for i, item in enumerate(batch):
+            named = {"nodule_id": item.request.nodule_id, "image": item.request.image, "point_mm": item.point_mm}
+            yield item, make_finding(answers, i, asked.spacing_mm, hu=item.hu, saliency=None, **named)
 
-    Args:
-      located: the patches.
-      asked: the networks.
-      batch_size: how many at once; a smaller last batch is filled up, so that one program serves all.
-      flips: whether to average over flips.
-      shown: for how many, from the first, the saliency is computed.
-    """
-    place = 0
-    with ThreadPoolExecutor(1) as beside:
-        while batch := list(islice(located, batch_size)):
-            if place == 0 and shown > 0:  # its compilation takes as long as all else of a single nodule
-                compiled = beside.submit(networks.compile_saliency, asked, batch_size)
-            images = np.stack([batch[min(i, len(batch) - 1)].hu for i in range(batch_size)])
-            answers = networks.predict(asked, images, flips)
-            if place < shown:
-                compiled.result()
-                salient = networks.saliency(asked, images)
-            for i, item in enumerate(batch):
-                smooth = None
-                if place < shown:
-                    smooth = ndimage.gaussian_filter(salient[i], SALIENCY_MM / asked.spacing_mm)
-                named = {"nodule_id": item.request.nodule_id, "image": item.request.image, "point_mm": item.point_mm}
-                yield item, make_finding(answers, i, asked.spacing_mm, hu=item.hu, saliency=smooth, **named)
-                place += 1
+
+def add_saliency(findings: list[Finding], asked: networks.Networks, batch_size: int) -> list[Finding]:
+    """The same findings with their saliency, smoothed."""
+    salient = []
+    for start in range(0, len(findings), batch_size):
+        batch = [finding.hu for finding in findings[start : start + batch_size]]
+        salient += list(networks.saliency(asked, _fill(batch, batch_size))[: len(batch)])
+    sigma = SALIENCY_MM / asked.spacing_mm
+    pairs = zip(findings, salient, strict=True)
+    return [replace(finding, saliency=ndimage.gaussian_filter(values, sigma)) for finding, values in pairs]
+
+
+def _fill(patches: list[np.ndarray], batch_size: int) -> np.ndarray:
+    """Patches as one batch, filled up with the last one, so that a program serves batches of all sizes."""
+    return np.stack([patches[min(i, len(patches) - 1)] for i in range(batch_size)])
 
 
 def make_finding(answers: networks.Answers, i: int, spacing_mm: float, **given) -> Finding:
@@ -105,7 +102,8 @@ def predict(config: ml_collections.ConfigDict, workdir: Path) -> list[Finding]:
     by_image = sorted(requests, key=lambda request: first.setdefault(request.path, len(first)))
     bar = tqdm(by_image, desc="Predicting", unit="nodule")
     located = points.locate(bar, options.units, asked.patch_size, asked.spacing_mm, failures)
-    found = find(located, asked, min(config.batch_size, len(requests)), options.flips, options.shown)
+    batch_size = min(config.batch_size, len(requests))
+    found = find(located, asked, batch_size, options.flips)
     for _, group in groupby(found, key=lambda pair: pair[0].request.path):
         of_series, marked = [], []  # what the DICOM objects need: without patches, of which there may be many
         for item, finding in group:
@@ -129,13 +127,16 @@ def predict(config: ml_collections.ConfigDict, workdir: Path) -> list[Finding]:
         "networks": len(asked.members),
         "flips": len(networks.FLIPS) if options.flips else 1,
     }
-    # First the answers, then what takes longer to write.
+    # First the answers, then what takes longer.
     prediction_files.write_tables([rows[request.nodule_id] for request in requests], extra, header, workdir)
-    for of_series in series:
-        try:
-            prediction_files.write_dicom_files(*of_series, workdir)
-        except UserError as error:
-            complaints.append(str(error))
+    with ThreadPoolExecutor(1) as beside:
+        salient = beside.submit(add_saliency, findings, asked, batch_size)
+        for of_series in series:
+            try:
+                prediction_files.write_dicom_files(*of_series, workdir)
+            except UserError as error:
+                complaints.append(str(error))
+        findings = salient.result()
     if findings:
         prediction_files.write_pictures(findings, workdir)
     lack = f"DICOM objects lack: {complaints[0]}" if complaints else ""

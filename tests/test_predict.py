@@ -317,7 +317,6 @@ def balls(monkeypatch):
         return networks.Answers(np.tile(mask * 1.0, (n, 1, 1, 1)), p, np.zeros(n), np.zeros(n), np.zeros((n, 9)))
 
     monkeypatch.setattr(networks, "predict", answer)
-    monkeypatch.setattr(networks, "compile_saliency", lambda *_: None)
     monkeypatch.setattr(networks, "saliency", lambda asked, images: images.astype(np.float32))
 
 
