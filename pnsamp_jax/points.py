@@ -12,7 +12,8 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from pnsamp_jax.data.dicom import only_series, read_series
+from pnsamp_jax.data.dicom import read_series
+from pnsamp_jax.data.dicom_index import only_series
 from pnsamp_jax.data.patches import sample
 from pnsamp_jax.data.tables import number, read_table
 from pnsamp_jax.data.volumes import check_chest, read_ct

@@ -16,7 +16,8 @@ from configs import base
 from pnsamp_jax import points, predictions
 from pnsamp_jax import settings as run_settings
 from pnsamp_jax.data import folder
-from pnsamp_jax.data.dicom import index_series, read_series
+from pnsamp_jax.data.dicom import read_series
+from pnsamp_jax.data.dicom_index import index_series
 from pnsamp_jax.data.volumes import read_ct
 from pnsamp_jax.errors import UserError
 

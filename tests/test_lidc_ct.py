@@ -12,7 +12,7 @@ from ct_files import HU, REAL, refusal, write_itk, write_series
 from scipy import ndimage
 
 from pnsamp_jax.data import keys, lidc
-from pnsamp_jax.data.dicom import index_series
+from pnsamp_jax.data.dicom_index import index_series
 from pnsamp_jax.data.folder import NODULE_COLUMNS, RATING_COLUMNS, FolderSource
 from pnsamp_jax.data.lidc_ct import LidcSource
 from pnsamp_jax.data.patches import Geometry, consensus_centroid, make_record

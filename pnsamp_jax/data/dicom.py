@@ -1,16 +1,12 @@
-"""CT series from DICOM files: found under any folder, read into HU with their geometry."""
+"""CT series from DICOM files into HU with their geometry; `dicom_index` finds the files."""
 
-import json
 import logging
 import os
-import stat
 import struct
-import tempfile
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -28,85 +24,9 @@ _MAX_SIDE = 4096  # pixels, beyond any CT
 _SHARED = ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientID")  # by all slices of a volume
 _LUNG_HU, _WATER_HU = -900, 0  # which the stored values of a chest CT must be able to say ...
 _STEP_HU = 100  # ... in steps no larger than this
-_HEADER_TAGS = ["SeriesInstanceUID", "Modality", "ImageType", "SOPClassUID", "ImagePositionPatient"]
 # What pydicom raises on a damaged file. Values are converted when they are first asked for, so not by `dcmread` alone.
-_DAMAGED = (InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, TypeError, LookupError,
+DAMAGED = (InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, TypeError, LookupError,
             AttributeError, RuntimeError, ArithmeticError, struct.error, zlib.error)  # fmt: skip
-
-
-def index_series(root, cache=None) -> dict[str, list[str]]:
-    """Finds every CT series under a folder, however the files are laid out and named.
-
-    Passed over: pipes and sockets, files that are not DICOM, other modalities, localizers, secondary captures without
-    a position.
-
-    Args:
-      root: folder to search; it is only read. Links are followed.
-      cache: JSON file that remembers what each file was (by relative path, size and modification time), so that a
-        later call opens only new or changed files. A damaged one is rebuilt; one that cannot be written is not kept.
-
-    Returns:
-      SeriesInstanceUID -> sorted paths of its slices; the UIDs are sorted too.
-
-    Raises:
-      UserError: `root` is not a folder, or something in it cannot be read.
-    """
-    if not os.path.isdir(root):
-        raise UserError(f"{root}: no such folder; give the one that holds the DICOM files")
-    known = _load_cache(cache)
-    entries, series = {}, {}
-    for path in _walk(root):
-        if cache is not None and os.path.abspath(path) == os.path.abspath(cache):
-            continue
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            if not os.path.lexists(path):
-                continue  # gone since the folder was listed, as another process' temporary file is
-            raise UserError(f"{path}: cannot be read ({error.strerror}); restore or remove it") from error
-        if not stat.S_ISREG(status.st_mode):
-            continue  # a pipe would be waited for without end
-        name, entry = os.path.relpath(path, root), {"size": status.st_size, "mtime": status.st_mtime_ns}
-        old = known.get(name)
-        if isinstance(old, dict) and old == {**entry, "ct": old.get("ct")} and isinstance(old.get("ct"), str | None):
-            entry = old
-        else:
-            entry["ct"] = _ct_series(path)
-        entries[name] = entry
-        if entry["ct"]:
-            series.setdefault(entry["ct"], []).append(path)
-    if cache is not None and entries != known:
-        _save_cache(Path(cache), entries)
-    return {uid: sorted(series[uid]) for uid in sorted(series)}
-
-
-def only_series(root) -> list[str]:
-    """Sorted paths of the one CT series under a folder.
-
-    Raises:
-      UserError: there is none or another one, or as `index_series`.
-    """
-    series = index_series(root)
-    if len(series) != 1:
-        names = f" ({', '.join([*series][:3])}{', ...' if len(series) > 3 else ''})" if series else ""
-        raise UserError(f"{root}: holds {len(series)} DICOM CT series{names}; give a folder that holds one")
-    return next(iter(series.values()))
-
-
-def _walk(root) -> Iterator[str]:
-    """Paths of all files under `root`; each folder is entered once, so that links cannot loop."""
-
-    def fail(error: OSError):
-        raise UserError(f"{error.filename}: folder cannot be read ({error.strerror}); restore or remove it") from error
-
-    seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=fail):
-        if (real := os.path.realpath(folder)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        yield from (os.path.join(folder, name) for name in files)
 
 
 @contextmanager
@@ -122,45 +42,6 @@ def quiet_pydicom():
         finally:
             for logger, propagate in loggers.items():
                 logger.propagate = propagate
-
-
-def _ct_series(path: str) -> str | None:
-    """SeriesInstanceUID of a CT slice, None for any other file."""
-    with quiet_pydicom():
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
-            is_slice = header.get("Modality") == "CT" and "LOCALIZER" not in (header.get("ImageType") or ())
-            if "Secondary Capture" in getattr(header.get("SOPClassUID"), "name", ""):  # a dose report, if not placed
-                is_slice = is_slice and "ImagePositionPatient" in header
-            return (str(header.get("SeriesInstanceUID") or "") or None) if is_slice else None
-        except InvalidDicomError:
-            return None
-        except _DAMAGED as error:
-            raise UserError(f"{path}: its DICOM header cannot be read; copy the file again or remove it") from error
-
-
-def _load_cache(cache) -> dict:
-    """Relative path -> {"size", "mtime", "ct": series UID or None}; empty when there is no usable cache."""
-    try:
-        content = json.loads(Path(cache).read_text(encoding="utf-8")) if cache is not None else {}
-    except (OSError, ValueError, RecursionError):
-        content = {}
-    return content if isinstance(content, dict) else {}
-
-
-def _save_cache(cache: Path, entries: dict) -> None:
-    """Replaces the cache in one go, so that nobody ever reads half of it."""
-    temporary = None
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=cache.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
-            json.dump(entries, file)
-        os.replace(temporary, cache)
-    except OSError as error:
-        logging.getLogger(__name__).warning("%s: the index is not kept (%s)", cache, error.strerror)
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
 
 
 class _Slice(NamedTuple):
@@ -290,7 +171,7 @@ def _read_slice(path: str) -> _Slice:
             ds = pydicom.dcmread(path)
             modality = ds.get("Modality")
             shared = {name: " ".join(str(ds.get(name) or "").split()) for name in _SHARED}
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise UserError(f"{path}: cannot be read as DICOM; copy the file again or leave it out") from error
         if modality not in (None, "", "CT"):
             raise UserError(f"{path}: its Modality is {modality!r}; give CT, which alone has Hounsfield units")
@@ -323,7 +204,7 @@ def _numbers(path: str, ds: pydicom.Dataset, keyword: str, count: int, default: 
         if default is not None and (value is None or value == ""):
             return np.array([default], np.float64)
         numbers = np.atleast_1d(np.array(value, np.float64))
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise UserError(f"{path}: its {keyword} is not a number; correct it or leave the file out") from error
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
         raise UserError(f"{path}: has no valid {keyword}, which a CT slice needs; export the series again")
@@ -343,7 +224,7 @@ def _hounsfield(path: str, ds: pydicom.Dataset) -> np.ndarray:
             raise UserError(f"{path}: its {keyword} says that its values are no HU; export the series in HU")
     try:
         stored, whole = ds.pixel_array, _is_whole(ds)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         syntax = ds.file_meta.get("TransferSyntaxUID")
         if syntax in (None, *pydicom.uid.UncompressedTransferSyntaxes):
             raise UserError(f"{path}: its pixel data are truncated or damaged; copy the file again") from error

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from pnsamp_jax.data import lidc
-from pnsamp_jax.data.dicom import index_series, read_series, slice_positions
+from pnsamp_jax.data.dicom import read_series, slice_positions
+from pnsamp_jax.data.dicom_index import index_series
 from pnsamp_jax.data.patches import MarkedNodule
 from pnsamp_jax.data.volumes import Volume
 from pnsamp_jax.errors import UserError

@@ -91,7 +91,8 @@ def read_image(path) -> Volume:
     """
     path = os.fspath(path)
     if os.path.isdir(path):
-        from pnsamp_jax.data.dicom import only_series, read_series  # which itself needs `Volume`
+        from pnsamp_jax.data.dicom import read_series  # which itself needs `Volume`
+        from pnsamp_jax.data.dicom_index import only_series
 
         return read_series(only_series(path))
     if not os.path.isfile(path):
