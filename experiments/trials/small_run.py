@@ -34,9 +34,12 @@ def small_config(cache: Path, **changes) -> ConfigDict:
     return config
 
 
-def start(workdir: Path, cache: Path, log: Path, **changes) -> subprocess.Popen:
-    """Starts the training of the small config in a process of its own; what it says is added to `log`."""
+def start(workdir: Path, cache: Path, log: Path | None, **changes) -> subprocess.Popen:
+    """Starts the training of the small config in a process of its own; what it says is added to `log`, or without one
+    is left to read."""
     command = [sys.executable, "-m", __name__, str(workdir), str(cache), json.dumps(changes)]
+    if log is None:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     with log.open("ab") as file:
         return subprocess.Popen(command, stdout=file, stderr=file)
 
