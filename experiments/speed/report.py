@@ -20,6 +20,7 @@ NOTES = """
 - The archive's annotations are read in {preparation[read_s]:.1f} s, clustered in {preparation[cluster_s]:.1f} s and
   rasterised in {preparation[rasterise_s]:.1f} s.
 """
+LABELS = {"batch": "patches in a batch", "patch": "voxels on a side of the patch", "devices": "devices"}
 DICOM = (
     "- {nodules} nodules from DICOM to patches in {series_s:.1f} s, after all files were indexed in {index_s:.1f} s.\n"
 )
@@ -103,12 +104,16 @@ def draw_sweep(name: str, rows: dict[str, dict], path: Path) -> None:
     """Draws patches a second and peak memory against the size, of the `steps` of each size, as a PNG file."""
     picture, sizes = Figure(figsize=(9, 3), layout="constrained"), [int(size) for size in rows]
     FigureCanvasAgg(picture)
-    panels = {"peak memory, bytes": [found["peak_bytes"] for found in rows.values()]}
-    for part in ("train_step", "forward"):
-        panels[f"{part}, patches a second"] = [found[part]["patches_per_second"] for found in rows.values()]
-    for axes, (label, spreads) in zip(picture.subplots(1, 3), panels.items(), strict=True):
-        low, middle, high = (np.array([one[key] for one in spreads]) for key in ("min", "median", "max"))
+    panels = {
+        "training, patches a second": (1, [found["train_step"]["patches_per_second"] for found in rows.values()]),
+        "forward, patches a second": (1, [found["forward"]["patches_per_second"] for found in rows.values()]),
+        "peak memory, GB": (1e9, [found["peak_bytes"] for found in rows.values()]),
+    }
+    for axes, (label, (unit, spreads)) in zip(picture.subplots(1, 3), panels.items(), strict=True):
+        low, middle, high = (np.array([one[key] for one in spreads]) / unit for key in ("min", "median", "max"))
         axes.errorbar(sizes, middle, (middle - low, high - middle), fmt="o-", color=BLUE, capsize=3)
-        axes.set(xlabel=name, ylabel=label, ylim=(0, None), xticks=sizes)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes, sizes, minor=False)
+        axes.set(xlabel=LABELS[name], ylabel=label, ylim=(0, 1.1 * high.max()))
     with atomic_path(path) as temporary:
         picture.savefig(temporary, dpi=120)
