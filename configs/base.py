@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
     config.loss.segmentation = 1.0
     config.loss.attributes = 1.0  # on the mean cross-entropy of the eight attributes
     config.loss.malignancy = 1.0
-    config.loss.labels = "rounded"  # of the ratings: "rounded" mean of the readers (the paper), or their "votes"
+    config.loss.labels = "rounded"  # of the ratings: "rounded" mean of the readers (the paper), or their "distribution" over the classes
 
     config.batch_size = 8  # over all devices; a step at the full size takes 0.4 GB for each
     config.num_epochs = 100

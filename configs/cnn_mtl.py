@@ -4,8 +4,7 @@ Its second stage, a multi-task regression, is `experiments/cnn_mtl.py`. The pape
 """
 
 from ml_collections import ConfigDict
-
-from configs import base
+from pnsamp_jax.configs import base
 
 
 def apply_to(config: ConfigDict) -> ConfigDict:

@@ -4,8 +4,7 @@ python -m pnsamp_jax.main --config configs/demo.py --workdir runs/demo
 """
 
 from ml_collections import ConfigDict
-
-from configs import base
+from pnsamp_jax.configs import base
 
 
 def get_config() -> ConfigDict:

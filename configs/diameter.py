@@ -1,8 +1,7 @@
 """The data settings of the baseline by size alone (see experiments/diameter.py); no network is trained."""
 
 from ml_collections import ConfigDict
-
-from configs import base
+from pnsamp_jax.configs import base
 
 
 def apply_to(config: ConfigDict) -> ConfigDict:

@@ -4,8 +4,7 @@ Its second stage, a random forest for benign against malignant, is `experiments/
 """
 
 from ml_collections import ConfigDict
-
-from configs import base
+from pnsamp_jax.configs import base
 
 
 def apply_to(config: ConfigDict) -> ConfigDict:

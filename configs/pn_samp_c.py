@@ -4,8 +4,7 @@ The paper: malignancy off-by-one 94.87 (1.03).
 """
 
 from ml_collections import ConfigDict
-
-from configs import base
+from pnsamp_jax.configs import base
 
 
 def apply_to(config: ConfigDict) -> ConfigDict:

@@ -7,8 +7,7 @@ The paper: Dice 73.89 (3.87), malignancy off-by-one 97.58 (1.32), mean of the ni
 """
 
 from ml_collections import ConfigDict
-
-from configs import base
+from pnsamp_jax.configs import base
 
 
 def apply_to(config: ConfigDict) -> ConfigDict:

@@ -4,8 +4,7 @@ The paper: Dice 74.05 (3.57), malignancy off-by-one 92.03 (7.55).
 """
 
 from ml_collections import ConfigDict
-
-from configs import base
+from pnsamp_jax.configs import base
 
 
 def apply_to(config: ConfigDict) -> ConfigDict:

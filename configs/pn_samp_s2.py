@@ -4,8 +4,7 @@ The paper: Dice 74.01 (4.14), malignancy off-by-one 95.30 (3.99).
 """
 
 from ml_collections import ConfigDict
-
-from configs import base
+from pnsamp_jax.configs import base
 
 
 def apply_to(config: ConfigDict) -> ConfigDict:

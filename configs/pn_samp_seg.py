@@ -4,8 +4,7 @@ The paper: Dice 70.23 (4.19).
 """
 
 from ml_collections import ConfigDict
-
-from configs import base
+from pnsamp_jax.configs import base
 
 
 def apply_to(config: ConfigDict) -> ConfigDict:

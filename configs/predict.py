@@ -7,8 +7,7 @@ The points are in mm, LPS, as DICOM and ITK have them; the other fields stand in
 """
 
 from ml_collections import ConfigDict
-
-from configs import base
+from pnsamp_jax.configs import base
 
 
 def get_config() -> ConfigDict:

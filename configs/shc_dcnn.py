@@ -5,8 +5,7 @@ The paper: malignancy off-by-one 82.4.
 """
 
 from ml_collections import ConfigDict
-
-from configs import base
+from pnsamp_jax.configs import base
 
 
 def apply_to(config: ConfigDict) -> ConfigDict:

@@ -7,8 +7,7 @@ Its results stand in experiments/RESULTS.md.
 """
 
 from ml_collections import ConfigDict
-
-from configs import base
+from pnsamp_jax.configs import base
 
 
 def get_config() -> ConfigDict:

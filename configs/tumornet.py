@@ -5,15 +5,14 @@ with the readers' attributes beside the features.
 """
 
 from ml_collections import ConfigDict
-
-from configs import base
+from pnsamp_jax.configs import base
 
 
 def apply_to(config: ConfigDict) -> ConfigDict:
     """TumorNet at the size and on the data of `config`."""
     windows, dtype = config.model.windows[:1], config.model.dtype  # it reads one window
     config.model = ConfigDict({"name": "tumornet", "windows": windows, "dtype": dtype})
-    config.loss.labels = "votes"  # the mean rating is what it regresses
+    config.loss.labels = "distribution"  # the mean rating is what it regresses
     config.loss.attributes = 0.0
     return config
 

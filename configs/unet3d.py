@@ -5,8 +5,7 @@ The paper: Dice 71.97 (4.96).
 """
 
 from ml_collections import ConfigDict
-
-from configs import base
+from pnsamp_jax.configs import base
 
 
 def apply_to(config: ConfigDict) -> ConfigDict:

@@ -8,8 +8,7 @@ What they are good for stands in their model card, beside them.
 """
 
 from ml_collections import ConfigDict
-
-from configs import base
+from pnsamp_jax.configs import base
 
 
 def get_config() -> ConfigDict:

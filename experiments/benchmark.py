@@ -26,11 +26,12 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments.speed import report
 from experiments.speed.worker import Job
-from pnsamp_jax import settings
-from pnsamp_jax.data import keys, lidc
+from pnsamp_jax import config as settings
+from pnsamp_jax.data import lidc, schema
 from pnsamp_jax.data.lidc_ct import LidcSource
-from pnsamp_jax.data.prepare import atomic_path, make_records
+from pnsamp_jax.data.prepare import make_records
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.files import atomic_path
 
 COMPARED = {"native": ("native",), "torch": ("torch", "torch_compile"), "keras": ("keras",)}
 SWEEPS = {"batch": (1, 2, 4, 8, 16, 32, 64), "patch": (32, 48, 64, 96), "devices": (1, 2)}
@@ -109,7 +110,7 @@ def time_preparation(config: ConfigDict, dicom: str) -> dict[str, float]:
         source, geometry = LidcSource(dicom), settings.geometry(config)
         series = timed("index_s", source.series)[:5]
         made = timed("series_s", lambda: [make_records(source, one, geometry) for one in series])
-        found["nodules"] = sum(len(records[keys.NODULE_ID]) for records in made)
+        found["nodules"] = sum(len(records[schema.NODULE_ID]) for records in made)
     return found
 
 

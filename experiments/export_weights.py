@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
 
-from pnsamp_jax import networks
-from pnsamp_jax.checkpoint import save_weights
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.inference import ensemble
+from pnsamp_jax.workdir.checkpoint import save_weights
 
 
 def export(workdir: Path, out: Path) -> None:
@@ -28,7 +28,7 @@ def export(workdir: Path, out: Path) -> None:
     """
     if out.exists():
         raise UserError(f"{out}: is there already; remove it or name another --out")
-    asked = networks.load(workdir)
+    asked = ensemble.load(workdir)
     config = json.loads((workdir / "config.json").read_text())
     config["data"] |= {"root": "", "dicom_root": "", "cache": ""}  # whose machine it was is nobody's business
     config.pop("predict", None)

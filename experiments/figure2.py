@@ -12,12 +12,14 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pnsamp_jax import networks, rundir, transforms
-from pnsamp_jax.data import cohort, keys
+from pnsamp_jax import transforms
+from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.inference import ensemble
+from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.predict import make_finding
-from pnsamp_jax.report.finding import Finding
 from pnsamp_jax.report.nodules import draw_nodules
+from pnsamp_jax.workdir import layout
 
 
 def test_findings(config: ml_collections.ConfigDict, workdir: Path, count: int, context: str = "") -> list[Finding]:
@@ -38,27 +40,27 @@ def test_findings(config: ml_collections.ConfigDict, workdir: Path, count: int, 
     split = workdir / "folds.json"
     if not split.is_file():  # which `load_folds` would make
         raise UserError(f"{split}: no such file; give the workdir of a training")
-    rundir.check(config, workdir)
+    layout.check(config, workdir)
     fold = max(config.fold, 0)
-    asked = networks.of_fold(networks.load(workdir), fold)
-    records = rundir.load_records(config)
-    test = rundir.places_of(records, rundir.load_folds(config, records, split)[fold]["test"])
-    test = test[(records[keys.CONTEXT][test] == context) | (context == "")]
+    asked = ensemble.of_fold(ensemble.load(workdir), fold)
+    records = layout.load_records(config)
+    test = layout.places_of(records, layout.load_folds(config, records, split)[fold]["test"])
+    test = test[(records[schema.CONTEXT][test] == context) | (context == "")]
     if not len(test):
         raise UserError(f"--context={context}: fold {fold} tests no such nodule; leave it out, or take another fold")
-    by_size = test[np.argsort(records[keys.DIAMETER][test])]
+    by_size = test[np.argsort(records[schema.DIAMETER][test])]
     spread = np.unique(np.linspace(0, len(by_size) - 1, count).round().astype(int))
     chosen = {name: values[by_size[spread]] for name, values in records.items()}
-    images = np.stack([np.asarray(transforms.crop(image, config.patch_size)) for image in chosen[keys.IMAGE]])
-    answers, truth = networks.predict(asked, images), cohort.rounded_rating(chosen[keys.VOTES])
+    images = np.stack([np.asarray(transforms.crop(image, config.patch_size)) for image in chosen[schema.IMAGE]])
+    answers, truth = ensemble.predict(asked, images), cohort.rounded_rating(chosen[schema.RATING_COUNTS])
     findings = []
-    for i, share in enumerate(chosen[keys.MASK]):
+    for i, share in enumerate(chosen[schema.MASK]):
         finding = make_finding(
             answers,
             i,
             config.spacing_mm,
-            nodule_id=str(chosen[keys.NODULE_ID][i]),
-            image=f"{chosen[keys.CONTEXT][i]}, {chosen[keys.DIAMETER][i]:.0f} mm",
+            nodule_id=str(chosen[schema.NODULE_ID][i]),
+            image=f"{chosen[schema.CONTEXT][i]}, {chosen[schema.DIAMETER][i]:.0f} mm",
             point_mm=np.zeros(3),  # a record no more knows
             hu=images[i].astype(np.int16),
             saliency=None,

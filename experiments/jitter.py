@@ -19,14 +19,17 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from pnsamp_jax import metrics, networks, rundir, settings
-from pnsamp_jax.data import keys
-from pnsamp_jax.data.masks import central_component, onto_grid
+from pnsamp_jax import config as settings
+from pnsamp_jax import metrics
+from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.data import schema
 from pnsamp_jax.data.patches import MarkedNodule, consensus_centroid, patch_affine, sample
-from pnsamp_jax.data.prepare import atomic_path
-from pnsamp_jax.data.volumes import Volume
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.predictions import read_tables
+from pnsamp_jax.files import atomic_path
+from pnsamp_jax.inference import ensemble
+from pnsamp_jax.inference.masks import central_component, onto_grid
+from pnsamp_jax.workdir import layout
+from pnsamp_jax.workdir.tables import read_tables
 
 
 def offsets(count: int, radius_mm: float, seed: int) -> np.ndarray:
@@ -37,7 +40,7 @@ def offsets(count: int, radius_mm: float, seed: int) -> np.ndarray:
     return np.vstack([np.zeros(3), directions * radius_mm * np.cbrt(random.random((count, 1)))])
 
 
-def ask(asked: networks.Networks, marked: MarkedNodule, moves: np.ndarray) -> tuple:
+def ask(asked: ensemble.Networks, marked: MarkedNodule, moves: np.ndarray) -> tuple:
     """What networks say of a nodule from each of N points.
 
     Returns:
@@ -46,12 +49,12 @@ def ask(asked: networks.Networks, marked: MarkedNodule, moves: np.ndarray) -> tu
     centre = consensus_centroid(marked.readers) if marked.centre_mm is None else marked.centre_mm
     cube = (asked.patch_size, asked.spacing_mm)
     images = np.stack([np.rint(sample(marked.ct, centre + move, *cube)) for move in moves]).astype(np.int16)
-    answers = networks.predict(asked, images)
+    answers = ensemble.predict(asked, images)
     masks = []
     for move, share in zip(moves, answers.mask, strict=True):
         mask = Volume(central_component(share > 0.5), patch_affine(centre + move, *cube))
         masks.append(onto_grid(mask, images[0].shape, patch_affine(centre, *cube)).array)
-    p = answers.probabilities[:, keys.MALIGNANCY]
+    p = answers.probabilities[:, schema.MALIGNANCY]
     sums = [int(mask.sum() + masks[0].sum()) for mask in masks]
     dice = [2 * (mask & masks[0]).sum() / total if total else 1.0 for mask, total in zip(masks, sums, strict=True)]
     return metrics.expected(p), metrics.arg_max(p), dice
@@ -63,8 +66,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path, context: str, count: i
     Raises:
       UserError: the run is not there, or tested no such nodule.
     """
-    rundir.check(config, workdir)
-    table, asked, source = read_tables(workdir), networks.load(workdir), settings.source(config)
+    layout.check(config, workdir)
+    table, asked, source = read_tables(workdir), ensemble.load(workdir), settings.source(config)
     chosen = table["context"] == context
     fold_of = dict(zip(table["nodule_id"][chosen], table["fold"][chosen].astype(int), strict=True))
     if not fold_of:
@@ -74,7 +77,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, context: str, count: i
         for marked in source.load(series):
             if marked.nodule.nodule_id not in fold_of:
                 continue
-            one = networks.of_fold(asked, fold_of[marked.nodule.nodule_id])
+            one = ensemble.of_fold(asked, fold_of[marked.nodule.nodule_id])
             expected, likeliest, dice = ask(one, marked, offsets(count, radius_mm, seed=len(patients)))
             changes.append(np.abs(expected[1:] - expected[0]).mean())
             kept.append((likeliest[1:] == likeliest[0]).mean())

@@ -16,23 +16,24 @@ from absl import app, flags
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.runs import only
-from pnsamp_jax import calibration, metrics
-from pnsamp_jax.data import keys
-from pnsamp_jax.data.prepare import atomic_path
+from experiments.comparison.runs import only
+from pnsamp_jax import metrics
+from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.evaluate import CONTEXT_NOTES, malignant_probability
-from pnsamp_jax.predictions import Table, read_tables
+from pnsamp_jax.files import atomic_path
+from pnsamp_jax.inference import temperature
 from pnsamp_jax.report.figures import BLUE, GREY
+from pnsamp_jax.workdir.tables import Table, read_tables
 
 
 def scaled(table: Table, workdir: Path) -> Table:
     """The table with the probabilities that temperature scaling gives, each fold's with its own."""
     temperatures = np.ones(table["truth"].shape)
     for fold in np.unique(table["fold"]).astype(int):
-        found = calibration.read(workdir / f"fold_{fold}" / "calibration.json")
+        found = temperature.read(workdir / f"fold_{fold}" / "calibration.json")
         temperatures[table["fold"] == fold] = found.temperatures
-    return table | {"probabilities": calibration.scale(table["probabilities"], temperatures)}
+    return table | {"probabilities": temperature.scale(table["probabilities"], temperatures)}
 
 
 def log_losses(table: Table) -> np.ndarray:
@@ -44,7 +45,7 @@ def log_losses(table: Table) -> np.ndarray:
 
 def suspicion(table: Table) -> tuple[np.ndarray, np.ndarray]:
     """The predicted suspicion of each nodule, and whether the readers share it; NaN where they rated 3 or nothing."""
-    truth = table["truth"][:, keys.MALIGNANCY]
+    truth = table["truth"][:, schema.MALIGNANCY]
     return malignant_probability(table), np.where((truth > 0) & (truth != 3), truth > 3, np.nan)
 
 
@@ -52,7 +53,7 @@ def compare(before: Table, after: Table) -> dict:
     """All figures of one context."""
     patients, results = before["patient_id"], {"nodules": len(before["nodule_id"])}
     losses = [log_losses(table) for table in (before, after)]
-    parts = {"malignancy": [loss[:, keys.MALIGNANCY] for loss in losses]}
+    parts = {"malignancy": [loss[:, schema.MALIGNANCY] for loss in losses]}
     parts["mean_of_nine"] = [np.nanmean(loss, axis=1) for loss in losses]
     for name, (first, second) in parts.items():
         change = {

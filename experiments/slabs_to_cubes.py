@@ -17,10 +17,12 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pnsamp_jax import evaluate, predictions, rundir, settings, train
+from pnsamp_jax import config as settings
+from pnsamp_jax import evaluate, train
 from pnsamp_jax.allocator import keep_freed_memory
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.workdir import layout, tables
 
 
 def split_by_context(records: dict[str, np.ndarray], validation_fraction: float, seed: int) -> dict[str, list[str]]:
@@ -29,8 +31,8 @@ def split_by_context(records: dict[str, np.ndarray], validation_fraction: float,
     Raises:
       UserError: there are no cubes, or no patients without.
     """
-    nodules, patients = records[keys.NODULE_ID], records[keys.PATIENT_ID]
-    cube = records[keys.CONTEXT] == "cube"
+    nodules, patients = records[schema.NODULE_ID], records[schema.PATIENT_ID]
+    cube = records[schema.CONTEXT] == "cube"
     others = np.setdiff1d(patients, patients[cube])
     if not cube.any() or len(others) < 2:
         raise UserError("config.data: needs nodules in cubes, and patients that have none")
@@ -48,16 +50,16 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> dict:
       UserError: the settings, the data or the workdir do not fit.
     """
     settings.check(config)
-    rundir.check(config, workdir)
+    layout.check(config, workdir)
     jax.config.update("jax_compilation_cache_dir", str(settings.cache_folder(config) / "xla"))
-    records = rundir.load_records(config)
+    records = layout.load_records(config)
     split = split_by_context(records, config.validation_fraction, config.seed)
-    rundir.claim(config, workdir)
-    rundir.write_readers(config, workdir, records)
-    records = rundir.place_records(config, records)
+    layout.claim(config, workdir)
+    layout.write_readers(config, workdir, records)
+    records = layout.place_records(config, records)
     train.train_fold(config, 0, records, split, workdir / "fold_0")
     train.test_fold(config, 0, records, split, workdir / "fold_0")
-    predictions.gather_predictions(workdir)
+    tables.gather_predictions(workdir)
     return evaluate.evaluate(workdir)
 
 

@@ -5,11 +5,11 @@ python -m experiments.table1 --config configs/table_32.py --workdir runs/tables 
 
 import numpy as np
 
-from experiments import tables
-from experiments.scores import mean_figure
-from experiments.systems import PN_SAMP
+from experiments.comparison import tables
+from experiments.comparison.scores import mean_figure
+from experiments.comparison.systems import PN_SAMP
 from pnsamp_jax import metrics
-from pnsamp_jax.predictions import Table
+from pnsamp_jax.workdir.tables import Table
 
 SHOWN = ["unet3d", "pn_samp_seg", "pn_samp_s1", "pn_samp_s2", PN_SAMP]
 COLUMNS = ["system", "n", "Dice", "over folds, mean (SEM)", "paper", "against PN-SAMP M"]

@@ -5,8 +5,8 @@ python -m experiments.table2 --config configs/table_32.py --workdir runs/tables 
 
 import numpy as np
 
-from experiments import tables
-from experiments.scores import (
+from experiments.comparison import tables
+from experiments.comparison.scores import (
     Figure,
     auc_difference,
     auc_figure,
@@ -15,9 +15,9 @@ from experiments.scores import (
     mean_figure,
     reader_hits,
 )
-from experiments.systems import PN_SAMP
-from pnsamp_jax.data import keys
-from pnsamp_jax.predictions import Table
+from experiments.comparison.systems import PN_SAMP
+from pnsamp_jax.data import schema
+from pnsamp_jax.workdir.tables import Table
 
 SHOWN = [
     "diameter",
@@ -53,8 +53,8 @@ NOTES = [
 def baselines(table: Table, reference: np.ndarray | None, resamples: int) -> list[tables.Row]:
     """The best constant and one reader; `reference` is the best-within-one off-by-one of PN-SAMP M."""
     patients = table["patient_id"]
-    constant, constant_scores = constant_hits(table, keys.MALIGNANCY)
-    reader_scores, readers = reader_hits(table, keys.MALIGNANCY)
+    constant, constant_scores = constant_hits(table, schema.MALIGNANCY)
+    reader_scores, readers = reader_hits(table, schema.MALIGNANCY)
     rows = []
     for name, scores, masses in (
         (f"Best constant ({constant})", constant_scores, None),
@@ -72,17 +72,17 @@ def baselines(table: Table, reference: np.ndarray | None, resamples: int) -> lis
 
 def system_row(key: str, table: Table, reference: Table | None, resamples: int) -> tables.Row:
     """What a system scores, and by how much it differs from PN-SAMP M."""
-    patients, within = table["patient_id"], hits(table, "within_one", keys.MALIGNANCY)
+    patients, within = table["patient_id"], hits(table, "within_one", schema.MALIGNANCY)
     row = {
         "system": tables.name_of(key),
         "n": int((~np.isnan(within)).sum()),
-        ARG_MAX: mean_figure(hits(table, "arg_max", keys.MALIGNANCY), patients, resamples),
+        ARG_MAX: mean_figure(hits(table, "arg_max", schema.MALIGNANCY), patients, resamples),
         WITHIN_ONE: mean_figure(within, patients, resamples),
         "AUC": auc_figure(table, resamples),
         "paper": tables.published(key, "malignancy"),
     }
     if reference is not None and key != PN_SAMP:
-        difference = within - hits(reference, "within_one", keys.MALIGNANCY)
+        difference = within - hits(reference, "within_one", schema.MALIGNANCY)
         row[WITHIN_ONE_DIFFERENCE] = mean_figure(difference, patients, resamples, signed=True)
         row[AUC_DIFFERENCE], row["DeLong p"] = auc_difference(table, reference, resamples)
     return row
@@ -91,7 +91,7 @@ def system_row(key: str, table: Table, reference: Table | None, resamples: int) 
 def build(runs: dict[str, Table], resamples: int) -> tables.Page:
     """The page of one context."""
     reference = runs.get(PN_SAMP)
-    within = None if reference is None else hits(reference, "within_one", keys.MALIGNANCY)
+    within = None if reference is None else hits(reference, "within_one", schema.MALIGNANCY)
     rows = baselines(next(iter(runs.values())), within, resamples)
     for key in SHOWN:
         if key in runs:

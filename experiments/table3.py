@@ -9,22 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import tables
-from experiments.scores import (
-    constant_hits,
-    hits,
-    mean_figure,
-    mean_of_ratings_figure,
-    reader_hits,
-)
-from experiments.systems import PN_SAMP
-from pnsamp_jax.data import keys
-from pnsamp_jax.predictions import Table
+from experiments.comparison import tables
+from experiments.comparison.scores import constant_hits, hits, mean_figure, mean_of_ratings_figure, reader_hits
+from experiments.comparison.systems import PN_SAMP
+from pnsamp_jax.data import schema
+from pnsamp_jax.workdir.tables import Table
 
 SHOWN = ["radiomics", "shc_dcnn", "cnn_mtl", "pn_samp_c", "pn_samp_s1", "pn_samp_s2", PN_SAMP, "pn_samp_mean"]
 DECODINGS = {"within_one": "Off-by-one, best within one", "arg_max": "Off-by-one, arg max"}
-NINE = list(range(len(keys.RATINGS)))
-SEVEN = [place for place, name in enumerate(keys.RATING_NAMES) if name not in ("subtlety", "internal_structure")]
+NINE = list(range(len(schema.RATINGS)))
+SEVEN = [place for place, name in enumerate(schema.RATING_NAMES) if name not in ("subtlety", "internal_structure")]
 MEANS = {"mean of nine": NINE, "mean of the seven that CNN-MTL rates": SEVEN}
 NOTES = [
     "Best constant: for each rating the one answer (in brackets) that is best on these very nodules. One reader: each "
@@ -89,7 +83,7 @@ def block(runs: dict[str, Table], decoding: str, resamples: int) -> list[tables.
     table, columns = next(iter(runs.values())), columns_of(runs, decoding)
     patients, rated = table["patient_id"], (table["truth"] > 0).sum(axis=0)
     rows = []
-    for place, rating in enumerate(keys.RATINGS):
+    for place, rating in enumerate(schema.RATINGS):
         cells = {column.name: column.figure(place, patients, resamples) for column in columns}
         rows.append({"rating": rating.name.replace("_", " "), "n": int(rated[place]), **cells})
     for name, places in MEANS.items():

@@ -1,9 +1,6 @@
 """The exceptions that a user is meant to see."""
 
-
-def readable(text: str) -> str:
-    """Text that any file takes: what of a path is no UTF-8, which Python keeps as lone surrogates, as \\udcxx."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+from pnsamp_jax.files import readable
 
 
 class UserError(Exception):

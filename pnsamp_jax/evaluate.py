@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from pnsamp_jax import metrics
-from pnsamp_jax.data import keys
-from pnsamp_jax.data.prepare import atomic_path
-from pnsamp_jax.errors import readable
-from pnsamp_jax.predictions import Table, rated, read_tables
+from pnsamp_jax.data import schema
+from pnsamp_jax.files import atomic_path, readable
 from pnsamp_jax.report.figures import draw_evaluation
+from pnsamp_jax.workdir.tables import Table, rated, read_tables
 
 CONTEXT_NOTES = {
     "ct": "real CT",
@@ -65,12 +64,12 @@ def figure(scores: np.ndarray, patients: np.ndarray, weights: np.ndarray | None 
 
 def rating_figures(table: Table, place: int) -> dict:
     """All figures of one rating."""
-    rating, patients = keys.RATINGS[place], table["patient_id"]
-    truth, votes = table["truth"][:, place], table["votes"][:, place, : keys.RATINGS[place].classes]
+    rating, patients = schema.RATINGS[place], table["patient_id"]
+    truth, rating_counts = table["truth"][:, place], table["rating_counts"][:, place, : schema.RATINGS[place].classes]
     constant, rate = metrics.best_constant(truth, rating.classes)
     result = {
         "best_constant": {"class": constant, "value": rate},
-        "one_reader": figure(metrics.one_reader_scores(votes), patients, votes.sum(axis=1)),
+        "one_reader": figure(metrics.one_reader_scores(rating_counts), patients, rating_counts.sum(axis=1)),
     }
     if not rated(table)[place]:
         return result
@@ -96,8 +95,8 @@ def rating_figures(table: Table, place: int) -> dict:
 
 def mean_figures(table: Table) -> dict:
     """The mean over the nine ratings of the off-by-one accuracies, and of their baselines."""
-    places = range(len(keys.RATINGS))
-    patients, truth, votes = table["patient_id"], table["truth"], table["votes"]
+    places = range(len(schema.RATINGS))
+    patients, truth, rating_counts = table["patient_id"], table["truth"], table["rating_counts"]
 
     def mean_of(scores: list[np.ndarray], masses: list[np.ndarray | None]) -> dict:
         def statistic(weights: np.ndarray) -> float:
@@ -106,11 +105,11 @@ def mean_figures(table: Table) -> dict:
 
         return {**interval_of(statistic, patients), "n": len(patients)}
 
-    readers = [metrics.one_reader_scores(votes[:, place]) for place in places]
-    constants = [metrics.best_constant(truth[:, place], keys.RATINGS[place].classes)[1] for place in places]
+    readers = [metrics.one_reader_scores(rating_counts[:, place]) for place in places]
+    constants = [metrics.best_constant(truth[:, place], schema.RATINGS[place].classes)[1] for place in places]
     result = {
         "best_constant": {"value": float(np.mean(constants))},
-        "one_reader": {**mean_of(readers, list(votes.sum(axis=2).T)), "n": int((~np.isnan(readers[0])).sum())},
+        "one_reader": {**mean_of(readers, list(rating_counts.sum(axis=2).T)), "n": int((~np.isnan(readers[0])).sum())},
     }
     if rated(table).all():
         for decoding in ("arg_max", "within_one"):
@@ -124,7 +123,7 @@ def malignancy_figures(table: Table) -> dict:
 
     The score of the AUC is the expected rating; that of the calibration is P(4) + P(5) among the classes but 3.
     """
-    truth, p = table["truth"][:, keys.MALIGNANCY], table["probabilities"][:, keys.MALIGNANCY]
+    truth, p = table["truth"][:, schema.MALIGNANCY], table["probabilities"][:, schema.MALIGNANCY]
     counts = (truth > 0) & (truth != 3)
     score, malignant = metrics.expected(p), truth > 3
     auc = interval_of(lambda weights: metrics.auc(score, malignant, weights * counts), table["patient_id"])
@@ -137,7 +136,7 @@ def malignancy_figures(table: Table) -> dict:
 
 def malignant_probability(table: Table) -> np.ndarray:
     """P(4) + P(5) given that the rating is not 3: (N,)."""
-    p = table["probabilities"][:, keys.MALIGNANCY]
+    p = table["probabilities"][:, schema.MALIGNANCY]
     above, below = p[:, 3:].sum(axis=1), p[:, :2].sum(axis=1)
     return above / np.maximum(above + below, 1e-9)
 
@@ -147,8 +146,8 @@ def fold_figures(table: Table) -> dict:
     folds = [table["fold"] == fold for fold in np.unique(table["fold"])]
     scores = {"dice": table["dice"]}
     for decoding in ("arg_max", "within_one"):
-        if rated(table)[keys.MALIGNANCY]:
-            hits = metrics.off_by_one(table[decoding][:, keys.MALIGNANCY], table["truth"][:, keys.MALIGNANCY])
+        if rated(table)[schema.MALIGNANCY]:
+            hits = metrics.off_by_one(table[decoding][:, schema.MALIGNANCY], table["truth"][:, schema.MALIGNANCY])
             scores[f"malignancy_off_by_one_{decoding}"] = hits
     result = {"folds": len(folds)}
     for name, values in scores.items():
@@ -160,11 +159,11 @@ def fold_figures(table: Table) -> dict:
 def context_results(table: Table) -> dict:
     """Every figure of the nodules of one context."""
     results = {"n": len(table["nodule_id"]), "patients": len(np.unique(table["patient_id"]))}
-    results["ratings"] = {rating.name: rating_figures(table, place) for place, rating in enumerate(keys.RATINGS)}
+    results["ratings"] = {rating.name: rating_figures(table, place) for place, rating in enumerate(schema.RATINGS)}
     results["mean_of_ratings"] = mean_figures(table)
     results["dice"] = figure(table["dice"], table["patient_id"])
     results["reader_dice"] = figure(table["reader_dice"], table["patient_id"])
-    if rated(table)[keys.MALIGNANCY]:
+    if rated(table)[schema.MALIGNANCY]:
         results["malignancy"] = malignancy_figures(table)
     results["over_folds"] = fold_figures(table)
     return results

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 
 PIPELINES = ("device", "tfdata")
-FEATURES = (keys.IMAGE, keys.MASK, keys.VOTES)
+FEATURES = (schema.IMAGE, schema.MASK, schema.RATING_COUNTS)
 
 Records = dict[str, np.ndarray | jax.Array]
 
@@ -44,7 +44,7 @@ def train_batches(
     """Yields the batches of the given steps, the same from either pipeline.
 
     Args:
-      records: under the names of `keys`.
+      records: under the names of `schema`.
       nodules: (n,) places of the training nodules in the records.
       pipeline: "device" gathers where the records are; "tfdata" streams them from the host.
       seed: decides the order.

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 from pnsamp_jax.models.outputs import Outputs, given
 
 Array = jax.Array
@@ -69,8 +69,8 @@ def total(outputs: Outputs, mask: Array, targets: Array, weights: Weights) -> tu
     if outputs.ratings is not None:
         rated = (targets.sum(axis=-1) > 0) & given(outputs.ratings)
         entropy = rating_losses(outputs.ratings, targets) * rated
-        attribute = jnp.arange(len(keys.RATINGS)) != keys.MALIGNANCY
+        attribute = jnp.arange(len(schema.RATINGS)) != schema.MALIGNANCY
         terms["attributes"] = (entropy * attribute).sum(axis=1) / jnp.maximum((rated & attribute).sum(axis=1), 1)
-        terms["malignancy"] = entropy[:, keys.MALIGNANCY]
+        terms["malignancy"] = entropy[:, schema.MALIGNANCY]
     loss = sum(getattr(weights, name) * term for name, term in terms.items())
     return loss, terms

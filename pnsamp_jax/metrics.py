@@ -1,7 +1,7 @@
 """What the predictions are worth: decoding, off-by-one and the other figures, and their intervals. Pure numpy.
 
 Shapes: N nodules, K classes of one rating. `truth` (N,) int is 1..K, or 0 where the nodule has no such rating;
-`probabilities` (N, K) and `votes` (N, K) hold class k at index k-1; `clusters` (N,) says whose nodule it is.
+`probabilities` (N, K) and `rating_counts` (N, K) hold class k at index k-1; `clusters` (N,) says whose nodule it is.
 
 Missing ratings: a per-nodule score is NaN where the truth is 0, and every mean leaves NaN out, so the n that
 belongs to a figure is the number of scores that are not NaN. A figure that is not defined is NaN, without a warning.
@@ -180,32 +180,32 @@ def best_constant(truth: np.ndarray, classes: int) -> tuple[int, float]:
     return best, within[best] / int(count.sum())
 
 
-def one_reader_scores(votes: np.ndarray) -> np.ndarray:
+def one_reader_scores(rating_counts: np.ndarray) -> np.ndarray:
     """The share of a nodule's readers who are within one of the mean of its others, rounded half up like a label.
 
     (N, K) readers per class -> (N,) in 0..1, NaN where fewer than two readers rated.
     """
-    votes = np.asarray(votes, dtype=np.int64)
-    classes = np.arange(1, votes.shape[1] + 1)
-    readers = votes.sum(axis=1)
-    # (N, K): what the others' class is for a reader who gave class k. Entries nobody voted for have no weight.
-    others = (votes @ classes)[:, None] - classes
+    rating_counts = np.asarray(rating_counts, dtype=np.int64)
+    classes = np.arange(1, rating_counts.shape[1] + 1)
+    readers = rating_counts.sum(axis=1)
+    # (N, K): what the others' class is for a reader who gave class k. Classes that nobody gave have no weight.
+    others = (rating_counts @ classes)[:, None] - classes
     others = np.floor(others / np.maximum(readers - 1, 1)[:, None] + 0.5)
-    within = (votes * (np.abs(classes - others) <= 1)).sum(axis=1)
+    within = (rating_counts * (np.abs(classes - others) <= 1)).sum(axis=1)
     return np.where(readers >= 2, within / np.maximum(readers, 1), np.nan)
 
 
-def one_reader(votes: np.ndarray) -> tuple[float, int]:
+def one_reader(rating_counts: np.ndarray) -> tuple[float, int]:
     """How often one reader is within one of the others: what an accuracy may be held against.
 
     The mean is over *readings*: a nodule's score counts once for each of its readers. That gives the project's
     reader figures on the whole of LIDC-IDRI (nine ratings 88.5 %, malignancy 83.4 %); over nodules they would be
-    87.9 and 82.8 %. For its interval: `mean_interval(one_reader_scores(votes), clusters, weights=votes.sum(axis=1))`.
+    87.9 and 82.8 %. For its interval: `mean_interval(one_reader_scores(rating_counts), clusters, weights=rating_counts.sum(axis=1))`.
 
     (N, K) readers per class -> the rate, and the number of nodules with at least two readers, on which it rests.
     """
-    scores = one_reader_scores(votes)
-    return mean_score(scores, np.asarray(votes).sum(axis=1)), int((~np.isnan(scores)).sum())
+    scores = one_reader_scores(rating_counts)
+    return mean_score(scores, np.asarray(rating_counts).sum(axis=1)), int((~np.isnan(scores)).sum())
 
 
 def cluster_bootstrap(

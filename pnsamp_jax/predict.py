@@ -23,35 +23,38 @@ from scipy import ndimage
 from tqdm import tqdm
 
 import pnsamp_jax
-from pnsamp_jax import networks, points, prediction_files, settings
-from pnsamp_jax.data import keys
-from pnsamp_jax.data.masks import central_component, longest_axial_diameter_mm
-from pnsamp_jax.errors import UserError, readable
-from pnsamp_jax.points import Located
-from pnsamp_jax.report.finding import Finding
+from pnsamp_jax import config as settings
+from pnsamp_jax.data import schema
+from pnsamp_jax.errors import UserError
+from pnsamp_jax.files import readable
+from pnsamp_jax.inference import ensemble
+from pnsamp_jax.inference.finding import Finding
+from pnsamp_jax.inference.masks import central_component, longest_axial_diameter_mm
+from pnsamp_jax.inference.requests import Located, locate, read_requests
+from pnsamp_jax.report import write
 
 SHIPPED = Path(pnsamp_jax.__file__).with_name("weights")
-PARTS = (*keys.RATING_NAMES[: keys.MALIGNANCY], "image")  # what malignancy is built upon
+PARTS = (*schema.RATING_NAMES[: schema.MALIGNANCY], "image")  # what malignancy is built upon
 SALIENCY_MM = 1.5  # standard deviation of its smoothing: single voxels of a gradient mean little
 
 
 def find(
-    located: Iterator[Located], asked: networks.Networks, batch_size: int, flips: bool
+    located: Iterator[Located], asked: ensemble.Networks, batch_size: int, flips: bool
 ) -> Iterator[tuple[Located, Finding]]:
     """Asks the networks about patches, batch by batch; `flips` says whether to average over them too."""
     while batch := list(islice(located, batch_size)):
-        answers = networks.predict(asked, _fill([item.hu for item in batch], batch_size), flips)
+        answers = ensemble.predict(asked, _fill([item.hu for item in batch], batch_size), flips)
         for i, item in enumerate(batch):
             named = {"nodule_id": item.request.nodule_id, "image": item.request.image, "point_mm": item.point_mm}
             yield item, make_finding(answers, i, asked.spacing_mm, hu=item.hu, saliency=None, **named)
 
 
-def add_saliency(findings: list[Finding], asked: networks.Networks, batch_size: int) -> list[Finding]:
+def add_saliency(findings: list[Finding], asked: ensemble.Networks, batch_size: int) -> list[Finding]:
     """The same findings with their saliency, smoothed."""
     salient = []
     for start in range(0, len(findings), batch_size):
         batch = [finding.hu for finding in findings[start : start + batch_size]]
-        salient += list(networks.saliency(asked, _fill(batch, batch_size))[: len(batch)])
+        salient += list(ensemble.saliency(asked, _fill(batch, batch_size))[: len(batch)])
     sigma = SALIENCY_MM / asked.spacing_mm
     pairs = zip(findings, salient, strict=True)
     return [replace(finding, saliency=ndimage.gaussian_filter(values, sigma)) for finding, values in pairs]
@@ -62,7 +65,7 @@ def _fill(patches: list[np.ndarray], batch_size: int) -> np.ndarray:
     return np.stack([patches[min(i, len(patches) - 1)] for i in range(batch_size)])
 
 
-def make_finding(answers: networks.Answers, i: int, spacing_mm: float, **given) -> Finding:
+def make_finding(answers: ensemble.Answers, i: int, spacing_mm: float, **given) -> Finding:
     """What the networks say of the i-th nodule; `given` are the fields of `Finding` that they do not tell."""
     mask = central_component(answers.mask[i] > 0.5)
     return Finding(
@@ -92,24 +95,24 @@ def predict(config: ml_collections.ConfigDict, workdir: Path) -> list[Finding]:
     if config.batch_size < 1:
         raise UserError(f"config.batch_size: {config.batch_size} must be positive")
     jax.config.update("jax_compilation_cache_dir", str(settings.cache_folder(config) / "xla"))
-    requests = points.read_requests(options)
+    requests = read_requests(options)
     if not options.checkpoint and not SHIPPED.is_dir():
         raise UserError("config.predict.checkpoint: is empty, and no weights come with this version; train some first")
-    asked = networks.load(Path(options.checkpoint or SHIPPED))
+    asked = ensemble.load(Path(options.checkpoint or SHIPPED))
     failures, complaints, rows, extra, findings, series = {}, [], {}, {}, [], []
-    prediction_files.remove_earlier(workdir)
+    write.remove_earlier(workdir)
     first = {}  # where each image is first named: its nodules go one after the other, so that it is read once
     by_image = sorted(requests, key=lambda request: first.setdefault(request.path, len(first)))
     bar = tqdm(by_image, desc="Predicting", unit="nodule")
-    located = points.locate(bar, options.units, asked.patch_size, asked.spacing_mm, failures)
+    located = locate(bar, options.units, asked.patch_size, asked.spacing_mm, failures)
     batch_size = min(config.batch_size, len(requests))
     found = find(located, asked, batch_size, options.flips)
     for _, group in groupby(found, key=lambda pair: pair[0].request.path):
         of_series, marked = [], []  # what the DICOM objects need: without patches, of which there may be many
         for item, finding in group:
-            voxels = prediction_files.write_mask_file(item, finding, workdir)
-            rows[finding.nodule_id] = prediction_files.row_of(finding)
-            extra[finding.nodule_id] = prediction_files.details(finding)
+            voxels = write.write_mask_file(item, finding, workdir)
+            rows[finding.nodule_id] = write.row_of(finding)
+            extra[finding.nodule_id] = write.details(finding)
             if len(findings) < options.shown:
                 findings.append(finding)
             if item.files:
@@ -120,25 +123,25 @@ def predict(config: ml_collections.ConfigDict, workdir: Path) -> list[Finding]:
     for request in requests:
         if request.nodule_id in failures:
             reason = failures[request.nodule_id]
-            rows[request.nodule_id] = prediction_files.failed_row(request, options.units, reason)
+            rows[request.nodule_id] = write.failed_row(request, options.units, reason)
     header = {
         "checkpoint": readable(options.checkpoint) or "shipped with pnsamp_jax",
         "version": pnsamp_jax.__version__,
         "networks": len(asked.members),
-        "flips": len(networks.FLIPS) if options.flips else 1,
+        "flips": len(ensemble.FLIPS) if options.flips else 1,
     }
     # First the answers, then what takes longer.
-    prediction_files.write_tables([rows[request.nodule_id] for request in requests], extra, header, workdir)
+    write.write_tables([rows[request.nodule_id] for request in requests], extra, header, workdir)
     with ThreadPoolExecutor(1) as beside:
         salient = beside.submit(add_saliency, findings, asked, batch_size)
         for of_series in series:
             try:
-                prediction_files.write_dicom_files(*of_series, workdir)
+                write.write_dicom_files(*of_series, workdir)
             except UserError as error:
                 complaints.append(str(error))
         findings = salient.result()
     if findings:
-        prediction_files.write_pictures(findings, workdir)
+        write.write_pictures(findings, workdir)
     lack = f"DICOM objects lack: {complaints[0]}" if complaints else ""
     if failures:
         nodule, reason = next(iter(failures.items()))

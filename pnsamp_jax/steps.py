@@ -17,7 +17,7 @@ import optax
 from flax import linen as nn
 
 from pnsamp_jax import losses, transforms
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 from pnsamp_jax.models.outputs import Outputs, given
 from pnsamp_jax.state import ADAM, TrainState
 
@@ -63,21 +63,21 @@ def train_step(
     Args:
       task: static settings.
       state: unstacked.
-      batch: `keys.IMAGE`, `keys.MASK` and `keys.VOTES` with (B, ...) each.
+      batch: `schema.IMAGE`, `schema.MASK` and `schema.RATING_COUNTS` with (B, ...) each.
       seed: () uint32, from which, with `state.step`, the random keys are derived.
       learning_rate: () float32, of this step.
 
     Returns:
       The next state, and the mean loss, its terms and the gradient's norm over the whole batch.
     """
-    images, masks = batch[keys.IMAGE], batch[keys.MASK]
+    images, masks = batch[schema.IMAGE], batch[schema.MASK]
     positions = jax.lax.axis_index(AXIS) * len(images) + jnp.arange(len(images))
     sample_key = jax.vmap(jax.random.split)(sample_keys(seed, state.step, positions))
     move = partial(transforms.augment, size=task.patch_size, options=task.augmentation)
     images, masks = jax.vmap(move)(sample_key[:, 0], images, masks)
     inputs = transforms.window(images, task.windows)
     mask = transforms.segmentation_target(masks)
-    targets = transforms.rating_targets(batch[keys.VOTES], task.labels)
+    targets = transforms.rating_targets(batch[schema.RATING_COUNTS], task.labels)
 
     def loss_of(params):
         outputs, updated = task.model.apply(
@@ -150,9 +150,9 @@ def eval_step(task: Task, params: dict, batch_stats: dict, batch: Batch) -> dict
       By nodule: `loss` and its terms (B,); where the model has them, `dice` (B,) of the mask cut at one half,
       `probabilities` (B, 9, 6) of the ratings and `features` (B, F).
     """
-    outputs, results = apply_model(task, params, batch_stats, batch[keys.IMAGE])
-    mask = transforms.segmentation_target(jax.vmap(partial(transforms.crop, size=task.patch_size))(batch[keys.MASK]))
-    targets = transforms.rating_targets(batch[keys.VOTES], task.labels)
+    outputs, results = apply_model(task, params, batch_stats, batch[schema.IMAGE])
+    mask = transforms.segmentation_target(jax.vmap(partial(transforms.crop, size=task.patch_size))(batch[schema.MASK]))
+    targets = transforms.rating_targets(batch[schema.RATING_COUNTS], task.labels)
     loss, terms = losses.total(outputs, mask, targets, task.weights)
     scores = {"loss": loss, **terms}
     if "mask" in results:
@@ -162,7 +162,7 @@ def eval_step(task: Task, params: dict, batch_stats: dict, batch: Batch) -> dict
 
 def predict_step(task: Task, params: dict, batch_stats: dict, batch: Batch) -> Batch:
     """What the model says of this device's share of the batch: `answers`, the mask cut at one half."""
-    results = apply_model(task, params, batch_stats, batch[keys.IMAGE])[1]
+    results = apply_model(task, params, batch_stats, batch[schema.IMAGE])[1]
     return {name: value > 0.5 if name == "mask" else value for name, value in results.items()}
 
 

@@ -12,24 +12,17 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from pnsamp_jax import (
-    calibration,
-    evaluate,
-    input_pipeline,
-    losses,
-    models,
-    predictions,
-    rundir,
-    settings,
-    steps,
-    transforms,
-)
+from pnsamp_jax import config as settings
+from pnsamp_jax import evaluate, input_pipeline, losses, models, steps, transforms
 from pnsamp_jax.allocator import give_back_freed_memory
-from pnsamp_jax.checkpoint import Checkpoints, set_aside_damaged
-from pnsamp_jax.data import cohort, keys
-from pnsamp_jax.errors import Interrupted, UserError, readable
-from pnsamp_jax.metrics_log import MetricsLog
+from pnsamp_jax.data import cohort, schema
+from pnsamp_jax.errors import Interrupted, UserError
+from pnsamp_jax.files import readable
+from pnsamp_jax.inference import temperature
 from pnsamp_jax.state import TrainState, create_state, learning_rates, state_shapes
+from pnsamp_jax.workdir import layout, tables
+from pnsamp_jax.workdir.checkpoint import Checkpoints, set_aside_damaged
+from pnsamp_jax.workdir.metrics_log import MetricsLog
 
 
 def fold_seed(seed: int, fold: int) -> int:
@@ -52,7 +45,7 @@ def make_task(config: ml_collections.ConfigDict) -> steps.Task:
 
 
 def run_model(
-    step: Callable, state: TrainState, records: rundir.Records, nodules: np.ndarray, batch_size: int
+    step: Callable, state: TrainState, records: layout.Records, nodules: np.ndarray, batch_size: int
 ) -> dict[str, np.ndarray]:
     """Results of a compiled evaluation step for the nodules at the given places, in their order."""
     results = []
@@ -63,7 +56,7 @@ def run_model(
 
 
 def train_fold(
-    config: ml_collections.ConfigDict, fold: int, records: rundir.Records, split: dict[str, list[str]], folder: Path
+    config: ml_collections.ConfigDict, fold: int, records: layout.Records, split: dict[str, list[str]], folder: Path
 ) -> None:
     """Trains one fold to the end, from its last checkpoint if there is one.
 
@@ -79,12 +72,12 @@ def train_fold(
       Interrupted: a SIGTERM came; the state is saved.
     """
     task, seed = make_task(config), fold_seed(config.seed, fold)
-    places = rundir.part_places(config, records, split)
+    places = layout.part_places(config, records, split)
     train, validation = places["train"], places["validation"]
     steps_per_epoch = max(1, len(train) // config.batch_size)
     last_step = config.num_epochs * steps_per_epoch
     rates = learning_rates(config.schedule, config.learning_rate, last_step)
-    with rundir.sole(folder), ExitStack() as stack:
+    with layout.sole(folder), ExitStack() as stack:
         for line in set_aside_damaged(folder / "checkpoints"):
             print(readable(f"{line}; fold {fold} goes on from the last good checkpoint, or anew where there is none"))
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
@@ -156,22 +149,24 @@ def _require_finite(loss: float, fold: int, step: int, last_good: int | None) ->
 
 
 def test_fold(
-    config: ml_collections.ConfigDict, fold: int, records: rundir.Records, split: dict[str, list[str]], folder: Path
+    config: ml_collections.ConfigDict, fold: int, records: layout.Records, split: dict[str, list[str]], folder: Path
 ) -> None:
     """Writes what a trained fold says of its test nodules, and how sure it may be; see `train_fold`'s arguments."""
     task = make_task(config)._replace(flips=config.test_flips)
     state = restore_state(config, task, folder)
-    validation, test = rundir.places_of(records, split["validation"]), rundir.places_of(records, split["test"])
+    validation, test = layout.places_of(records, split["validation"]), layout.places_of(records, split["test"])
     single = steps.compile_eval_step(task._replace(flips=False))  # temperatures are those of single answers
     results = run_model(single, state, records, validation, config.batch_size)
     if "probabilities" in results:
-        truth = cohort.rounded_rating(np.asarray(records[keys.VOTES])[validation])
+        truth = cohort.rounded_rating(np.asarray(records[schema.RATING_COUNTS])[validation])
         said = results["probabilities"], truth, results.get("features")
-        calibration.write(folder / "calibration.json", *said, config.checkpoint, int(state.step))
+        temperature.write(folder / "calibration.json", *said, config.checkpoint, int(state.step))
     results = run_model(steps.compile_eval_step(task), state, records, test, config.batch_size)
-    labels = {name: np.asarray(records[name])[test] for name in (keys.NODULE_ID, keys.PATIENT_ID, keys.VOTES)}
+    labels = {
+        name: np.asarray(records[name])[test] for name in (schema.NODULE_ID, schema.PATIENT_ID, schema.RATING_COUNTS)
+    }
     dice = results.get("dice", np.full(len(test), np.nan))
-    predictions.write_predictions(folder / "predictions.csv", fold, labels, dice, results.get("probabilities"))
+    tables.write_predictions(folder / "predictions.csv", fold, labels, dice, results.get("probabilities"))
 
 
 def restore_state(config: ml_collections.ConfigDict, task: steps.Task, folder: Path) -> TrainState:
@@ -193,7 +188,7 @@ def restore(config: ml_collections.ConfigDict, checkpoints: Checkpoints, task: s
 
 
 def predict_nodules(
-    config: ml_collections.ConfigDict, records: rundir.Records, nodules: np.ndarray, folder: Path
+    config: ml_collections.ConfigDict, records: layout.Records, nodules: np.ndarray, folder: Path
 ) -> dict[str, np.ndarray]:
     """What a trained fold's network says of any nodules, for a second stage.
 
@@ -219,18 +214,18 @@ def cross_validate(config: ml_collections.ConfigDict, workdir: Path, train: bool
     """
     jax.config.update("jax_compilation_cache_dir", str(settings.cache_folder(config) / "xla"))
     make_task(config)  # refuses an unknown model before anything is written
-    records, folds = rundir.open_run(config, workdir)
-    records = rundir.place_records(config, records)  # and off the host, which need not hold them twice
+    records, folds = layout.open_run(config, workdir)
+    records = layout.place_records(config, records)  # and off the host, which need not hold them twice
     give_back_freed_memory()
-    folders = {fold: workdir / f"fold_{fold}" for fold in rundir.chosen_folds(config)}
+    folders = {fold: workdir / f"fold_{fold}" for fold in layout.chosen_folds(config)}
     with ExitStack() as locks:
         for folder in folders.values():
-            locks.enter_context(rundir.sole(folder))
+            locks.enter_context(layout.sole(folder))
         for fold, folder in folders.items():
             if train:
                 train_fold(config, fold, records, folds[fold], folder)
             test_fold(config, fold, records, folds[fold], folder)
-    predictions.gather_predictions(workdir)
+    tables.gather_predictions(workdir)
     return evaluate.evaluate(workdir)
 
 
@@ -247,8 +242,8 @@ def test_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict:
 def prepare_data(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Prepares the data source, and writes what the readers say of the cohort's nodules to readers.csv."""
     settings.check(config)
-    rundir.check(config, workdir)
-    records = rundir.load_records(config)
-    rundir.write_readers(config, workdir, records)
+    layout.check(config, workdir)
+    records = layout.load_records(config)
+    layout.write_readers(config, workdir, records)
     widest = config.data.train_cohort or config.data.cohort
-    print(f"Prepared {len(records[keys.NODULE_ID])} nodules of the cohort {widest}")
+    print(f"Prepared {len(records[schema.NODULE_ID])} nodules of the cohort {widest}")

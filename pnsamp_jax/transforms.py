@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 
 Array = jax.Array
 
-LABELS = ("rounded", "votes")
+LABELS = ("rounded", "distribution")
 
 # A tie of two readers (exactly one half) belongs to the consensus. Half a quantisation step of tolerance keeps it in
 # when interpolation rounds it down.
-HALF = (keys.MASK_UNIT / 2 - 0.5) / keys.MASK_UNIT
+HALF = (schema.MASK_UNIT / 2 - 0.5) / schema.MASK_UNIT
 
 
 class Augmentation(NamedTuple):
@@ -117,27 +117,27 @@ def augment(key: Array, image: Array, mask: Array, size: int, options: Augmentat
 
 
 def segmentation_target(mask: Array) -> Array:
-    """Share of the readers in `keys.MASK_UNIT`s -> 1.0 where at least half of them marked the voxel, else 0.0."""
-    return (mask / keys.MASK_UNIT >= HALF).astype(jnp.float32)
+    """Share of the readers in `schema.MASK_UNIT`s -> 1.0 where at least half of them marked the voxel, else 0.0."""
+    return (mask / schema.MASK_UNIT >= HALF).astype(jnp.float32)
 
 
-def rating_targets(votes: Array, labels: str) -> Array:
+def rating_targets(rating_counts: Array, labels: str) -> Array:
     """The distribution over the classes that a rating is trained on.
 
     Args:
-      votes: (..., 9, 6) how many readers gave each class.
-      labels: "votes" for the share of the readers who gave each class; "rounded" for the one class that the mean
+      rating_counts: (..., 9, 6) how many readers gave each class.
+      labels: "distribution" for the share of the readers who gave each class; "rounded" for the one class that the mean
         rounds to, half up. That is the rule of `cohort.rounded_rating`, in integers so that no float decides a tie:
         floor(mean + 1/2) is (2 sum + n) // (2 n).
 
     Returns:
-      (..., 9, 6) float32 that sums to 1, or is all zero where nobody voted.
+      (..., 9, 6) float32 that sums to 1, or is all zero where nobody rated.
     """
-    votes = votes.astype(jnp.int32)
-    values = jnp.arange(1, keys.MAX_CLASSES + 1)
-    count = votes.sum(axis=-1)
-    if labels == "votes":
-        return votes / jnp.maximum(count, 1)[..., None]
-    total = (votes * values).sum(axis=-1)
+    rating_counts = rating_counts.astype(jnp.int32)
+    values = jnp.arange(1, schema.MAX_CLASSES + 1)
+    count = rating_counts.sum(axis=-1)
+    if labels == "distribution":
+        return rating_counts / jnp.maximum(count, 1)[..., None]
+    total = (rating_counts * values).sum(axis=-1)
     rounded = (2 * total + count) // jnp.maximum(2 * count, 1)
     return ((rounded[..., None] == values) & (count > 0)[..., None]).astype(jnp.float32)

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy import ndimage
 
-from pnsamp_jax.data import keys
-from pnsamp_jax.report.finding import Finding
+from pnsamp_jax.data import schema
+from pnsamp_jax.inference.finding import Finding
 
 
 def make_finding(nodule_id="nodule_1", seed=0, size=64, known=True, **changes):
@@ -15,7 +15,7 @@ def make_finding(nodule_id="nodule_1", seed=0, size=64, known=True, **changes):
     radius_mm = random.uniform(4, 12)
     noise = ndimage.gaussian_filter(random.normal(0, 150, (size,) * 3), 1)
     hu = np.where(away_mm < radius_mm, 30, -800) + noise
-    probabilities = random.dirichlet(np.full(keys.MAX_CLASSES, 0.7), len(keys.RATINGS)) * keys.CLASS_EXISTS
+    probabilities = random.dirichlet(np.full(schema.MAX_CLASSES, 0.7), len(schema.RATINGS)) * schema.CLASS_EXISTS
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     mask = away_mm < 0.9 * radius_mm
     fields = {
@@ -28,11 +28,11 @@ def make_finding(nodule_id="nodule_1", seed=0, size=64, known=True, **changes):
         "probabilities": probabilities,
         "ensemble_spread": 0.21,
         "flip_spread": 0.08,
-        "contributions": {name: random.normal(0, 0.3) for name in [*keys.RATING_NAMES[:-1], "image"]},
+        "contributions": {name: random.normal(0, 0.3) for name in [*schema.RATING_NAMES[:-1], "image"]},
         "saliency": (ndimage.gaussian_filter(random.normal(size=(size,) * 3), 4) * mask).astype(np.float32),
         "volume_mm3": mask.sum() * spacing_mm**3,
         "diameter_mm": 1.8 * radius_mm,
         "readers_mask": away_mm < radius_mm if known else None,
-        "truth": random.integers(1, 5, len(keys.RATINGS)) if known else None,
+        "truth": random.integers(1, 5, len(schema.RATINGS)) if known else None,
     }
     return Finding(**fields | changes)

@@ -9,10 +9,10 @@ import sys
 import flax.linen as nn
 import jax
 import numpy as np
+from pnsamp_jax.configs import base
 
-from configs import base
 from pnsamp_jax import steps, train
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 from pnsamp_jax.models.layers import BatchNorm
 from pnsamp_jax.models.outputs import Outputs
 from pnsamp_jax.state import create_state
@@ -35,9 +35,9 @@ def run_some_steps(first: int, last: int) -> dict[str, list[float]]:
     """Steps on the nodules from `first` to `last` of the batch: metrics of each, and the parameters at the end."""
     random, side = np.random.default_rng(0), SIDE + 2 * MARGIN
     batch = {
-        keys.IMAGE: random.integers(-1400, 200, (BATCH, side, side, side), np.int16),
-        keys.MASK: random.integers(0, 2, (BATCH, side, side, side), np.uint8) * np.uint8(255),
-        keys.VOTES: np.ones((BATCH, 9, 6), np.uint8),
+        schema.IMAGE: random.integers(-1400, 200, (BATCH, side, side, side), np.int16),
+        schema.MASK: random.integers(0, 2, (BATCH, side, side, side), np.uint8) * np.uint8(255),
+        schema.RATING_COUNTS: np.ones((BATCH, 9, 6), np.uint8),
     }
     batch = {name: values[first:last] for name, values in batch.items()}
     task = train.make_task(base.get_config())._replace(model=Thin(steps.AXIS), patch_size=SIDE)

@@ -4,7 +4,8 @@ import pickle
 
 import pytest
 
-from pnsamp_jax.errors import UserError, readable
+from pnsamp_jax.errors import UserError
+from pnsamp_jax.files import readable
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from pnsamp_jax import evaluate, predictions
-from pnsamp_jax.data import keys
+from pnsamp_jax import evaluate
+from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.workdir import tables
 
 N = 40
 CONFIG = {
@@ -23,18 +24,18 @@ CONFIG = {
 
 def made_up_records(context: np.ndarray) -> dict[str, np.ndarray]:
     """40 nodules of 20 patients, two readers each who agree: malignancy 1 for the first half, 5 for the rest."""
-    votes = np.zeros((N, 9, 6), np.uint8)
-    votes[:, :, 3] = 2  # every rating is 4 ...
-    votes[:, keys.MALIGNANCY] = 0
-    votes[: N // 2, keys.MALIGNANCY, 0] = 2  # ... but the malignancy
-    votes[N // 2 :, keys.MALIGNANCY, 4] = 2
+    rating_counts = np.zeros((N, 9, 6), np.uint8)
+    rating_counts[:, :, 3] = 2  # every rating is 4 ...
+    rating_counts[:, schema.MALIGNANCY] = 0
+    rating_counts[: N // 2, schema.MALIGNANCY, 0] = 2  # ... but the malignancy
+    rating_counts[N // 2 :, schema.MALIGNANCY, 4] = 2
     return {
-        keys.NODULE_ID: np.array([f"n{i:02d}" for i in range(N)]),
-        keys.PATIENT_ID: np.array([f"p{i // 2:02d}" for i in range(N)]),
-        keys.CONTEXT: context,
-        keys.VOTES: votes,
-        keys.READER_DICE: np.full(N, np.nan, np.float32),
-        keys.DIAMETER: np.linspace(4, 20, N, dtype=np.float32),
+        schema.NODULE_ID: np.array([f"n{i:02d}" for i in range(N)]),
+        schema.PATIENT_ID: np.array([f"p{i // 2:02d}" for i in range(N)]),
+        schema.CONTEXT: context,
+        schema.RATING_COUNTS: rating_counts,
+        schema.READER_DICE: np.full(N, np.nan, np.float32),
+        schema.DIAMETER: np.linspace(4, 20, N, dtype=np.float32),
     }
 
 
@@ -49,17 +50,17 @@ def workdir(tmp_path):
     context = np.where(np.arange(N) < 10, "cube", "slab")
     records = made_up_records(context)
     classes = np.full((N, 9), 4)
-    classes[:, keys.MALIGNANCY] = np.where(np.arange(N) < N // 2, 1, 5)
-    classes[30:, keys.MALIGNANCY] = 3
+    classes[:, schema.MALIGNANCY] = np.where(np.arange(N) < N // 2, 1, 5)
+    classes[30:, schema.MALIGNANCY] = 3
     dice = np.where(np.arange(N) % 2 == 0, 0.5, 0.7)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    predictions.write_readers(tmp_path / "readers.csv", records)
+    tables.write_readers(tmp_path / "readers.csv", records)
     for fold in range(2):
         part = np.arange(N) % 2 == fold
         chosen = {name: values[part] for name, values in records.items()}
         path = tmp_path / f"fold_{fold}" / "predictions.csv"
-        predictions.write_predictions(path, fold, chosen, dice[part], certain(classes)[part])
-    predictions.gather_predictions(tmp_path)
+        tables.write_predictions(path, fold, chosen, dice[part], certain(classes)[part])
+    tables.gather_predictions(tmp_path)
     return tmp_path
 
 
@@ -116,42 +117,42 @@ def test_undefined_figures_are_null_not_nan(workdir):
 
 
 def test_tables_survive_a_round_trip(workdir):
-    table = predictions.read_tables(workdir)
+    table = tables.read_tables(workdir)
     records = made_up_records(np.where(np.arange(N) < 10, "cube", "slab"))
-    np.testing.assert_array_equal(table["votes"], records[keys.VOTES])
-    np.testing.assert_array_equal(table["context"], records[keys.CONTEXT])
-    np.testing.assert_allclose(table["diameter_mm"], records[keys.DIAMETER], rtol=1e-5)  # six digits are written
-    np.testing.assert_array_equal(table["truth"][:, keys.MALIGNANCY], [1] * 20 + [5] * 20)
+    np.testing.assert_array_equal(table["rating_counts"], records[schema.RATING_COUNTS])
+    np.testing.assert_array_equal(table["context"], records[schema.CONTEXT])
+    np.testing.assert_allclose(table["diameter_mm"], records[schema.DIAMETER], rtol=1e-5)  # six digits are written
+    np.testing.assert_array_equal(table["truth"][:, schema.MALIGNANCY], [1] * 20 + [5] * 20)
     assert (table["probabilities"].sum(axis=2) == 1).all()
 
 
 def test_ratings_that_a_model_does_not_give_are_blank_and_have_no_figures(tmp_path, capsys):
     records = made_up_records(np.full(N, "slab"))
     probabilities = certain(np.full((N, 9), 4))
-    probabilities[:, : keys.MALIGNANCY] = np.nan  # malignancy alone
+    probabilities[:, : schema.MALIGNANCY] = np.nan  # malignancy alone
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    predictions.write_readers(tmp_path / "readers.csv", records)
+    tables.write_readers(tmp_path / "readers.csv", records)
     path = tmp_path / "fold_0" / "predictions.csv"
-    predictions.write_predictions(path, 0, records, np.full(N, np.nan), probabilities)
-    predictions.gather_predictions(tmp_path)
+    tables.write_predictions(path, 0, records, np.full(N, np.nan), probabilities)
+    tables.gather_predictions(tmp_path)
     row = (tmp_path / "predictions.csv").read_text().splitlines()[1].split(",")
-    row = dict(zip(predictions.prediction_columns(), row, strict=True))
+    row = dict(zip(tables.prediction_columns(), row, strict=True))
     assert row["margin_true"] == "4" and row["margin_pred"] == row["margin_within_one"] == row["margin_p4"] == ""
     assert row["malignancy_pred"] == "4" and row["malignancy_p4"] == "1"
     results = evaluate.evaluate(tmp_path)["contexts"]["slab"]
     assert "arg_max" not in results["ratings"]["margin"] and "arg_max" not in results["mean_of_ratings"]
     assert results["ratings"]["malignancy"]["arg_max"]["off_by_one"]["value"] == 0.5
-    assert predictions.rated(predictions.read_tables(tmp_path)).tolist() == [False] * 8 + [True]
+    assert tables.rated(tables.read_tables(tmp_path)).tolist() == [False] * 8 + [True]
 
 
 def test_missing_ratings_are_blank_and_leave_the_figures(tmp_path):
     records = made_up_records(np.full(N, "ct"))
-    records[keys.VOTES][:5, keys.MALIGNANCY] = 0
+    records[schema.RATING_COUNTS][:5, schema.MALIGNANCY] = 0
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    predictions.write_readers(tmp_path / "readers.csv", records)
+    tables.write_readers(tmp_path / "readers.csv", records)
     path = tmp_path / "fold_0" / "predictions.csv"
-    predictions.write_predictions(path, 0, records, np.full(N, 0.5), certain(np.full((N, 9), 4)))
-    predictions.gather_predictions(tmp_path)
+    tables.write_predictions(path, 0, records, np.full(N, 0.5), certain(np.full((N, 9), 4)))
+    tables.gather_predictions(tmp_path)
     results = evaluate.evaluate(tmp_path)["contexts"]["ct"]
     assert results["ratings"]["malignancy"]["arg_max"]["off_by_one"]["n"] == N - 5
     assert results["ratings"]["margin"]["arg_max"]["off_by_one"]["n"] == N
@@ -173,12 +174,12 @@ def test_damaged_tables_get_one_line(workdir, damage, message):
     path = workdir / "predictions.csv"
     path.write_text(damage(path.read_text()))
     with pytest.raises(UserError, match=message):
-        predictions.read_tables(workdir)
+        tables.read_tables(workdir)
 
 
 def test_a_missing_table_says_what_to_run(tmp_path):
     with pytest.raises(UserError, match="run --mode train first"):
-        predictions.read_tables(tmp_path)
+        tables.read_tables(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pnsamp_jax import input_pipeline
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 from pnsamp_jax.input_pipeline import batch_indices
 
 
@@ -12,16 +12,16 @@ def make_records(count):
     """Records that can be told apart in every feature."""
     rng = np.random.default_rng(0)
     return {
-        keys.IMAGE: rng.integers(-1000, 400, (count, 4, 4, 4)).astype(np.int16),
-        keys.MASK: rng.integers(0, 253, (count, 4, 4, 4)).astype(np.uint8),
-        keys.VOTES: rng.integers(0, 5, (count, 9, 6)).astype(np.uint8),
-        keys.NODULE_ID: np.array([f"p_n{i}" for i in range(count)]),
+        schema.IMAGE: rng.integers(-1000, 400, (count, 4, 4, 4)).astype(np.int16),
+        schema.MASK: rng.integers(0, 253, (count, 4, 4, 4)).astype(np.uint8),
+        schema.RATING_COUNTS: rng.integers(0, 5, (count, 9, 6)).astype(np.uint8),
+        schema.NODULE_ID: np.array([f"p_n{i}" for i in range(count)]),
     }
 
 
 def batches(records, first_step=0, last_step=6, seed=3, batch_size=4, nodules=None):
     """The batches of the device pipeline, of all nodules or of those at the given places."""
-    nodules = np.arange(len(records[keys.VOTES])) if nodules is None else nodules
+    nodules = np.arange(len(records[schema.RATING_COUNTS])) if nodules is None else nodules
     steps = range(first_step, last_step)
     settings = {"pipeline": "device", "seed": seed, "steps": steps, "batch_size": batch_size}
     return list(input_pipeline.train_batches(input_pipeline.to_device(records), nodules, **settings))
@@ -84,7 +84,7 @@ def test_a_resumed_run_sees_what_the_uninterrupted_one_would_have():
 def test_a_batch_may_be_larger_than_the_dataset():
     records = make_records(3)
     (batch,) = batches(records, last_step=1, batch_size=8)
-    assert batch[keys.IMAGE].shape == (8, 4, 4, 4)
+    assert batch[schema.IMAGE].shape == (8, 4, 4, 4)
 
 
 def test_only_the_nodules_asked_for_are_seen():
@@ -104,5 +104,5 @@ def test_eval_batches_cover_every_nodule_once_in_order(nodules, batch_size):
         real = np.concatenate([batch[name][:count] for batch, count in parts])
         np.testing.assert_array_equal(real, records[name])
     batch, count = parts[-1]
-    for padding in batch[keys.IMAGE][count:]:
-        np.testing.assert_array_equal(padding, records[keys.IMAGE][-1])
+    for padding in batch[schema.IMAGE][count:]:
+        np.testing.assert_array_equal(padding, records[schema.IMAGE][-1])

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from tiny_run import tiny_config
 
-from pnsamp_jax import rundir, train
-from pnsamp_jax.checkpoint import Checkpoints
+from pnsamp_jax import train
 from pnsamp_jax.errors import Interrupted, UserError
-from pnsamp_jax.metrics_log import MetricsLog
 from pnsamp_jax.state import state_shapes
+from pnsamp_jax.workdir import layout
+from pnsamp_jax.workdir.checkpoint import Checkpoints
+from pnsamp_jax.workdir.metrics_log import MetricsLog
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -103,12 +104,12 @@ def test_a_second_run_on_a_fold_is_refused_and_changes_nothing(copy):
         before = files_of(copy / "fold_0")
         with pytest.raises(UserError, match="fold_0: another run is at work on it"):
             train.train_and_evaluate(tiny_config(**CONFIG), copy)
-        with rundir.sole(copy / "fold_1"):  # another fold is free
+        with layout.sole(copy / "fold_1"):  # another fold is free
             pass
         assert files_of(copy / "fold_0") == before
         other.kill()
         other.wait()
-    with rundir.sole(copy / "fold_0"), rundir.sole(copy / "fold_0"):  # the lock went with the process
+    with layout.sole(copy / "fold_0"), layout.sole(copy / "fold_0"):  # the lock went with the process
         pass
 
 

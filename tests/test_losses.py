@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from pnsamp_jax import losses
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 from pnsamp_jax.models.outputs import ABSENT, Outputs
 
 CUBE = (4, 4, 4)
@@ -19,9 +19,9 @@ def random_case(batch=3, seed=0):
     """Outputs and targets as a model and a batch have them; some ratings are missing."""
     rng = np.random.default_rng(seed)
     mask = (rng.random((batch, *CUBE)) < 0.3).astype(np.float32)
-    labels = np.array([[rng.integers(0, rating.classes + 1) for rating in keys.RATINGS] for _ in range(batch)])
+    labels = np.array([[rng.integers(0, rating.classes + 1) for rating in schema.RATINGS] for _ in range(batch)])
     targets = (np.arange(1, 7) == labels[..., None]).astype(np.float32)
-    ratings = np.where(keys.CLASS_EXISTS, rng.normal(size=(batch, 9, 6)), ABSENT).astype(np.float32)
+    ratings = np.where(schema.CLASS_EXISTS, rng.normal(size=(batch, 9, 6)), ABSENT).astype(np.float32)
     outputs = Outputs(jnp.asarray(rng.normal(size=mask.shape), jnp.float32), jnp.asarray(ratings))
     return outputs, jnp.asarray(mask), jnp.asarray(targets)
 
@@ -79,7 +79,7 @@ def test_cross_entropy_is_the_hand_formula():
     expected = np.zeros((3, 9))
     for nodule, row in np.ndindex(3, 9):
         if one_hot[nodule, row].any():
-            z = logits[nodule, row, : keys.RATINGS[row].classes]
+            z = logits[nodule, row, : schema.RATINGS[row].classes]
             expected[nodule, row] = np.log(np.exp(z).sum()) - z[one_hot[nodule, row].argmax()]
     assert (expected == 0).any()  # some are missing
     np.testing.assert_allclose(losses.rating_losses(outputs.ratings, targets), expected, rtol=1e-5, atol=1e-6)
@@ -109,10 +109,10 @@ def test_a_missing_rating_costs_nothing_and_teaches_nothing():
 @pytest.mark.parametrize("scale", [1.0, SURE])
 def test_absent_classes_never_make_nan(scale):
     outputs, _, targets = random_case()
-    logits = jnp.where(keys.CLASS_EXISTS, scale * outputs.ratings, ABSENT)
+    logits = jnp.where(schema.CLASS_EXISTS, scale * outputs.ratings, ABSENT)
     loss, gradient = jax.value_and_grad(lambda x: losses.rating_losses(x, targets).sum())(logits)
     assert np.isfinite(loss) and np.isfinite(gradient).all()
-    assert not np.asarray(gradient)[:, ~keys.CLASS_EXISTS].any()
+    assert not np.asarray(gradient)[:, ~schema.CLASS_EXISTS].any()
 
 
 # Total
@@ -128,10 +128,10 @@ def test_total_is_the_weighted_sum_of_its_terms():
     )
     np.testing.assert_array_equal(terms["segmentation"], losses.dice_loss(outputs.mask, mask))
     entropy = np.asarray(losses.rating_losses(outputs.ratings, targets))
-    np.testing.assert_array_equal(terms["malignancy"], entropy[:, keys.MALIGNANCY])
+    np.testing.assert_array_equal(terms["malignancy"], entropy[:, schema.MALIGNANCY])
     rated = np.asarray(targets).any(-1)
     for nodule in range(3):
-        attributes = np.delete(entropy[nodule], keys.MALIGNANCY)[np.delete(rated[nodule], keys.MALIGNANCY)]
+        attributes = np.delete(entropy[nodule], schema.MALIGNANCY)[np.delete(rated[nodule], schema.MALIGNANCY)]
         np.testing.assert_allclose(terms["attributes"][nodule], attributes.mean(), rtol=1e-6)
 
 
@@ -170,7 +170,7 @@ def test_all_ratings_missing_is_finite():
 
 def test_a_rating_that_the_model_does_not_give_costs_nothing():
     outputs, mask, targets = random_case()
-    targets = targets.at[:, [0, keys.MALIGNANCY], 1].set(1.0)
+    targets = targets.at[:, [0, schema.MALIGNANCY], 1].set(1.0)
     lacking = outputs._replace(ratings=outputs.ratings.at[:, 1:].set(ABSENT))  # only the first rating is left
     _, terms = losses.total(lacking, mask, targets, WEIGHTS)
     alone = losses.rating_losses(outputs.ratings, targets)[:, 0]

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from pnsamp_jax import metrics
-from pnsamp_jax.data import cohort, keys
+from pnsamp_jax.data import cohort, schema
 
 NAN = float("nan")
 SUBSET = Path(__file__).resolve().parents[2] / "shared/data/lidc_subset/ratings.csv"
@@ -251,7 +251,7 @@ def test_best_constant_of_nothing():
 
 
 def test_one_reader_by_hand():
-    votes = np.array(
+    rating_counts = np.array(
         [
             [1, 0, 1, 0, 0],  # 1 and 3: two apart, neither is within one
             [0, 0, 0, 2, 0],  # agree
@@ -261,8 +261,8 @@ def test_one_reader_by_hand():
         ],
         np.uint8,
     )
-    np.testing.assert_allclose(metrics.one_reader_scores(votes), [0, 1, 1 / 3, NAN, NAN])
-    rate, n = metrics.one_reader(votes)
+    np.testing.assert_allclose(metrics.one_reader_scores(rating_counts), [0, 1, 1 / 3, NAN, NAN])
+    rate, n = metrics.one_reader(rating_counts)
     assert rate == pytest.approx(3 / 7)  # 0 of 2, 2 of 2, 1 of 3 readings
     assert n == 3
 
@@ -270,11 +270,11 @@ def test_one_reader_by_hand():
 def test_one_reader_agrees_with_leaving_the_readers_out_one_by_one():
     rng = np.random.default_rng(3)
     ratings = [rng.integers(1, 7, readers) for readers in rng.integers(1, 5, 100)]
-    votes = np.stack([np.bincount(r, minlength=7)[1:] for r in ratings])
+    rating_counts = np.stack([np.bincount(r, minlength=7)[1:] for r in ratings])
     hits = [
         abs(r[i] - np.floor(np.delete(r, i).mean() + 0.5)) <= 1 for r in ratings if len(r) > 1 for i in range(len(r))
     ]
-    assert metrics.one_reader(votes)[0] == pytest.approx(np.mean(hits))
+    assert metrics.one_reader(rating_counts)[0] == pytest.approx(np.mean(hits))
 
 
 def test_one_reader_of_nothing():
@@ -287,17 +287,17 @@ def test_baselines_on_the_real_readings_are_near_those_of_the_whole_archive():
     nodules = {}
     with SUBSET.open() as file:
         for row in csv.DictReader(file):
-            nodules.setdefault(row["nodule_id"], []).append([int(row[name] or 0) for name in keys.RATING_NAMES])
-    votes = np.stack([cohort.count_votes(np.array(ratings)) for ratings in nodules.values()])
-    votes = votes[cohort.members(votes, "rounded_ne_3")]
-    readers = [100 * metrics.one_reader(votes[:, i])[0] for i in range(len(keys.RATINGS))]
-    truth = cohort.rounded_rating(votes)
-    constants = [100 * metrics.best_constant(truth[:, i], r.classes)[1] for i, r in enumerate(keys.RATINGS)]
+            nodules.setdefault(row["nodule_id"], []).append([int(row[name] or 0) for name in schema.RATING_NAMES])
+    rating_counts = np.stack([cohort.count_ratings(np.array(ratings)) for ratings in nodules.values()])
+    rating_counts = rating_counts[cohort.members(rating_counts, "rounded_ne_3")]
+    readers = [100 * metrics.one_reader(rating_counts[:, i])[0] for i in range(len(schema.RATINGS))]
+    truth = cohort.rounded_rating(rating_counts)
+    constants = [100 * metrics.best_constant(truth[:, i], r.classes)[1] for i, r in enumerate(schema.RATINGS)]
     # The whole archive: readers 88.5 and 83.4 %, constants 89.6 and 71.5 %.
     assert np.mean(readers) == pytest.approx(88.66, abs=0.01)
-    assert readers[keys.MALIGNANCY] == pytest.approx(83.57, abs=0.01)
+    assert readers[schema.MALIGNANCY] == pytest.approx(83.57, abs=0.01)
     assert np.mean(constants) == pytest.approx(89.6, abs=1)
-    assert constants[keys.MALIGNANCY] == pytest.approx(71.5, abs=2)
+    assert constants[schema.MALIGNANCY] == pytest.approx(71.5, abs=2)
 
 
 # Intervals

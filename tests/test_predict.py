@@ -15,13 +15,16 @@ import pytest
 import SimpleITK as sitk
 from findings import make_finding
 from ml_collections import ConfigDict
+from pnsamp_jax.configs import predict as predict_config
 from tiny_run import made_up_run
 
-from configs import predict as predict_config
-from pnsamp_jax import networks, points, predict, prediction_files
-from pnsamp_jax.data import keys
-from pnsamp_jax.data.volumes import Volume, read_image
+from pnsamp_jax import predict
+from pnsamp_jax.ct.read import read_image
+from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.inference import ensemble, requests
+from pnsamp_jax.report import write
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -87,7 +90,7 @@ def test_the_table_has_the_columns_of_the_contract(predicted):
     folder, _ = predicted
     names = list(rows_of(folder)[0])
     expected = "nodule_id image x_mm y_mm z_mm status mask volume_mm3 diameter_mm".split()
-    for rating in keys.RATINGS:
+    for rating in schema.RATINGS:
         expected += [f"{rating.name}_{what}" for what in ("pred", "within_one", "expected")]
         expected += [f"{rating.name}_p{k}" for k in range(1, rating.classes + 1)]
     assert names == expected
@@ -101,7 +104,7 @@ def test_a_row_says_what_was_found(predicted):
         assert row["status"] == "ok"
         np.testing.assert_allclose([float(row[name]) for name in ("x_mm", "y_mm", "z_mm")], point)
         assert float(row["volume_mm3"]) == pytest.approx(finding.volume_mm3, rel=1e-5)
-        for place, rating in enumerate(keys.RATINGS):
+        for place, rating in enumerate(schema.RATINGS):
             p = [float(row[f"{rating.name}_p{k}"]) for k in range(1, rating.classes + 1)]
             assert sum(p) == pytest.approx(1, abs=1e-5)
             assert int(row[f"{rating.name}_pred"]) == 1 + int(np.argmax(p))
@@ -116,14 +119,14 @@ def test_the_json_says_the_same_and_more(predicted):
         for name, value in row.items():
             assert str(nodule[name]) == value or float(value) == nodule[name]
         assert nodule["malignancy_spread"] == {"ensemble": finding.ensemble_spread, "flips": finding.flip_spread}
-        assert nodule["contributions"].keys() == {*keys.RATING_NAMES[:-1], "image"}
+        assert nodule["contributions"].keys() == {*schema.RATING_NAMES[:-1], "image"}
 
 
 def test_the_mask_lies_in_the_grid_of_its_image(image, ct, tmp_path):
     finding = make_finding(size=32, point_mm=POINT)
-    request = points.Request(finding.nodule_id, "ct", image, POINT)
-    located = points.Located(request, POINT, finding.hu, ct.array.shape, ct.affine)
-    voxels = prediction_files.write_mask_file(located, finding, tmp_path)
+    request = requests.Request(finding.nodule_id, "ct", image, POINT)
+    located = requests.Located(request, POINT, finding.hu, ct.array.shape, ct.affine)
+    voxels = write.write_mask_file(located, finding, tmp_path)
     mask, there = sitk.ReadImage(str(tmp_path / "masks" / "nodule_1.nii.gz")), sitk.ReadImage(str(image))
     assert mask.GetSize() == there.GetSize()
     for name in ("GetOrigin", "GetSpacing", "GetDirection"):
@@ -153,7 +156,7 @@ def test_the_pictures_and_the_report_are_written(predicted):
 
 def same_ratings(rows, others, tolerance):
     for row, other in zip(rows, others, strict=True):
-        for rating in keys.RATINGS:
+        for rating in schema.RATINGS:
             name = f"{rating.name}_expected"
             assert float(row[name]) == pytest.approx(float(other[name]), abs=tolerance)
 
@@ -313,11 +316,11 @@ def balls(monkeypatch):
 
     def answer(asked, images, flips):
         n = len(images)
-        p = np.tile(keys.CLASS_EXISTS / keys.CLASS_EXISTS.sum(axis=1, keepdims=True), (n, 1, 1))
-        return networks.Answers(np.tile(mask * 1.0, (n, 1, 1, 1)), p, np.zeros(n), np.zeros(n), np.zeros((n, 9)))
+        p = np.tile(schema.CLASS_EXISTS / schema.CLASS_EXISTS.sum(axis=1, keepdims=True), (n, 1, 1))
+        return ensemble.Answers(np.tile(mask * 1.0, (n, 1, 1, 1)), p, np.zeros(n), np.zeros(n), np.zeros((n, 9)))
 
-    monkeypatch.setattr(networks, "predict", answer)
-    monkeypatch.setattr(networks, "saliency", lambda asked, images: images.astype(np.float32))
+    monkeypatch.setattr(ensemble, "predict", answer)
+    monkeypatch.setattr(ensemble, "saliency", lambda asked, images: images.astype(np.float32))
 
 
 @pytest.mark.parametrize("kind", ["dicom", "missing"])
@@ -398,9 +401,9 @@ def test_one_image_at_a_time_is_in_memory(ct, tmp_path, monkeypatch):
         read.append(weakref.ref(volume))
         return volume
 
-    monkeypatch.setattr(points, "read_ct", read_watched)
-    requests = [points.Request(name, name, tmp_path / name, POINT) for name in "abc"]
-    assert len(list(points.locate(requests, "mm", 16, 2.0, {}))) == 3
+    monkeypatch.setattr(requests, "read_ct", read_watched)
+    wanted = [requests.Request(name, name, tmp_path / name, POINT) for name in "abc"]
+    assert len(list(requests.locate(wanted, "mm", 16, 2.0, {}))) == 3
     assert alive == [0, 0, 0]
 
 
@@ -424,8 +427,8 @@ def test_no_patch_is_kept_of_a_nodule_of_a_series_but_of_those_that_are_shown(
         assert all(voxels.nbytes == 12 * len(voxels) for voxels in marked)
 
     monkeypatch.setattr(predict, "make_finding", make_watched)
-    monkeypatch.setattr(prediction_files, "write_dicom_files", look)
-    monkeypatch.setattr(prediction_files, "write_pictures", lambda *_: None)
+    monkeypatch.setattr(write, "write_dicom_files", look)
+    monkeypatch.setattr(write, "write_pictures", lambda *_: None)
     places = [POINT + (step, 0, 0) for step in range(7)]
     config = options(workdir, image=str(tmp_path / "ct"), points=text(*places), shown=1)
     config.batch_size = 2

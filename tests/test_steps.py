@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pnsamp_jax import input_pipeline, losses, metrics, models, steps, transforms
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 from pnsamp_jax.state import create_state
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -26,7 +26,7 @@ WINDOWS = ((1600.0, -600.0), (700.0, -600.0))
 def make_task(dtype="float32"):
     """A small multi-task model with every augmentation on; two levels, since each of them compiles for long."""
     return steps.Task(
-        model=models.create("pn_samp", dtype, steps.AXIS, kernels=(2, 4), mask_kernels=(2,)),
+        model=models.create("pn_samp", dtype, steps.AXIS, features=(2, 4), mask_features=(2,)),
         patch_size=SIZE,
         windows=WINDOWS,
         augmentation=transforms.Augmentation(flip=True, turn=True, permute=True, translate=2, rotate=10.0),
@@ -45,9 +45,11 @@ def make_records(count, seed=0):
         low, high = rng.integers(5, 8), rng.integers(11, 15)
         box = np.s_[nodule, low:high, low : high - 1, low + 1 : high]
         image[box] += 700
-        mask[box] = keys.MASK_UNIT
-    votes = (rng.multinomial(4, [0.1, 0.2, 0.4, 0.2, 0.05, 0.05], (count, 9)) * keys.CLASS_EXISTS).astype(np.uint8)
-    return {keys.IMAGE: image.astype(np.int16), keys.MASK: mask, keys.VOTES: votes}
+        mask[box] = schema.MASK_UNIT
+    rating_counts = (rng.multinomial(4, [0.1, 0.2, 0.4, 0.2, 0.05, 0.05], (count, 9)) * schema.CLASS_EXISTS).astype(
+        np.uint8
+    )
+    return {schema.IMAGE: image.astype(np.int16), schema.MASK: mask, schema.RATING_COUNTS: rating_counts}
 
 
 def flatten(tree):
@@ -179,7 +181,7 @@ def test_the_same_seed_trains_the_same_model(initial):
 
 def test_missing_ratings_of_all_nodules_leave_the_segmentation_to_train(initial):
     batch = make_records(BATCH)
-    batch[keys.VOTES][:] = 0
+    batch[schema.RATING_COUNTS][:] = 0
     state, history = train(initial, batch, 2)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     for measured in history:
@@ -190,12 +192,15 @@ def test_missing_ratings_of_all_nodules_leave_the_segmentation_to_train(initial)
 
 def test_extreme_nodules_alone_in_a_batch_keep_everything_finite(initial):
     step, ordinary = steps.compile_train_step(make_task()), make_records(1)
-    one_voxel, all_voxels = np.zeros_like(ordinary[keys.MASK]), np.full_like(ordinary[keys.MASK], keys.MASK_UNIT)
-    one_voxel[0, SIZE // 2, SIZE // 2, SIZE // 2] = keys.MASK_UNIT
-    changes = [{keys.IMAGE: np.full_like(ordinary[keys.IMAGE], hu)} for hu in (-32768, -1000, 0, 32767)]
-    changes += [{keys.MASK: mask} for mask in (np.zeros_like(one_voxel), one_voxel, all_voxels)]
-    changes += [{keys.VOTES: np.zeros_like(ordinary[keys.VOTES])}]
-    changes += [change | {keys.MASK: one_voxel, keys.VOTES: np.zeros_like(ordinary[keys.VOTES])} for change in changes]
+    one_voxel, all_voxels = np.zeros_like(ordinary[schema.MASK]), np.full_like(ordinary[schema.MASK], schema.MASK_UNIT)
+    one_voxel[0, SIZE // 2, SIZE // 2, SIZE // 2] = schema.MASK_UNIT
+    changes = [{schema.IMAGE: np.full_like(ordinary[schema.IMAGE], hu)} for hu in (-32768, -1000, 0, 32767)]
+    changes += [{schema.MASK: mask} for mask in (np.zeros_like(one_voxel), one_voxel, all_voxels)]
+    changes += [{schema.RATING_COUNTS: np.zeros_like(ordinary[schema.RATING_COUNTS])}]
+    changes += [
+        change | {schema.MASK: one_voxel, schema.RATING_COUNTS: np.zeros_like(ordinary[schema.RATING_COUNTS])}
+        for change in changes
+    ]
     for change in changes:
         state = steps.replicate(jax.tree.map(jnp.asarray, initial))
         for _ in range(2):  # the second sees what the first did to the parameters
@@ -223,7 +228,9 @@ def evaluate(initial, records, batch_size):
     step = steps.compile_eval_step(make_task())
     parts = [
         {name: np.asarray(values)[:count] for name, values in step(initial.params, initial.batch_stats, batch).items()}
-        for batch, count in input_pipeline.eval_batches(records, np.arange(len(records[keys.VOTES])), batch_size)
+        for batch, count in input_pipeline.eval_batches(
+            records, np.arange(len(records[schema.RATING_COUNTS])), batch_size
+        )
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -245,7 +252,7 @@ def test_evaluation_depends_on_neither_batch_size_nor_padding_nor_order(initial)
 def test_probabilities_are_distributions_over_the_classes_that_exist(one_device):
     probabilities = one_device["results"]["['probabilities']"]
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
-    assert not probabilities[:, ~keys.CLASS_EXISTS].any()
+    assert not probabilities[:, ~schema.CLASS_EXISTS].any()
 
 
 def test_predictions_are_what_the_evaluation_scores(initial):
@@ -254,7 +261,7 @@ def test_predictions_are_what_the_evaluation_scores(initial):
     scored = steps.compile_eval_step(task)(initial.params, initial.batch_stats, batch)
     np.testing.assert_allclose(said["probabilities"], scored["probabilities"], rtol=1e-5)
     inner = slice(MARGIN, -MARGIN)
-    truth = batch[keys.MASK][:, inner, inner, inner] > 0
+    truth = batch[schema.MASK][:, inner, inner, inner] > 0
     expected = [metrics.dice(mask, reference) for mask, reference in zip(said["mask"], truth, strict=True)]
     np.testing.assert_allclose(scored["dice"], expected, rtol=1e-5)
 
@@ -263,7 +270,7 @@ def test_flips_make_the_predictions_those_of_the_flipped_patch_too(initial):
     task, batch = make_task()._replace(flips=True), make_records(BATCH)
     predict = steps.compile_predict_step(task)
     said = predict(initial.params, initial.batch_stats, batch)
-    mirrored = {**batch, keys.IMAGE: batch[keys.IMAGE][:, ::-1, :, ::-1]}
+    mirrored = {**batch, schema.IMAGE: batch[schema.IMAGE][:, ::-1, :, ::-1]}
     other = predict(initial.params, initial.batch_stats, mirrored)
     np.testing.assert_allclose(other["probabilities"], said["probabilities"], rtol=1e-4)
     assert (np.asarray(other["mask"])[:, ::-1, :, ::-1] == said["mask"]).mean() > 0.999  # but for ties at one half

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from tiny_run import tiny_config
 
-from pnsamp_jax import calibration, rundir, train
-from pnsamp_jax.checkpoint import Checkpoints
-from pnsamp_jax.data import cohort, keys
+from pnsamp_jax import train
+from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.predictions import prediction_columns, read_tables
+from pnsamp_jax.inference import temperature
 from pnsamp_jax.state import state_shapes
+from pnsamp_jax.workdir import layout
+from pnsamp_jax.workdir.checkpoint import Checkpoints
+from pnsamp_jax.workdir.tables import prediction_columns, read_tables
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -63,7 +65,7 @@ def test_every_nodule_is_predicted_once_by_a_fold_that_never_saw_its_patient(fin
 def test_probabilities_are_distributions_and_decodings_follow_from_them(finished):
     table = read_tables(finished[0])
     np.testing.assert_allclose(table["probabilities"].sum(axis=2), 1, atol=1e-5)  # six digits are written
-    assert (table["probabilities"][:, ~keys.CLASS_EXISTS] == 0).all()
+    assert (table["probabilities"][:, ~schema.CLASS_EXISTS] == 0).all()
     np.testing.assert_array_equal(table["arg_max"], table["probabilities"].argmax(axis=2) + 1)
 
 
@@ -121,30 +123,30 @@ def test_a_fold_through_tfdata_equals_the_one_on_the_device(finished, tmp_path):
 def test_evaluate_mode_can_test_the_last_checkpoint(finished, tmp_path):
     results = train.test_and_evaluate(tiny_config(checkpoint="last"), finished[0])
     assert results["contexts"]["simulated"]["n"] == 24
-    found = calibration.read(finished[0] / "fold_1" / "calibration.json")
+    found = temperature.read(finished[0] / "fold_1" / "calibration.json")
     with Checkpoints(finished[0] / "fold_1" / "checkpoints") as checkpoints:
         assert (found.checkpoint, found.step) == ("last", checkpoints.last_step)
     train.test_and_evaluate(tiny_config(), finished[0])  # leave the folder as it was
-    assert calibration.read(finished[0] / "fold_1" / "calibration.json").checkpoint == "best"
+    assert temperature.read(finished[0] / "fold_1" / "calibration.json").checkpoint == "best"
 
 
 def test_a_wider_cohort_joins_the_training_part_but_no_patient_of_the_others(tmp_path):
     config = tiny_config(**{"data.train_cohort": "all"})
-    records, folds = rundir.open_run(config, tmp_path)
-    unsure = cohort.rounded_rating(records[keys.VOTES])[:, keys.MALIGNANCY] == 3
+    records, folds = layout.open_run(config, tmp_path)
+    unsure = cohort.rounded_rating(records[schema.RATING_COUNTS])[:, schema.MALIGNANCY] == 3
     assert 0 < unsure.sum() < 24
     split = {nodule for part in folds[0].values() for nodule in part}
-    assert split == set(records[keys.NODULE_ID][~unsure])  # tested and validated on the cohort alone
+    assert split == set(records[schema.NODULE_ID][~unsure])  # tested and validated on the cohort alone
     joined = 0
     for fold in folds:
-        places = rundir.part_places(config, records, fold)
-        patients = {part: set(records[keys.PATIENT_ID][places[part]]) for part in places}
+        places = layout.part_places(config, records, fold)
+        patients = {part: set(records[schema.PATIENT_ID][places[part]]) for part in places}
         assert not patients["train"] & (patients["validation"] | patients["test"])
         assert not unsure[places["validation"]].any() and not unsure[places["test"]].any()
-        assert set(fold["train"]) == set(records[keys.NODULE_ID][places["train"]][~unsure[places["train"]]])
+        assert set(fold["train"]) == set(records[schema.NODULE_ID][places["train"]][~unsure[places["train"]]])
         joined += unsure[places["train"]].sum()
     assert joined > 0
-    without = rundir.part_places(tiny_config(), {k: v[~unsure] for k, v in records.items()}, folds[0])
+    without = layout.part_places(tiny_config(), {k: v[~unsure] for k, v in records.items()}, folds[0])
     assert len(without["train"]) == len(folds[0]["train"])
 
 
@@ -170,7 +172,7 @@ def test_nan_stops_with_a_line_and_keeps_the_last_checkpoint(tmp_path):
         ({"data.source": "lidc", "data.dicom_root": "/no/such"}, "config.data.dicom_root: no such folder"),
         ({"data.cohort": "some"}, "config.data.cohort: 'some' is none of"),
         ({"data.train_cohort": "some"}, "config.data.train_cohort: 'some' is none of '' (none), rounded_ne_3"),
-        ({"loss.labels": "soft"}, "config.loss.labels: 'soft' is none of rounded, votes"),
+        ({"loss.labels": "soft"}, "config.loss.labels: 'soft' is none of rounded, distribution"),
         ({"data.pipeline": "fast"}, "config.data.pipeline: 'fast' is none of"),
         ({"fold": 3}, "config.fold: 3 is not -1"),
         ({"num_folds": 30}, "config.num_folds: 30 folds need"),
@@ -229,6 +231,6 @@ def test_a_workdir_from_before_a_field_was_added_goes_on(finished, tmp_path):
     there = json.loads((workdir / "config.json").read_text())
     assert there["augment"].pop("permute") is False
     (tmp_path / "config.json").write_text(json.dumps(there))
-    rundir.check(tiny_config(), tmp_path)
+    layout.check(tiny_config(), tmp_path)
     with pytest.raises(UserError, match=r"config\.augment\.permute is False, here True"):
-        rundir.check(tiny_config(**{"augment.permute": True}), tmp_path)
+        layout.check(tiny_config(**{"augment.permute": True}), tmp_path)

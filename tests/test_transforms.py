@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pnsamp_jax import transforms
-from pnsamp_jax.data import cohort, keys
+from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.transforms import Augmentation
 
 OFF = Augmentation(flip=False, turn=False, permute=False, translate=0, rotate=0.0)
@@ -233,18 +233,18 @@ def test_segmentation_target_of_a_tie_survives_interpolation(share, expected):
     np.testing.assert_array_equal(transforms.segmentation_target(masks), expected)
 
 
-def votes_of(readings):
-    """(9, 6) votes of readers who give all nine ratings the same class."""
-    return cohort.count_votes(np.repeat(np.array(readings, int).reshape(-1, 1), len(keys.RATINGS), axis=1))
+def counts_of(readings):
+    """(9, 6) rating_counts of readers who give all nine ratings the same class."""
+    return cohort.count_ratings(np.repeat(np.array(readings, int).reshape(-1, 1), len(schema.RATINGS), axis=1))
 
 
 def test_rating_targets_are_the_cohorts_rounded_ratings():
     groups = [list(g) for n in range(5) for g in itertools.combinations_with_replacement(range(1, 7), n)]
-    random = np.random.default_rng(0).integers(0, 60, (200, 9, 6)) * keys.CLASS_EXISTS  # sums beyond a uint8
-    votes = np.concatenate([np.stack([votes_of(group) for group in groups]), random]).astype(np.uint8)
-    targets = np.asarray(transforms.rating_targets(jnp.asarray(votes), "rounded"))
+    random = np.random.default_rng(0).integers(0, 60, (200, 9, 6)) * schema.CLASS_EXISTS  # sums beyond a uint8
+    rating_counts = np.concatenate([np.stack([counts_of(group) for group in groups]), random]).astype(np.uint8)
+    targets = np.asarray(transforms.rating_targets(jnp.asarray(rating_counts), "rounded"))
     assert targets.dtype == np.float32
-    expected = cohort.rounded_rating(votes)
+    expected = cohort.rounded_rating(rating_counts)
     np.testing.assert_array_equal(targets, (np.arange(1, 7) == expected[..., None]).astype(np.float32))
     assert (expected == 0).any() and targets[expected == 0].sum() == 0
 
@@ -252,7 +252,7 @@ def test_rating_targets_are_the_cohorts_rounded_ratings():
 @pytest.mark.parametrize(("readings", "label"), [([2, 3], 3), ([1, 2], 2), ([1, 1, 2], 1), ([1, 2, 4, 3], 3), ([], 0)])
 def test_rating_targets_round_half_up(readings, label):
     one_hot = [float(k == label) for k in range(1, 7)]
-    np.testing.assert_array_equal(transforms.rating_targets(jnp.asarray(votes_of(readings)), "rounded")[0], one_hot)
+    np.testing.assert_array_equal(transforms.rating_targets(jnp.asarray(counts_of(readings)), "rounded")[0], one_hot)
 
 
 @pytest.mark.parametrize(
@@ -260,5 +260,5 @@ def test_rating_targets_round_half_up(readings, label):
     [([2, 3], [0, 1 / 2, 1 / 2, 0, 0, 0]), ([1, 1, 2, 5], [1 / 2, 1 / 4, 0, 0, 1 / 4, 0]), ([], [0] * 6)],
 )
 def test_votes_as_targets_are_the_share_of_the_readers(readings, shares):
-    targets = transforms.rating_targets(jnp.asarray(votes_of(readings)), "votes")
+    targets = transforms.rating_targets(jnp.asarray(counts_of(readings)), "rating_counts")
     np.testing.assert_allclose(targets[0], shares, rtol=1e-7)

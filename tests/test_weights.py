@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from ct_files import REAL
 
-from pnsamp_jax import metrics, networks
-from pnsamp_jax.data import keys
+from pnsamp_jax import metrics
+from pnsamp_jax.data import schema
 from pnsamp_jax.data.lidc_ct import LidcSource
 from pnsamp_jax.data.patches import Geometry, make_record
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.inference import ensemble
 from pnsamp_jax.predict import SHIPPED
 
 
 @pytest.fixture(scope="module")
 def shipped():
-    return networks.load(SHIPPED)
+    return ensemble.load(SHIPPED)
 
 
 def test_they_are_two_networks_at_the_papers_size_in_a_few_megabytes(shipped):
@@ -43,7 +44,7 @@ def test_a_damaged_file_is_noticed(tmp_path):
     content[1000] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"fold_1/weights: damaged, it does not fit weights\.sha256"):
-        networks.load(copy)
+        ensemble.load(copy)
 
 
 def test_they_find_the_nodule_of_a_real_scan_and_share_the_readers_suspicion(shipped):
@@ -52,7 +53,7 @@ def test_they_find_the_nodule_of_a_real_scan_and_share_the_readers_suspicion(shi
     source = LidcSource(str(REAL))
     (marked,) = source.load(source.series()[0])
     record = make_record(marked, Geometry(64, 0, 0.6))
-    said = networks.predict(shipped, record[keys.IMAGE][None], flips=False)
-    dice = metrics.dice(said.mask > 0.5, record[keys.MASK][None] >= keys.MASK_UNIT / 2)
+    said = ensemble.predict(shipped, record[schema.IMAGE][None], flips=False)
+    dice = metrics.dice(said.mask > 0.5, record[schema.MASK][None] >= schema.MASK_UNIT / 2)
     assert dice > 0.7  # 0.81 in the scan's own grid; readers agree to about 0.8
-    assert metrics.expected(said.probabilities[:, keys.MALIGNANCY])[0] > 3.5  # the readers: 5, 5, 5 and 4
+    assert metrics.expected(said.probabilities[:, schema.MALIGNANCY])[0] > 3.5  # the readers: 5, 5, 5 and 4

@@ -4,12 +4,14 @@ import json
 
 import jax
 import numpy as np
+from pnsamp_jax.configs import base
 
-from configs import base
-from pnsamp_jax import calibration, rundir, train
-from pnsamp_jax.checkpoint import Checkpoints
-from pnsamp_jax.data import keys
+from pnsamp_jax import train
+from pnsamp_jax.data import schema
+from pnsamp_jax.inference import temperature
 from pnsamp_jax.state import state_shapes
+from pnsamp_jax.workdir import layout
+from pnsamp_jax.workdir.checkpoint import Checkpoints
 
 
 def tiny_config(**changes):
@@ -18,7 +20,7 @@ def tiny_config(**changes):
     config.patch_size, config.spacing_mm = 16, 2.0
     config.num_folds, config.num_epochs, config.batch_size, config.validation_fraction = 3, 2, 2, 0.3
     config.data.phantom_nodules, config.data.margin, config.data.workers = 24, 2, 1
-    config.model.kernels, config.model.mask_kernels = (2, 2, 4, 4), (2, 2, 2, 2)
+    config.model.features, config.model.mask_features = (2, 2, 4, 4), (2, 2, 2, 2)
     config.log_every_steps = 1
     config.update_from_flattened_dict(changes)
     return config
@@ -28,7 +30,7 @@ def made_up_run(folder, folds):
     """Writes what a training of these folds leaves for those who predict: random networks that mark some voxels."""
     config = tiny_config()
     task = train.make_task(config)
-    rundir.claim(config, folder)
+    layout.claim(config, folder)
     for fold in folds:
         random = np.random.default_rng(fold)
         like = state_shapes(task.model, task.patch_size, len(task.windows))
@@ -37,8 +39,8 @@ def made_up_run(folder, folds):
         state = state.replace(step=np.int32(1), batch_stats=variances)
         with Checkpoints(folder / f"fold_{fold}" / "checkpoints") as checkpoints:
             checkpoints.save(state, json.loads(config.to_json()), loss=1.0)
-        probabilities = random.dirichlet(np.ones(6), (40, 9)) * keys.CLASS_EXISTS
+        probabilities = random.dirichlet(np.ones(6), (40, 9)) * schema.CLASS_EXISTS
         features = random.normal(size=(40, state.params["heads"]["fusion"]["kernel"].shape[0]))
         path = folder / f"fold_{fold}" / "calibration.json"
-        calibration.write(path, probabilities, random.integers(1, 5, (40, 9)), features, config.checkpoint, step=1)
+        temperature.write(path, probabilities, random.integers(1, 5, (40, 9)), features, config.checkpoint, step=1)
     return folder

@@ -10,7 +10,8 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from experiments.speed.worker import System, draw_batch, host_peak
-from pnsamp_jax import settings, steps, transforms
+from pnsamp_jax import config as settings
+from pnsamp_jax import steps, transforms
 from pnsamp_jax.models import layers
 from pnsamp_jax.state import create_state
 from pnsamp_jax.train import make_task

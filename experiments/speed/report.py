@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pnsamp_jax.data.prepare import atomic_path
+from pnsamp_jax.files import atomic_path
 from pnsamp_jax.report.figures import BLUE
 
 NOTES = """

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments.speed.worker import System, host_peak, seen
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 
 
 def summarise(x: Tensor) -> Tensor:
@@ -21,20 +21,20 @@ def summarise(x: Tensor) -> Tensor:
 class PNSAMP(nn.Module):
     """PN-SAMP in its multi-task form, without dropout; the fields are those of the Flax module."""
 
-    def __init__(self, channels: int, kernels=(16, 32, 64, 128), mask_kernels=(8, 16, 32, 64)) -> None:
+    def __init__(self, channels: int, features=(16, 32, 64, 128), mask_features=(8, 16, 32, 64)) -> None:
         super().__init__()
-        joined = (*(2 * width for width in kernels[1:]), kernels[-1])  # with a skip, but at the bottom
-        ways = {"down": (channels, *kernels), "up": joined, "mask": (1, *mask_kernels)}
-        self.layers, self.levels, self.up_pool = nn.ModuleDict(), range(len(kernels)), nn.Upsample(scale_factor=2)
+        joined = (*(2 * width for width in features[1:]), features[-1])  # with a skip, but at the bottom
+        ways = {"down": (channels, *features), "up": joined, "mask": (1, *mask_features)}
+        self.layers, self.levels, self.up_pool = nn.ModuleDict(), range(len(features)), nn.Upsample(scale_factor=2)
         for way, inputs in ways.items():
-            for level, width in enumerate(mask_kernels if way == "mask" else kernels):
+            for level, width in enumerate(mask_features if way == "mask" else features):
                 self.layers[f"{way}_{level}_norm"] = nn.BatchNorm3d(inputs[level], momentum=0.1)  # one less Flax's
                 self.layers[f"{way}_{level}_conv"] = nn.Conv3d(inputs[level], width, 3, padding=1)
-        self.layers["mask_below"] = nn.Conv3d(kernels[0], 1, 1, bias=False)
-        self.layers["mask_beside"] = nn.Conv3d(kernels[0], 1, 1)
+        self.layers["mask_below"] = nn.Conv3d(features[0], 1, 1, bias=False)
+        self.layers["mask_beside"] = nn.Conv3d(features[0], 1, 1)
         nn.init.constant_(self.layers["mask_beside"].bias, -4.0)  # MASK_PRIOR
-        self.layers["fusion"] = nn.Linear(2 * (kernels[-1] + mask_kernels[-1]), 192)
-        for place, (name, classes) in enumerate(keys.RATINGS):
+        self.layers["fusion"] = nn.Linear(2 * (features[-1] + mask_features[-1]), 192)
+        for place, (name, classes) in enumerate(schema.RATINGS):
             self.layers[f"{name}_features"] = nn.Linear(192 + (name == "malignancy") * 24 * place, 24)
             self.layers[name] = nn.Linear(24, classes)
 
@@ -59,7 +59,7 @@ class PNSAMP(nn.Module):
         summaries.append(summarise(y))
         fused = functional.elu(self.layers["fusion"](torch.cat(summaries, dim=1)))
         attributes, outputs = [], {"mask": mask[:, 0]}
-        for name in keys.RATING_NAMES:
+        for name in schema.RATING_NAMES:
             given = torch.cat([fused, *attributes], dim=1) if name == "malignancy" else fused
             attributes.append(functional.elu(self.layers[f"{name}_features"](given)))
             outputs[name] = self.layers[name](attributes[-1]).float()
@@ -70,8 +70,8 @@ def combined_loss(outputs: dict[str, Tensor], mask: Tensor, classes: Tensor, wei
     """The mean over the batch of `losses.total`, for nodules of which every rating is there: () float32."""
     p, space = torch.sigmoid(outputs["mask"]), (1, 2, 3)
     dice = 1 - (2 * (p * mask).sum(space) + 1) / ((p * p + mask * mask).sum(space) + 1)  # 1 is EPSILON
-    entropy = [functional.cross_entropy(outputs[name], classes[:, i]) for i, name in enumerate(keys.RATING_NAMES)]
-    malignancy = entropy.pop(keys.MALIGNANCY)
+    entropy = [functional.cross_entropy(outputs[name], classes[:, i]) for i, name in enumerate(schema.RATING_NAMES)]
+    malignancy = entropy.pop(schema.MALIGNANCY)
     terms = {"segmentation": dice.mean(), "attributes": sum(entropy) / len(entropy), "malignancy": malignancy}
     return sum(weights[name] * term for name, term in terms.items())
 
@@ -80,7 +80,7 @@ def create(system: str, config: ConfigDict) -> System:
     """`torch` or `torch_compile`; for the parts see `jax_systems.create`."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None  # a GPU's result comes after the call
-    fields = {name: config.model[name] for name in ("kernels", "mask_kernels") if name in config.model}
+    fields = {name: config.model[name] for name in ("features", "mask_features") if name in config.model}
     model = PNSAMP(len(config.model.windows), **fields).to(device, memory_format=torch.channels_last_3d)
     run = torch.compile(model, dynamic=False) if system == "torch_compile" else model
     optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True)

@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pnsamp_jax.allocator import give_back_freed_memory, keep_freed_memory
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 
 MODULES = {"torch": "torch_pn_samp", "torch_compile": "torch_pn_samp", "keras": "keras_pn_samp"}  # else jax_systems
@@ -51,16 +51,16 @@ class System(NamedTuple):
 
 
 def draw_batch(config: ConfigDict) -> dict[str, np.ndarray]:
-    """A batch as the input pipeline gives it: random voxels, a ball in the middle, one vote for each rating."""
+    """A batch as the input pipeline gives it: random voxels, a ball in the middle, one reader for each rating."""
     random = np.random.default_rng(config.seed)
     batch, side = config.batch_size, config.patch_size + 2 * config.data.margin
     squares = np.square(np.arange(side) - (side - 1) / 2)
     ball = squares[:, None, None] + squares[:, None] + squares < (config.patch_size / 8) ** 2
-    classes = random.integers(0, [rating.classes for rating in keys.RATINGS], (batch, len(keys.RATINGS)))
+    classes = random.integers(0, [rating.classes for rating in schema.RATINGS], (batch, len(schema.RATINGS)))
     return {
-        keys.IMAGE: random.integers(-1400, 200, (batch, side, side, side), np.int16),
-        keys.MASK: np.stack([keys.MASK_UNIT * ball.astype(np.uint8)] * batch),
-        keys.VOTES: np.eye(keys.MAX_CLASSES, dtype=np.uint8)[classes],
+        schema.IMAGE: random.integers(-1400, 200, (batch, side, side, side), np.int16),
+        schema.MASK: np.stack([schema.MASK_UNIT * ball.astype(np.uint8)] * batch),
+        schema.RATING_COUNTS: np.eye(schema.MAX_CLASSES, dtype=np.uint8)[classes],
     }
 
 
@@ -69,9 +69,9 @@ def seen(config: ConfigDict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     float32, and classes from 0 (B, 9)."""
     batch, inner = draw_batch(config), slice(config.data.margin, config.data.margin + config.patch_size)
     width, centre = np.array(config.model.windows, np.float32).T
-    images, masks = (batch[name][:, inner, inner, inner] for name in (keys.IMAGE, keys.MASK))
+    images, masks = (batch[name][:, inner, inner, inner] for name in (schema.IMAGE, schema.MASK))
     inputs = np.clip((images[..., None].astype(np.float32) - centre) / width + 0.5, 0, 1)
-    return inputs, np.float32(masks > 0), batch[keys.VOTES].argmax(axis=-1)
+    return inputs, np.float32(masks > 0), batch[schema.RATING_COUNTS].argmax(axis=-1)
 
 
 def measure(system: System, seconds: float, parts: tuple[str, ...]) -> dict:

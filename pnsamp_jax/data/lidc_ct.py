@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pnsamp_jax.ct.dicom import read_series, slice_positions
+from pnsamp_jax.ct.dicom_index import index_series
+from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import lidc
-from pnsamp_jax.data.dicom import read_series, slice_positions
-from pnsamp_jax.data.dicom_index import index_series
 from pnsamp_jax.data.patches import MarkedNodule
-from pnsamp_jax.data.volumes import Volume
 from pnsamp_jax.errors import UserError
 
 

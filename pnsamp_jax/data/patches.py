@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from pnsamp_jax.data import keys
+from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.data import schema
 from pnsamp_jax.data.cohort import Nodule
-from pnsamp_jax.data.volumes import Volume
 from pnsamp_jax.errors import UserError
 
 # Voxels up to this size are point samples of the linearly interpolated CT; larger ones average several such samples,
@@ -47,7 +47,7 @@ class MarkedNodule:
       nodule: identity and ratings.
       ct: (depth, height, width) int16 HU.
       readers: (readers, d, h, w) bool, each reader's mask; a box of its own with its own affine, empty outside.
-      context: where the voxels come from, see `keys.CONTEXT`.
+      context: where the voxels come from, see `schema.CONTEXT`.
       centre_mm: (3,) LPS point at the middle of the patch; None for the centroid of the readers' consensus.
     """
 
@@ -134,7 +134,7 @@ def ball_diameter_mm(readers: Volume) -> float:
 
 
 def make_record(marked: MarkedNodule, geometry: Geometry) -> dict:
-    """The record of one nodule: its stored patch and labels, under the names of `keys`.
+    """The record of one nodule: its stored patch and labels, under the names of `schema`.
 
     Raises:
       UserError: nobody marked a voxel.
@@ -144,12 +144,12 @@ def make_record(marked: MarkedNodule, geometry: Geometry) -> dict:
     cube = (centre, geometry.stored_size, geometry.spacing_mm)
     share = Volume(marked.readers.array.mean(axis=0, dtype=np.float32), marked.readers.affine)
     return {
-        keys.NODULE_ID: marked.nodule.nodule_id,
-        keys.PATIENT_ID: marked.nodule.patient_id,
-        keys.CONTEXT: marked.context,
-        keys.IMAGE: np.rint(sample(marked.ct, *cube)).astype(np.int16),
-        keys.MASK: np.rint(sample(share, *cube, outside="grid-constant") * keys.MASK_UNIT).astype(np.uint8),
-        keys.VOTES: marked.nodule.votes,
-        keys.READER_DICE: np.float32(reader_dice(marked.readers.array)),
-        keys.DIAMETER: np.float32(ball_diameter_mm(marked.readers)),
+        schema.NODULE_ID: marked.nodule.nodule_id,
+        schema.PATIENT_ID: marked.nodule.patient_id,
+        schema.CONTEXT: marked.context,
+        schema.IMAGE: np.rint(sample(marked.ct, *cube)).astype(np.int16),
+        schema.MASK: np.rint(sample(share, *cube, outside="grid-constant") * schema.MASK_UNIT).astype(np.uint8),
+        schema.RATING_COUNTS: marked.nodule.rating_counts,
+        schema.READER_DICE: np.float32(reader_dice(marked.readers.array)),
+        schema.DIAMETER: np.float32(ball_diameter_mm(marked.readers)),
     }

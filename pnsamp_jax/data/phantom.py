@@ -16,9 +16,9 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
-from pnsamp_jax.data import cohort, keys, lidc
+from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.data import cohort, lidc, schema
 from pnsamp_jax.data.patches import MarkedNodule, consensus
-from pnsamp_jax.data.volumes import Volume
 from pnsamp_jax.errors import UserError
 
 VERSION = 1  # part of the description: raise it when the simulated voxels change
@@ -106,8 +106,8 @@ def _chosen(source: PhantomSource) -> dict[str, list[lidc.LidcNodule]]:
     chosen = []
     for index in _generator(source.seed, "patients").permutation(len(patients)):
         if found := lidc.patient_nodules(patients[index]):
-            votes = np.stack([item.nodule.votes for item in found])
-            chosen += itertools.compress(found, cohort.members(votes, source.cohort, source.min_readers))
+            rating_counts = np.stack([item.nodule.rating_counts for item in found])
+            chosen += itertools.compress(found, cohort.members(rating_counts, source.cohort, source.min_readers))
         if source.nodules and len(chosen) >= source.nodules:
             break
     if len(chosen) < max(source.nodules, 1):
@@ -168,7 +168,7 @@ def _simulate(outline: Outline, neighbours: list[Outline], seed: int) -> MarkedN
         if share is not None:
             # Its own generator: the nodule looks the same in each crop that it reaches into.
             own = _generator(seed, f"{other.nodule.nodule_id} itself")
-            _paint_nodule(own, hu, axes, voxel, share, cohort.rounded_rating(other.nodule.votes))
+            _paint_nodule(own, hu, axes, voxel, share, cohort.rounded_rating(other.nodule.rating_counts))
             np.maximum(anyone, share, out=anyone)
     _brighten(hu, _vessels(rng, axes, voxel, outward), rng.uniform(10, 60))
     if rng.random() < WALL_SHARE:
@@ -196,7 +196,7 @@ def _fine_share(masks, origin, low, high, layers) -> np.ndarray | None:
 
 def _paint_nodule(rng, hu, axes, voxel, share, ratings) -> None:
     """Paints a nodule of the given (9,) ratings over `hu`, in place; `share` is the readers', on the same grid."""
-    rated = dict(zip(keys.RATING_NAMES, ratings, strict=True))
+    rated = dict(zip(schema.RATING_NAMES, ratings, strict=True))
     subtlety, margin, spiculation, texture = (
         max(rated[name], 1) - 1 for name in ("subtlety", "margin", "spiculation", "texture")
     )

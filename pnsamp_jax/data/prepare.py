@@ -14,25 +14,24 @@ import json
 import multiprocessing
 import os
 import struct
-import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 from pnsamp_jax.data.patches import Geometry, MarkedNodule, make_record
-from pnsamp_jax.errors import UserError, readable
+from pnsamp_jax.errors import UserError
+from pnsamp_jax.files import atomic_path, readable
 
-FORMAT_VERSION = 1  # part of the digest: raise it when the content of a record changes
+FORMAT_VERSION = 2  # part of the digest: raise it when the content of a record changes
 
-Member = Callable[[np.ndarray], np.ndarray]  # (n, 9, 6) votes -> (n,) bool: which nodules to read
+Member = Callable[[np.ndarray], np.ndarray]  # (n, 9, 6) rating_counts -> (n,) bool: which nodules to read
 
 
 class Source(Protocol):
@@ -48,21 +47,6 @@ class Source(Protocol):
 
     def description(self) -> dict:
         """Everything that decides the content, as JSON."""
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f"-{path.name}")
-    os.close(handle)
-    try:
-        yield Path(name)
-        os.chmod(name, 0o644)  # mkstemp's 0600 would hide the file from the user's group
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def make_records(source: Source, series: str, geometry: Geometry) -> dict[str, np.ndarray]:
@@ -174,7 +158,7 @@ def iter_series(folder: Path, member: Member | None = None) -> Iterator[dict[str
 
     Args:
       folder: what `prepare` returned.
-      member: (n, 9, 6) votes -> (n,) bool, which nodules to read; all by default. Voxels of the others are not read,
+      member: (n, 9, 6) rating_counts -> (n,) bool, which nodules to read; all by default. Voxels of the others are not read,
         and a series without members is passed over.
 
     Raises:
@@ -183,7 +167,11 @@ def iter_series(folder: Path, member: Member | None = None) -> Iterator[dict[str
     for path in sorted(folder.glob("[!.]*.npz")):
         try:
             with path.open("rb") as file, np.load(file) as part:  # np.load itself leaves a damaged file open
-                chosen = np.flatnonzero(member(part[keys.VOTES])) if member else np.arange(len(part[keys.VOTES]))
+                chosen = (
+                    np.flatnonzero(member(part[schema.RATING_COUNTS]))
+                    if member
+                    else np.arange(len(part[schema.RATING_COUNTS]))
+                )
                 records = {name: part[name][chosen] for name in part.files} if len(chosen) else None
         except (zipfile.BadZipFile, ValueError, LookupError, EOFError, OSError, RuntimeError, struct.error) as error:
             raise UserError(f"{path}: damaged ({error}); delete it and run again to prepare it anew") from error
@@ -200,7 +188,7 @@ def join_records(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray
     parts = list(parts)
     if not parts:
         raise UserError("config.data.cohort: no nodule belongs to the cohort; take another, or fewer min_readers")
-    ids = np.concatenate([part[keys.NODULE_ID] for part in parts])
+    ids = np.concatenate([part[schema.NODULE_ID] for part in parts])
     order = np.argsort(ids, kind="stable")
     repeated = ids[order][1:][ids[order][1:] == ids[order][:-1]]
     if len(repeated):
@@ -216,7 +204,7 @@ def read_records(folder: Path, member: Member | None = None) -> dict[str, np.nda
       member: which nodules to read, as in `iter_series`.
 
     Returns:
-      Arrays under the names of `keys`, with N nodules on the leading axis.
+      Arrays under the names of `schema`, with N nodules on the leading axis.
 
     Raises:
       UserError: a file is damaged, a nodule id appears twice, or no nodule is a member.

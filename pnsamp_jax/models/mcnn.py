@@ -39,16 +39,16 @@ def scales(x: Array) -> Array:
 
 
 class Stream(nn.Module):
-    """Convolutions, each with max-pooling: (N, D, H, W, C) -> (N, 2 kernels[-1]) float32; fields as in `Block`."""
+    """Convolutions, each with max-pooling: (N, D, H, W, C) -> (N, 2 features[-1]) float32; fields as in `Block`."""
 
-    kernels: tuple[int, ...]
+    features: tuple[int, ...]
     train: bool
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        for features in self.kernels:
+        for features in self.features:
             x = max_pool(Block(features, self.train, self.axis_name, self.dtype)(x))
         return summarise(x)
 
@@ -57,16 +57,16 @@ class MCNN(nn.Module):
     """MCNN; it gives the malignancy rating and features.
 
     Attributes:
-      kernels: channels of the two convolutions.
-      features: width of the dense layer that joins the scales.
+      features: channels of the two convolutions.
+      hidden: width of the dense layer that joins the scales.
       axis_name: pmap axis over which BatchNorm averages its statistics, if any.
       dtype: of the activations; parameters, statistics and outputs are float32.
     """
 
     PATCH_MULTIPLE: ClassVar[int] = 12  # the patch is three small cubes across, and two poolings halve a cube
 
-    kernels: tuple[int, int] = (32, 64)
-    features: int = 128
+    features: tuple[int, int] = (32, 64)
+    hidden: int = 128
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -75,7 +75,7 @@ class MCNN(nn.Module):
         """Maps windowed patches (B, S, S, S, windows) in 0..1, S divisible by 12, to `Outputs`."""
         cubes = scales(x)
         batch, count = cubes.shape[:2]
-        stream = Stream(self.kernels, train, self.axis_name, self.dtype, name="stream")
+        stream = Stream(self.features, train, self.axis_name, self.dtype, name="stream")
         joined = stream(cubes.reshape(batch * count, *cubes.shape[2:])).reshape(batch, -1)
-        features = nn.elu(nn.Dense(self.features, name="features")(joined))
+        features = nn.elu(nn.Dense(self.hidden, name="features")(joined))
         return Outputs(ratings=Heads(("malignancy",), name="heads")(features), features=features)

@@ -14,7 +14,7 @@ class Outputs(NamedTuple):
 
     Attributes:
       mask: (B, D, H, W) float32 logits of the segmentation.
-      ratings: (B, 9, 6) float32 logits in the order of `keys.RATINGS`; classes that a rating lacks are `ABSENT`, and
+      ratings: (B, 9, 6) float32 logits in the order of `schema.RATINGS`; classes that a rating lacks are `ABSENT`, and
         so is every class of a rating that the model does not give.
       features: (B, F) float32 from which the ratings are made, or that a classifier reads in a second stage.
     """

@@ -16,28 +16,28 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-KERNELS = (24, 64, 96, 96, 64)
+FEATURES = (24, 64, 96, 96, 64)
 POOLED = (0, 1, 4)  # the convolutions that a max-pooling follows
 
 
 class PlaneCNN(nn.Module):
-    """(N, H, W, C) views, H and W at least 8 -> (N, 2 kernels[-1]) float32 features.
+    """(N, H, W, C) views, H and W at least 8 -> (N, 2 features[-1]) float32 features.
 
     Attributes:
       train: whether BatchNorm uses the batch's statistics, and updates its running ones.
-      kernels: channels of the five convolutions.
+      features: channels of the five convolutions.
       axis_name: pmap axis over which the batch's statistics are averaged, if any.
       dtype: of the activations.
     """
 
     train: bool
-    kernels: tuple[int, ...] = KERNELS
+    features: tuple[int, ...] = FEATURES
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        for layer, features in enumerate(self.kernels):
+        for layer, features in enumerate(self.features):
             he_normal = nn.initializers.he_normal()
             x = nn.Conv(features, (3, 3), use_bias=False, dtype=self.dtype, kernel_init=he_normal)(x)
             norm = partial(nn.BatchNorm, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name)

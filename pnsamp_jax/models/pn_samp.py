@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 from pnsamp_jax.models.heads import rating_logits
 from pnsamp_jax.models.layers import Block, max_pool, up_pool
 from pnsamp_jax.models.outputs import Outputs
@@ -88,7 +88,7 @@ class RatingHeads(nn.Module):
             return jnp.where(replaced[:, place, None], average, own)
 
         attributes, logits = [], {}
-        for place, rating in enumerate(keys.RATINGS):
+        for place, rating in enumerate(schema.RATINGS):
             inputs = fused
             if rating.name == "malignancy":
                 direct = fused if replaced is None else of_average(place, fused, average)
@@ -117,11 +117,11 @@ def contributions(heads: dict, features: Array, average: Array, temperature: Arr
     Returns:
       (B, 9) in classes of malignancy: of the eight attributes, and last of what is read off the image directly.
     """
-    parts = len(keys.RATINGS)
+    parts = len(schema.RATINGS)
     replaced = jnp.tile(jnp.eye(1 + parts, parts, -1, dtype=bool), (len(features), 1))  # first nothing, then each
     logits = RatingHeads(train=False).apply({"params": heads}, jnp.repeat(features, 1 + parts, 0), average, replaced)
-    p = nn.softmax(logits[:, keys.MALIGNANCY] / temperature)
-    expected = (p @ jnp.arange(1.0, keys.MAX_CLASSES + 1)).reshape(len(features), 1 + parts)
+    p = nn.softmax(logits[:, schema.MALIGNANCY] / temperature)
+    expected = (p @ jnp.arange(1.0, schema.MAX_CLASSES + 1)).reshape(len(features), 1 + parts)
     return expected[:, :1] - expected[:, 1:]
 
 
@@ -132,8 +132,8 @@ class PNSAMP(nn.Module):
       segment: whether there is a segmentation; without it (form C) the ratings come from the encoder alone.
       rate: whether there are ratings; without them (form Seg) the trunk stands alone.
       dropout: rate on the fused features.
-      kernels: channels of the four blocks down; the blocks up mirror them.
-      mask_kernels: channels of the sub-3DCNN that reads the predicted segmentation.
+      features: channels of the four blocks down; the blocks up mirror them.
+      mask_features: channels of the sub-3DCNN that reads the predicted segmentation.
       axis_name: pmap axis over which BatchNorm averages its statistics, if any.
       dtype: of the activations; parameters, statistics and outputs are float32.
     """
@@ -143,8 +143,8 @@ class PNSAMP(nn.Module):
     segment: bool = True
     rate: bool = True
     dropout: float = 0.0
-    kernels: tuple[int, ...] = (16, 32, 64, 128)
-    mask_kernels: tuple[int, ...] = (8, 16, 32, 64)
+    features: tuple[int, ...] = (16, 32, 64, 128)
+    mask_features: tuple[int, ...] = (8, 16, 32, 64)
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -156,7 +156,7 @@ class PNSAMP(nn.Module):
             return Block(features, train, self.axis_name, self.dtype, of_data=name == "down_0", name=name)
 
         skips = []
-        for level, features in enumerate(self.kernels):
+        for level, features in enumerate(self.features):
             x = block(features, f"down_{level}")(x)
             skips.append(x)
             x = max_pool(x)
@@ -165,7 +165,7 @@ class PNSAMP(nn.Module):
         mask = None
         if self.segment:
             beside = None
-            for level, features in reversed(list(enumerate(self.kernels))):
+            for level, features in reversed(list(enumerate(self.features))):
                 x = block(features, f"up_{level}")(x, beside)  # joined with what was beside it on the way down
                 beside = skips[level]
             mask = MaskHead(dtype=self.dtype, name="mask")(x, beside)
@@ -174,7 +174,7 @@ class PNSAMP(nn.Module):
             return Outputs(mask, None)
         if self.segment:
             y = nn.sigmoid(mask)[..., None]
-            for level, features in enumerate(self.mask_kernels):
+            for level, features in enumerate(self.mask_features):
                 y = max_pool(block(features, f"mask_{level}")(y))
             summaries.append(summarise(y))
         fused = jnp.concatenate(summaries, axis=-1)

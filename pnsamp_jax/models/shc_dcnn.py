@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 from pnsamp_jax.models.heads import Heads
 from pnsamp_jax.models.outputs import Outputs
-from pnsamp_jax.models.planes import KERNELS, PlaneCNN
+from pnsamp_jax.models.planes import FEATURES, PlaneCNN
 
 Array = jax.Array
 
@@ -34,16 +34,16 @@ class SHCDCNN(nn.Module):
     """The network of SHC-DCNN; it gives all nine ratings and features.
 
     Attributes:
-      kernels: channels of the five convolutions.
-      features: width of the dense layer that joins the planes.
+      features: channels of the five convolutions.
+      hidden: width of the dense layer that joins the planes.
       axis_name: pmap axis over which BatchNorm averages its statistics, if any.
       dtype: of the activations; parameters, statistics and outputs are float32.
     """
 
     PATCH_MULTIPLE: ClassVar[int] = 8  # three poolings halve it
 
-    kernels: tuple[int, ...] = KERNELS
-    features: int = 128
+    features: tuple[int, ...] = FEATURES
+    hidden: int = 128
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -52,7 +52,7 @@ class SHCDCNN(nn.Module):
         """Maps windowed patches (B, S, S, S, windows) in 0..1, S even, to `Outputs`."""
         planes = central_planes(x)
         batch, views = planes.shape[:2]
-        network = PlaneCNN(train, self.kernels, self.axis_name, self.dtype, name="planes")
+        network = PlaneCNN(train, self.features, self.axis_name, self.dtype, name="planes")
         joined = network(planes.reshape(batch * views, *planes.shape[2:])).reshape(batch, -1)
-        features = nn.relu(nn.Dense(self.features, name="features")(joined))
-        return Outputs(ratings=Heads(keys.RATING_NAMES, name="heads")(features), features=features)
+        features = nn.relu(nn.Dense(self.hidden, name="features")(joined))
+        return Outputs(ratings=Heads(schema.RATING_NAMES, name="heads")(features), features=features)

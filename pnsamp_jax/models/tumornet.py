@@ -12,7 +12,7 @@ that all systems share.
 **The regression as a classification.** For a predicted mean m the logit of class k is -(k - m)^2 / 2. Then
 d log p_k / dm = (k - m) - sum_j p_j (j - m) = k - E[k], with E[k] = sum_j p_j j. Targets t that sum to 1 therefore
 give the cross-entropy L = -sum_k t_k log p_k the gradient dL/dm = E[k] - sum_k t_k k: the expected class less the
-target's mean. With `config.loss.labels = "votes"` that mean is the mean rating over the readers. So the trainer and
+target's mean. With `config.loss.labels = "distribution"` that mean is the mean rating over the readers. So the trainer and
 the loss of the classification regress a mean rating: at the minimum E[k] equals it.
 """
 
@@ -23,14 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 from pnsamp_jax.models.heads import rating_logits
 from pnsamp_jax.models.outputs import Outputs
-from pnsamp_jax.models.planes import KERNELS, PlaneCNN
+from pnsamp_jax.models.planes import FEATURES, PlaneCNN
 
 Array = jax.Array
 
-CLASSES = np.arange(1.0, keys.RATINGS[keys.MALIGNANCY].classes + 1, dtype=np.float32)
+CLASSES = np.arange(1.0, schema.RATINGS[schema.MALIGNANCY].classes + 1, dtype=np.float32)
 MIDDLE = 3.0  # where the predicted mean starts
 
 
@@ -48,23 +48,23 @@ class TumorNet(nn.Module):
     """TumorNet; it gives the malignancy rating and features.
 
     Attributes:
-      kernels: channels of the five convolutions.
-      features: width of the dense layer before the predicted mean.
+      features: channels of the five convolutions.
+      hidden: width of the dense layer before the predicted mean.
       axis_name: pmap axis over which BatchNorm averages its statistics, if any.
       dtype: of the activations; parameters, statistics and outputs are float32.
     """
 
     PATCH_MULTIPLE: ClassVar[int] = 8  # three poolings halve it
 
-    kernels: tuple[int, ...] = KERNELS
-    features: int = 64
+    features: tuple[int, ...] = FEATURES
+    hidden: int = 64
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Outputs:
         """Maps windowed patches (B, S, S, S, windows) in 0..1, of which the first window is read, to `Outputs`."""
-        x = PlaneCNN(train, self.kernels, self.axis_name, self.dtype, name="views")(project(x[..., 0]))
-        features = nn.relu(nn.Dense(self.features, name="features")(x))
+        x = PlaneCNN(train, self.features, self.axis_name, self.dtype, name="views")(project(x[..., 0]))
+        features = nn.relu(nn.Dense(self.hidden, name="features")(x))
         mean = nn.Dense(1, bias_init=nn.initializers.constant(MIDDLE), name="mean")(features)[:, 0]
         return Outputs(ratings=rating_logits({"malignancy": class_logits(mean)}), features=features)

@@ -69,7 +69,7 @@ class UNet3D(nn.Module):
     """3D U-Net with one output channel; it gives a mask and no ratings.
 
     Attributes:
-      kernels: channels of the first convolution.
+      features: channels of the first convolution.
       up: "pool" (nearest) or "convolution".
       axis_name: pmap axis over which BatchNorm averages its statistics, if any.
       dtype: of the activations; parameters, statistics and outputs are float32.
@@ -77,7 +77,7 @@ class UNet3D(nn.Module):
 
     PATCH_MULTIPLE: ClassVar[int] = 8  # three poolings halve it
 
-    kernels: int = 32
+    features: int = 32
     up: str = "pool"
     axis_name: str | None = None
     dtype: Any = jnp.float32
@@ -97,7 +97,7 @@ class UNet3D(nn.Module):
 
         skips = []
         for level in range(LEVELS):
-            features = self.kernels * 2**level
+            features = self.features * 2**level
             x = convolve(x, features, f"down_{level}_0")
             x = convolve(x, 2 * features, f"down_{level}_1")
             if level < LEVELS - 1:
@@ -107,7 +107,7 @@ class UNet3D(nn.Module):
             x = up_pool(x) if self.up == "pool" else UpConv2x2x2(self.dtype, name=f"up_{level}")(x)
             x = jnp.concatenate([x, skips[level]], axis=-1)
             for i in range(2):
-                x = convolve(x, self.kernels * 2 ** (level + 1), f"up_{level}_{i}")
+                x = convolve(x, self.features * 2 ** (level + 1), f"up_{level}_{i}")
         prior = nn.initializers.constant(MASK_PRIOR)
         mask = nn.Dense(1, dtype=self.dtype, bias_init=prior, name="mask")(x)[..., 0]
         return Outputs(mask=mask.astype(jnp.float32))

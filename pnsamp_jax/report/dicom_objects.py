@@ -20,11 +20,11 @@ from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
 from pnsamp_jax import __version__
-from pnsamp_jax.data import keys
-from pnsamp_jax.data.dicom import SAME_MM, quiet_pydicom
-from pnsamp_jax.data.prepare import atomic_path
+from pnsamp_jax.ct.dicom import SAME_MM, quiet_pydicom
+from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.report.finding import Finding
+from pnsamp_jax.files import atomic_path
+from pnsamp_jax.inference.finding import Finding
 
 NAME = "PN-SAMP"
 _UTF8 = "ISO_IR 192"
@@ -37,7 +37,7 @@ def _codes_of(scheme: str) -> Callable[[str, str], Code]:
 _lidc, _ncit, _radlex = map(_codes_of, ("99LIDCQIICR", "NCIt", "RadLex"))
 _2, _3, _4 = _lidc("002", "2 out of 5"), _lidc("003", "3 out of 5"), _lidc("004", "4 out of 5")
 
-# What each of `keys.RATINGS` is called, and its classes 1, 2, ...
+# What each of `schema.RATINGS` is called, and its classes 1, 2, ...
 RATING_CODES: dict[str, tuple[Code, tuple[Code, ...]]] = {
     "subtlety": (_ncit("C45992", "Subtlety score"), (
         _lidc("101", "1 out of 5 (Extremely subtle)"), _lidc("102", "2 out of 5 (Moderately subtle)"),
@@ -288,11 +288,11 @@ def _measurement_group(
             hd.sr.Measurement(codes.SCT.Diameter, round(float(finding.diameter_mm), 2), codes.UCUM.Millimeter),
         ]
         region = {"referenced_segment": segment}
-    expected = round(float(finding.expected[keys.MALIGNANCY]), 3)
+    expected = round(float(finding.expected[schema.MALIGNANCY]), 3)
     concept, _ = RATING_CODES["malignancy"]
     measurements.append(hd.sr.Measurement(concept, expected, codes.UCUM.NoUnits, derivation=codes.SCT.Mean))
     evaluations = []
-    for name, k in zip(keys.RATING_NAMES, finding.arg_max, strict=True):
+    for name, k in zip(schema.RATING_NAMES, finding.arg_max, strict=True):
         concept, classes = RATING_CODES[name]
         evaluations.append(hd.sr.QualitativeEvaluation(concept, classes[k - 1]))
     return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(

@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pnsamp_jax import metrics
-from pnsamp_jax.data import keys
-from pnsamp_jax.data.prepare import atomic_path
+from pnsamp_jax.data import schema
+from pnsamp_jax.files import atomic_path
 
 BLUE, GREY = "#2166ac", "#8c8c8c"
 LINE_STYLES = {"--": "- -", ":": "···"}  # and how they are written
@@ -49,7 +49,7 @@ def draw_evaluation(table: dict[str, np.ndarray], suspicion: np.ndarray, note: s
     panels = []
     if not np.isnan(table["dice"]).all():
         panels.append(_dice_panel)
-    if table["arg_max"][:, keys.MALIGNANCY].any():
+    if table["arg_max"][:, schema.MALIGNANCY].any():
         panels += [_reliability_panel, _confusion_panel]
     if not panels:
         return False
@@ -75,7 +75,7 @@ def _dice_panel(axes, table: dict[str, np.ndarray], suspicion: np.ndarray) -> No
 
 
 def _reliability_panel(axes, table: dict[str, np.ndarray], suspicion: np.ndarray) -> None:
-    truth = table["truth"][:, keys.MALIGNANCY]
+    truth = table["truth"][:, schema.MALIGNANCY]
     outcome = np.where((truth > 0) & (truth != 3), truth > 3, np.nan)
     mean, rate, count = metrics.calibration(suspicion, outcome)
     filled = count > 0
@@ -88,8 +88,8 @@ def _reliability_panel(axes, table: dict[str, np.ndarray], suspicion: np.ndarray
 
 
 def _confusion_panel(axes, table: dict[str, np.ndarray], suspicion: np.ndarray) -> None:
-    classes = keys.RATINGS[keys.MALIGNANCY].classes
-    truth, predicted = table["truth"][:, keys.MALIGNANCY], table["arg_max"][:, keys.MALIGNANCY]
+    classes = schema.RATINGS[schema.MALIGNANCY].classes
+    truth, predicted = table["truth"][:, schema.MALIGNANCY], table["arg_max"][:, schema.MALIGNANCY]
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (truth[truth > 0] - 1, predicted[truth > 0] - 1), 1)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

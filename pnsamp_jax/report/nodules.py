@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patheffects import withStroke
 
-from pnsamp_jax.data import keys
-from pnsamp_jax.data.prepare import atomic_path
+from pnsamp_jax.data import schema
+from pnsamp_jax.files import atomic_path
+from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.report.figures import BLUE, GREY
-from pnsamp_jax.report.finding import Finding
 
 ROWS_OF_PAGE, ROWS_OF_PNG, DPI = 6, 20, 200
 READERS, PREDICTED, RED = "#ffd92f", "#4eb3ff", "#b2182b"  # outlines; a rating that is further off than one
@@ -77,9 +77,9 @@ def rating_cells(finding: Finding) -> list[Cell]:
 
     Blue where the likeliest is within one of the truth, red where it is further off, grey where there is no truth.
     """
-    truth = np.zeros(len(keys.RATINGS), int) if finding.truth is None else finding.truth
+    truth = np.zeros(len(schema.RATINGS), int) if finding.truth is None else finding.truth
     cells = []
-    for name, said, near, true in zip(keys.RATING_NAMES, finding.arg_max, finding.within_one, truth, strict=True):
+    for name, said, near, true in zip(schema.RATING_NAMES, finding.arg_max, finding.within_one, truth, strict=True):
         color = GREY if true == 0 else BLUE if abs(said - true) <= 1 else RED
         prediction = f"{said}" if said == near else f"{said} ({near})"
         cells.append(Cell(name.replace("_", " "), prediction, f"{true}" if true else "–", color))
@@ -89,7 +89,7 @@ def rating_cells(finding: Finding) -> list[Cell]:
 def summary(finding: Finding) -> list[str]:
     """What stands below the ratings: size, and expected malignancy ± its spread over the ensemble."""
     size = f"diameter {finding.diameter_mm:.1f} mm, volume {finding.volume_mm3:,.0f} mm³"
-    malignancy = f"expected malignancy {finding.expected[keys.MALIGNANCY]:.2f}"
+    malignancy = f"expected malignancy {finding.expected[schema.MALIGNANCY]:.2f}"
     if not np.isnan(finding.ensemble_spread):
         malignancy += f" ± {finding.ensemble_spread:.2f}"
     return [size if finding.mask.any() else "nothing segmented", malignancy]

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pnsamp_jax.data import keys
-from pnsamp_jax.data.prepare import atomic_path
-from pnsamp_jax.data.volumes import AIR
-from pnsamp_jax.errors import readable
-from pnsamp_jax.report.finding import Finding
+from pnsamp_jax.ct.volume import AIR
+from pnsamp_jax.data import schema
+from pnsamp_jax.files import atomic_path, readable
+from pnsamp_jax.inference.finding import Finding
 
 TEMPLATE = Path(__file__).with_name("page.html")
 HU_STEP = 8  # 256 levels end at 1016 HU, above soft tissue, contrast and most calcifications
@@ -55,7 +54,7 @@ def write_page(findings: list[Finding], title: str, path: Path) -> None:
     content = {
         "lowest_hu": AIR,
         "step_hu": HU_STEP,
-        "ratings": [{"name": rating.name, "words": CLASS_WORDS[rating.name]} for rating in keys.RATINGS],
+        "ratings": [{"name": rating.name, "words": CLASS_WORDS[rating.name]} for rating in schema.RATINGS],
         "findings": [_describe(finding) for finding in findings],
     }
     fields = {
@@ -70,7 +69,7 @@ def write_page(findings: list[Finding], title: str, path: Path) -> None:
 
 def _describe(finding: Finding) -> dict:
     """One finding as JSON; numbers as predictions.csv has them, null where there is none."""
-    truth = np.zeros(len(keys.RATINGS), int) if finding.truth is None else finding.truth
+    truth = np.zeros(len(schema.RATINGS), int) if finding.truth is None else finding.truth
     return {
         "nodule_id": finding.nodule_id,
         "image": readable(finding.image),
@@ -82,7 +81,7 @@ def _describe(finding: Finding) -> dict:
         "suspicion": _number(finding.suspicion),
         "probabilities": [
             [_number(value) for value in row[: rating.classes]]
-            for row, rating in zip(finding.probabilities, keys.RATINGS, strict=True)
+            for row, rating in zip(finding.probabilities, schema.RATINGS, strict=True)
         ],
         "arg_max": finding.arg_max.tolist(),
         "within_one": finding.within_one.tolist(),

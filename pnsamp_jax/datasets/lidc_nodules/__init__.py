@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 from pnsamp_jax.data.patches import Geometry
 from pnsamp_jax.data.prepare import Member, Source, folder_name, join_records, prepare
 from pnsamp_jax.errors import UserError
@@ -25,10 +25,10 @@ def read_dataset(
       geometry: the patch grid.
       cache: folder for prepared sources, the same as for `prepare`, and for the TFDS dataset.
       workers: processes that prepare; 0 for one per core.
-      member: (n, 9, 6) votes -> (n,) bool, which nodules to keep; all by default.
+      member: (n, 9, 6) rating_counts -> (n,) bool, which nodules to keep; all by default.
 
     Returns:
-      Arrays under the names of `keys`, with N nodules on the leading axis, sorted by nodule id: the same as
+      Arrays under the names of `schema`, with N nodules on the leading axis, sorted by nodule id: the same as
       `read_records` gives.
 
     Raises:
@@ -69,7 +69,7 @@ def read_dataset(
     return join_records(
         {name: np.array([_to_str(value)]) for name, value in record.items()}
         for record in records.as_numpy_iterator()
-        if member is None or member(record[keys.VOTES][None])[0]
+        if member is None or member(record[schema.RATING_COUNTS][None])[0]
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from pnsamp_jax.data import keys
+from pnsamp_jax.data import schema
 from pnsamp_jax.data.folder import FolderSource
 from pnsamp_jax.data.lidc_ct import LidcSource
 from pnsamp_jax.data.patches import Geometry
@@ -104,35 +104,35 @@ class LidcNodules(tfds.core.GeneratorBasedBuilder):
             return tfds.features.Documentation(description, value_range)
 
         features = {
-            keys.IMAGE: tfds.features.Tensor(
+            schema.IMAGE: tfds.features.Tensor(
                 shape=cube, dtype=np.int16, encoding=bytes_, doc=doc(f"CT, {axes}", "HU, from -1024")
             ),
-            keys.MASK: tfds.features.Tensor(
+            schema.MASK: tfds.features.Tensor(
                 shape=cube,
                 dtype=np.uint8,
                 encoding=zlib,
                 doc=doc(
-                    f"Share of the readers who marked the voxel, times {keys.MASK_UNIT}; {axes}",
-                    f"0..{keys.MASK_UNIT}",
+                    f"Share of the readers who marked the voxel, times {schema.MASK_UNIT}; {axes}",
+                    f"0..{schema.MASK_UNIT}",
                 ),
             ),
-            keys.VOTES: tfds.features.Tensor(
-                shape=keys.CLASS_EXISTS.shape,
+            schema.RATING_COUNTS: tfds.features.Tensor(
+                shape=schema.CLASS_EXISTS.shape,
                 dtype=np.uint8,
                 encoding=bytes_,
                 doc=doc(
-                    f"How many readers gave each class, class k at index k - 1, for {', '.join(keys.RATING_NAMES)}; "
+                    f"How many readers gave each class, class k at index k - 1, for {', '.join(schema.RATING_NAMES)}; "
                     "an all-zero row is a missing rating"
                 ),
             ),
-            keys.NODULE_ID: tfds.features.Text(doc=doc("Unique name of the nodule")),
-            keys.PATIENT_ID: tfds.features.Text(doc=doc("Patient, to keep apart when splitting")),
-            keys.CONTEXT: tfds.features.Text(doc=doc("Where the voxels come from", "ct, slab, cube or simulated")),
-            keys.READER_DICE: tfds.features.Scalar(
+            schema.NODULE_ID: tfds.features.Text(doc=doc("Unique name of the nodule")),
+            schema.PATIENT_ID: tfds.features.Text(doc=doc("Patient, to keep apart when splitting")),
+            schema.CONTEXT: tfds.features.Text(doc=doc("Where the voxels come from", "ct, slab, cube or simulated")),
+            schema.READER_DICE: tfds.features.Scalar(
                 np.float32,
                 doc=doc("A reader against the 50 % consensus of the others, on average", "0..1; NaN below 3 readers"),
             ),
-            keys.DIAMETER: tfds.features.Scalar(
+            schema.DIAMETER: tfds.features.Scalar(
                 np.float32, doc=doc("Diameter of the ball that has the volume of the readers' consensus", "mm")
             ),
         }
@@ -156,5 +156,5 @@ class LidcNodules(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, folder: Path) -> Iterator[tuple[str, dict]]:
         for series in iter_series(folder):
-            for index, nodule_id in enumerate(series[keys.NODULE_ID].tolist()):
+            for index, nodule_id in enumerate(series[schema.NODULE_ID].tolist()):
                 yield nodule_id, {name: values[index] for name, values in series.items()}

@@ -1,0 +1,1 @@
+"""The published methods that PN-SAMP is compared with, each in one file."""

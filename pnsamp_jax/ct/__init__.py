@@ -1,0 +1,1 @@
+"""CT files become volumes in HU with their geometry."""

@@ -1,0 +1,31 @@
+"""Text and paths that any file system takes, and files that are written whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def readable(text: str) -> str:
+    """Return text that any terminal or file can hold.
+
+    Python keeps the bytes of a path that are not UTF-8 as lone surrogates, which cannot be encoded; here they become
+    escapes such as \\udcff.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces `path` when the block succeeds and is deleted when it raises."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f"-{path.name}")
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o644)  # mkstemp's 0600 would hide the file from the user's group
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

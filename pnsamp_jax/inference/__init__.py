@@ -1,0 +1,1 @@
+"""Networks asked about the nodules of a CT."""

@@ -1,0 +1,232 @@
+"""The TFDS dataset holds what the plain path reads, and tf.data delivers the same batches as the device."""
+
+import csv
+import json
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ct_files import write_itk
+
+from pnsamp_jax.data import schema
+from pnsamp_jax.data.folder import NODULE_COLUMNS, RATING_COLUMNS, FolderSource
+from pnsamp_jax.data.patches import Geometry, patch_affine
+from pnsamp_jax.data.phantom import PhantomSource
+from pnsamp_jax.data.prepare import folder_name, prepare, read_records
+from pnsamp_jax.datasets.lidc_nodules import read_dataset
+from pnsamp_jax.errors import UserError
+from pnsamp_jax.input_pipeline import train_batches
+
+tf = pytest.importorskip("tensorflow", reason="the TFDS dataset needs TensorFlow")
+tfds = pytest.importorskip("tensorflow_datasets", reason="the TFDS dataset needs tensorflow-datasets")
+pytest.importorskip("dill", reason="tfds.testing needs dill")
+
+from pnsamp_jax.datasets.lidc_nodules.lidc_nodules_dataset_builder import LidcNodules, LidcNodulesConfig  # noqa: E402
+
+SMALL = Geometry(patch_size=16, margin=2, spacing_mm=2.0)
+NODULES = 3
+
+
+class LidcNodulesTest(tfds.testing.DatasetBuilderTestCase):
+    """TFDS's own checks, on the phantom."""
+
+    DATASET_CLASS = LidcNodules
+    BUILDER_CONFIG_NAMES_TO_TEST = [
+        LidcNodulesConfig(name="small", source=PhantomSource(NODULES, seed=1), geometry=SMALL, workers=1)
+    ]
+    SPLITS = {"train": NODULES}
+    MOCK_OUT_FORBIDDEN_OS_FUNCTIONS = False  # preparation needs a local disk: it renames files into place
+
+    @classmethod
+    def setUpClass(cls):
+        # Nothing is downloaded; this is where the prepared series go.
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        cls.EXAMPLE_DIR = folder.name
+        super().setUpClass()
+
+
+def write_folder(root: Path) -> FolderSource:
+    """Two images with three nodules of one to three readers, and one row whose image is broken."""
+    rng = np.random.default_rng(0)
+    nodules, ratings = [], []
+    for image, readers in (("b", (3, 1)), ("a", (2,))):
+        affine = patch_affine(np.array([10.0, -20.0, 30.0]), 24, 2.0)
+        write_itk(root / f"images/{image}.nii.gz", rng.integers(-1000, 400, (24, 24, 24)).astype(np.int16), affine)
+        for number, count in enumerate(readers):
+            middle = np.array([8, 10, 12]) + 3 * number
+            distance = np.linalg.norm(np.indices((24, 24, 24)).T - middle[::-1], axis=-1).T
+            bits = sum((distance <= 2.5 + reader).astype(np.uint8) << reader for reader in range(count))
+            name = f"{image}-{number}"
+            write_itk(root / f"masks/{name}.nrrd", bits.astype(np.uint8), affine)
+            point = affine[:3] @ [*middle, 1]
+            nodules.append([name, f"patient of {image}", f"images/{image}.nii.gz", f"masks/{name}.nrrd", *point])
+            ratings += [[name, reader, *rng.integers(1, 5, 9)] for reader in range(count)]
+    (root / "images/broken.nii.gz").write_bytes(b"not an image")
+    nodules.append(["broken-0", "patient", "images/broken.nii.gz", "masks/a-0.nrrd", 10, -20, 30])
+    for table, columns, rows in (("nodules", NODULE_COLUMNS, nodules), ("ratings", RATING_COLUMNS, ratings)):
+        with (root / f"{table}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([columns, *rows])
+    return FolderSource(str(root))
+
+
+@pytest.fixture
+def source(tmp_path) -> FolderSource:
+    root = tmp_path / "root"
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    return write_folder(root)
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Any attempt to reach the network fails the test."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"network: {args}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, values in expected.items():
+        assert actual[name].dtype == values.dtype, name
+        np.testing.assert_array_equal(actual[name], values, err_msg=name, strict=True)
+
+
+def only_three_readers(rating_counts):
+    return rating_counts[:, schema.MALIGNANCY].sum(axis=-1) == 3
+
+
+@pytest.mark.usefixtures("offline")
+def test_folder_equals_plain_path(source, tmp_path):
+    plain = prepare(source, SMALL, tmp_path / "plain", workers=1)
+    records = read_dataset(source, SMALL, tmp_path / "cache", workers=1)
+    assert_same(records, read_records(plain))
+    assert records[schema.NODULE_ID].tolist() == ["a-0", "b-0", "b-1"]
+    assert np.isnan(records[schema.READER_DICE]).tolist() == [True, False, True]
+    assert records[schema.MASK].any(axis=(1, 2, 3)).all()
+    # A second time from the records on disk, and members alone.
+    chosen = read_dataset(source, SMALL, tmp_path / "cache", workers=1, member=only_three_readers)
+    assert_same(chosen, read_records(plain, only_three_readers))
+    assert chosen[schema.NODULE_ID].tolist() == ["b-0"]
+
+
+def test_no_member(source, tmp_path):
+    with pytest.raises(UserError, match="config.data.cohort: no nodule"):
+        read_dataset(
+            source, SMALL, tmp_path, workers=1, member=lambda rating_counts: np.zeros(len(rating_counts), bool)
+        )
+
+
+def test_complete_dataset_needs_no_preparation(tmp_path, monkeypatch):
+    source = PhantomSource(NODULES, seed=2)
+    records = read_dataset(source, SMALL, tmp_path, workers=1)
+    monkeypatch.setattr(PhantomSource, "load", None)
+    for path in (tmp_path / folder_name(source, SMALL)).iterdir():
+        path.unlink()
+    assert_same(read_dataset(source, SMALL, tmp_path, workers=1), records)
+
+
+def test_broken_series_is_listed_and_tried_again(source, tmp_path, capsys):
+    def failures():
+        folder = tmp_path / "tfds" / "lidc_nodules" / folder_name(source, SMALL) / str(LidcNodules.VERSION)
+        return json.loads((folder / "metadata.json").read_text())["failures"]
+
+    read_dataset(source, SMALL, tmp_path, workers=1)
+    assert "Left out 1 of 3 series" in capsys.readouterr().out
+    assert list(failures()) == ["images/broken.nii.gz"]
+    assert "broken.nii.gz" in failures()["images/broken.nii.gz"]
+
+    images = Path(source.root) / "images"
+    (images / "broken.nii.gz").write_bytes((images / "a.nii.gz").read_bytes())
+    records = read_dataset(source, SMALL, tmp_path, workers=1)
+    assert records[schema.NODULE_ID].tolist() == ["a-0", "b-0", "b-1", "broken-0"]
+    assert failures() == {}
+
+
+def test_nothing_readable(source, tmp_path):
+    for image in (Path(source.root) / "images").iterdir():
+        image.write_bytes(b"")
+    with pytest.raises(UserError, match="^no series could be prepared; the first reason: .*nii.gz"):
+        read_dataset(source, SMALL, tmp_path, workers=1)
+    assert not list((tmp_path / "tfds").rglob("*.tfrecord*"))
+
+
+def test_another_process_was_faster(source, tmp_path, monkeypatch):
+    original = LidcNodules.download_and_prepare
+
+    def twice(self, **kwargs):
+        original(LidcNodules(config=self.builder_config, data_dir=tmp_path / "tfds"), **kwargs)
+        raise OSError("Directory not empty")
+
+    monkeypatch.setattr(LidcNodules, "download_and_prepare", twice)
+    assert len(read_dataset(source, SMALL, tmp_path, workers=1)[schema.NODULE_ID]) == 3
+
+
+def test_configs_and_documentation(source, tmp_path):
+    assert list(LidcNodules.builder_configs) == ["phantom", "lidc", "folder"]
+    builder = LidcNodules(data_dir=tmp_path)
+    assert builder.builder_config.name == "phantom"
+    assert "Armato" in builder.info.citation and "Wu, Botong" in builder.info.citation
+    features = builder.info.features
+    assert features[schema.IMAGE].shape == (80, 80, 80)
+    names = {
+        getattr(schema, name)
+        for name in "IMAGE MASK RATING_COUNTS NODULE_ID PATIENT_ID CONTEXT READER_DICE DIAMETER".split()
+    }
+    assert set(features) == names
+    assert all(features[name].doc.desc for name in names)
+
+
+def test_named_config_reads_manual_dir(source, tmp_path):
+    builder = tfds.builder("lidc_nodules/folder", data_dir=tmp_path / "data")
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=source.root, try_download_gcs=False)
+    )
+    assert builder.info.splits["train"].num_examples == 3
+
+
+def test_folder_name_follows_source_and_geometry(source):
+    one, two = PhantomSource(NODULES), PhantomSource(NODULES + 1)
+    names = {
+        folder_name(one, SMALL),
+        folder_name(two, SMALL),
+        folder_name(one, Geometry()),
+        folder_name(source, SMALL),
+    }
+    assert len(names) == 4
+    assert folder_name(source, SMALL).startswith("folder-")
+
+
+@pytest.mark.parametrize("first_step", [0, 5])
+def test_tfdata_batches_equal_those_on_the_device(first_step):
+    rng = np.random.default_rng(0)
+    records = {
+        schema.IMAGE: rng.integers(-1024, 3072, (7, 4, 4, 4)).astype(np.int16),
+        schema.MASK: rng.integers(0, 253, (7, 4, 4, 4)).astype(np.uint8),
+        schema.RATING_COUNTS: rng.integers(0, 5, (7, 9, 6)).astype(np.uint8),
+        schema.NODULE_ID: np.array(list("abcdefg")),
+    }
+    # Batches of 3 from 7 nodules: several of the 9 steps hold the end of an epoch.
+    nodules, settings = np.arange(7), {"seed": 3, "batch_size": 3}
+    device = list(train_batches(records, nodules, pipeline="device", steps=range(9), **settings))[first_step:]
+    tfdata = list(train_batches(records, nodules, pipeline="tfdata", steps=range(first_step, 9), **settings))
+    assert len(tfdata) == 9 - first_step
+    for actual, expected in zip(tfdata, device, strict=True):
+        assert_same(actual, {name: np.asarray(values) for name, values in expected.items()})
+
+
+@pytest.mark.parametrize("module", ["tensorflow", "tensorflow_datasets"])
+def test_without_tensorflow(module, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(
+        UserError, match=r"^config.data.pipeline: 'tfdata' needs TensorFlow; pip install 'pnsamp-jax\[tf\]'$"
+    ):
+        read_dataset(PhantomSource(NODULES), SMALL, tmp_path)
+    assert not list(tmp_path.iterdir())

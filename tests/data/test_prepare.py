@@ -1,0 +1,283 @@
+"""Preparing: once, whole or not at all, and on from where it stopped."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.data import schema
+from pnsamp_jax.data.cohort import Nodule
+from pnsamp_jax.data.patches import Geometry, MarkedNodule, make_record, patch_affine
+from pnsamp_jax.data.prepare import folder_name, make_records, prepare, read_records
+from pnsamp_jax.errors import UserError
+from pnsamp_jax.files import atomic_path
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+GEOMETRY = Geometry(8, 1, 1.0)
+SERIES = ("s0", "s1", "s2", "s3")
+BROKEN = {
+    "user": UserError("scan is bad"),
+    "os": OSError("disk is bad"),
+    "bug": RuntimeError("bug"),
+    "stop": KeyboardInterrupt(),
+}
+
+
+@dataclass(frozen=True)
+class FakeSource:
+    """Two nodules a series; what befalls each series is told by files, which worker processes see as well.
+
+    Attributes:
+      folder: `<series>.<kind>` there makes a series raise what `BROKEN` says; each load adds a letter to
+        `<series>.log`.
+      names: the series.
+      same_ids: whether each series has the same nodule ids.
+    """
+
+    folder: str
+    names: tuple[str, ...] = SERIES
+    same_ids: bool = False
+
+    name = "fake"
+
+    def series(self):
+        return list(self.names)
+
+    def load(self, series):
+        with open(Path(self.folder, f"{series}.log"), "a") as log:
+            log.write("x")
+        for kind, error in BROKEN.items():
+            if Path(self.folder, f"{series}.{kind}").exists():
+                raise error
+        rng = np.random.default_rng(self.names.index(series))
+        found = []
+        for number in (1, 0):
+            owner = "p" if self.same_ids else f"p{series}"
+            ratings = rng.integers(1, 5, (3, 9))
+            ct = Volume(rng.integers(-1000, 400, (9, 9, 9)).astype(np.int16), patch_affine((0, 0, 0), 9, 1.0))
+            masks = Volume(rng.random((3, 4, 4, 4)) < 0.7, patch_affine((0, 0, 0), 4, 1.0))
+            found.append(MarkedNodule(Nodule(f"{owner}_n{number}", owner, ratings), ct, masks, "ct"))
+        return found
+
+    def description(self):
+        return {"source": self.name, "names": self.names, "same_ids": self.same_ids}
+
+    def breaks(self, series, kind):
+        Path(self.folder, f"{series}.{kind}").touch()
+
+    def mend(self):
+        for kind in BROKEN:
+            for path in Path(self.folder).glob(f"*.{kind}"):
+                path.unlink()
+
+    def loads(self):
+        """How often each series was loaded since the last call."""
+        logs = {path.stem: path for path in sorted(Path(self.folder).glob("*.log"))}
+        counts = {series: path.stat().st_size for series, path in logs.items()}
+        for path in logs.values():
+            path.unlink()
+        return counts
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "source").mkdir()
+    return FakeSource(str(tmp_path / "source"))
+
+
+def files(folder):
+    """Names of all files, hidden ones too."""
+    return sorted(os.listdir(folder))
+
+
+def assert_equal(records, others):
+    assert set(records) == set(others)
+    for name, values in records.items():
+        np.testing.assert_array_equal(values, others[name])
+        assert values.dtype == others[name].dtype
+
+
+def test_records_are_the_sources_sorted_by_id_for_any_number_of_workers(source, tmp_path):
+    alone = prepare(source, GEOMETRY, tmp_path / "alone", workers=1)
+    pool = prepare(source, GEOMETRY, tmp_path / "pool", workers=2)
+    assert alone.name == pool.name == folder_name(source, GEOMETRY)
+    assert files(alone) == files(pool) and len(files(alone)) == len(SERIES) + 2
+    records = read_records(alone)
+    assert_equal(records, read_records(pool))
+    assert records[schema.NODULE_ID].tolist() == [f"p{series}_n{number}" for series in SERIES for number in (0, 1)]
+    for series in SERIES:
+        for marked in source.load(series):
+            (where,) = np.flatnonzero(records[schema.NODULE_ID] == marked.nodule.nodule_id)
+            for name, value in make_record(marked, GEOMETRY).items():
+                np.testing.assert_array_equal(records[name][where], value)
+    assert records[schema.IMAGE].shape == (8, 10, 10, 10) and records[schema.IMAGE].dtype == np.int16
+    assert records[schema.MASK].dtype == records[schema.RATING_COUNTS].dtype == np.uint8
+
+
+def test_what_is_prepared_is_not_loaded_again(source, tmp_path):
+    folder = prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
+    assert source.loads() == dict.fromkeys(SERIES, 1)
+    assert prepare(source, GEOMETRY, tmp_path / "cache", workers=1) == folder
+    assert source.loads() == {}
+    assert json.loads((folder / "description.json").read_text())["geometry"]["patch_size"] == 8
+
+
+@pytest.mark.parametrize(("kind", "error"), [("bug", RuntimeError), ("stop", KeyboardInterrupt)])
+def test_an_interrupted_preparation_goes_on_where_it_stopped(source, tmp_path, kind, error):
+    source.breaks("s2", kind)
+    with pytest.raises(error):
+        prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
+    assert source.loads() == {"s0": 1, "s1": 1, "s2": 1}
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert not [name for name in files(folder) if name.startswith(".")]
+    source.mend()
+    assert prepare(source, GEOMETRY, tmp_path / "cache", workers=1) == folder
+    assert source.loads() == {"s2": 1, "s3": 1}
+    assert_equal(read_records(folder), read_records(prepare(source, GEOMETRY, tmp_path / "whole", workers=1)))
+
+
+@pytest.mark.parametrize("kind", ["user", "os"])
+def test_a_broken_series_is_left_out_told_and_tried_again(source, tmp_path, capsys, kind):
+    source.breaks("s1", kind)
+    folder = prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
+    reason = str(BROKEN[kind])
+    output = capsys.readouterr().out
+    assert "Left out 1 of 4 series" in output and f"s1: {reason}" in output and str(folder) in output
+    assert json.loads((folder / "failures.json").read_text()) == {"s1": reason}
+    assert len(read_records(folder)[schema.NODULE_ID]) == 6
+    source.loads()
+    prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
+    assert source.loads() == {"s1": 1} and "Left out 1 of 4" in capsys.readouterr().out
+    source.mend()
+    prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
+    assert source.loads() == {"s1": 1} and capsys.readouterr().out == ""
+    assert json.loads((folder / "failures.json").read_text()) == {}
+    assert len(read_records(folder)[schema.NODULE_ID]) == 8
+
+
+def test_an_empty_mask_is_a_broken_series(source, tmp_path, monkeypatch, capsys):
+    load = FakeSource.load
+
+    def without_mask(self, series):
+        found = load(self, series)
+        if series == "s3":
+            found[1].readers.array[:] = False
+        return found
+
+    monkeypatch.setattr(FakeSource, "load", without_mask)
+    assert len(read_records(prepare(source, GEOMETRY, tmp_path, workers=1))[schema.NODULE_ID]) == 6
+    assert "s3: the mask marks no voxel" in capsys.readouterr().out
+
+
+def test_nothing_but_broken_series_is_an_error(source, tmp_path):
+    for series in SERIES:
+        source.breaks(series, "user")
+    with pytest.raises(UserError, match="no series could be prepared; the first reason: scan is bad"):
+        prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
+    with pytest.raises(UserError, match="none found"):
+        prepare(FakeSource(source.folder, ()), GEOMETRY, tmp_path / "cache", workers=1)
+
+
+def test_another_geometry_or_source_has_another_folder(source, tmp_path):
+    folder = prepare(source, GEOMETRY, tmp_path, workers=1)
+    others = [Geometry(16, 1, 1.0), Geometry(8, 2, 1.0), Geometry(8, 1, 1.2)]
+    names = {folder.name} | {folder_name(source, geometry) for geometry in others}
+    assert len(names | {folder_name(FakeSource(source.folder, SERIES[:3]), GEOMETRY)}) == 5
+    wide = prepare(source, others[1], tmp_path, workers=1)
+    assert wide.name in names and wide != folder
+    assert read_records(wide)[schema.IMAGE].shape[1:] == (12, 12, 12)
+    assert read_records(folder)[schema.IMAGE].shape[1:] == (10, 10, 10)
+
+
+def test_members_alone_are_read(source, tmp_path):
+    folder = prepare(source, GEOMETRY, tmp_path, workers=1)
+    every = read_records(folder)
+    few = read_records(folder, lambda rating_counts: rating_counts[:, schema.MALIGNANCY, 3] > 0)
+    chosen = every[schema.RATING_COUNTS][:, schema.MALIGNANCY, 3] > 0
+    assert 0 < chosen.sum() < 8
+    assert_equal(few, {name: values[chosen] for name, values in every.items()})
+    with pytest.raises(UserError, match="no nodule belongs to the cohort"):
+        read_records(folder, lambda rating_counts: np.zeros(len(rating_counts), bool))
+
+
+def test_repeated_nodule_ids_are_refused(source, tmp_path):
+    folder = prepare(FakeSource(source.folder, SERIES, same_ids=True), GEOMETRY, tmp_path, workers=1)
+    with pytest.raises(UserError, match="nodule_id 'p_n0' appears in two series"):
+        read_records(folder)
+
+
+def damaged(folder, content):
+    """Overwrites one series file -> its path."""
+    path = min(folder.glob("*.npz"))
+    path.write_bytes(content(path.read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [lambda data: b"", lambda data: b"garbage", lambda data: data[: len(data) // 2], lambda data: data[:-1]],
+    ids=["empty", "garbage", "half", "cut"],
+)
+def test_a_damaged_file_is_named(source, tmp_path, content):
+    folder = prepare(source, GEOMETRY, tmp_path, workers=1)
+    path = damaged(folder, content)
+    with pytest.raises(UserError, match="damaged .*; delete it and run again") as caught:
+        read_records(folder)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+    path.unlink()
+    source.loads()
+    prepare(source, GEOMETRY, tmp_path, workers=1)
+    assert sum(source.loads().values()) == 1 and len(read_records(folder)[schema.NODULE_ID]) == 8
+
+
+def test_damaged_bytes_never_end_in_a_traceback(source, tmp_path):
+    folder = prepare(FakeSource(source.folder, ("s0",)), GEOMETRY, tmp_path, workers=1)
+    (path,) = folder.glob("*.npz")
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(300):
+        bad = whole.copy()
+        bad[rng.integers(0, len(bad), 20)] = rng.integers(0, 256, 20)
+        path.write_bytes(bad.tobytes())
+        try:
+            read_records(folder)
+        except UserError as error:
+            refused += str(error).startswith(str(path)) and "\n" not in str(error)
+    assert refused > 250  # the rest hit bytes that mean nothing
+
+
+def test_leftovers_of_a_killed_process_are_not_read(source, tmp_path):
+    folder = prepare(source, GEOMETRY, tmp_path, workers=1)
+    (folder / ".0123-abc.npz").write_bytes(b"half")
+    assert len(read_records(folder)[schema.NODULE_ID]) == 8
+
+
+def test_make_records_stacks_a_series(source):
+    records = make_records(source, "s1", GEOMETRY)
+    assert records[schema.NODULE_ID].tolist() == ["ps1_n1", "ps1_n0"]  # in the source's order
+    assert {len(values) for values in records.values()} == {2}
+
+
+# atomic_path
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_the_old_file_stays_when_writing_fails(tmp_path, error):
+    path = tmp_path / "new" / "table.csv"
+    with atomic_path(path) as temporary:
+        assert temporary.suffix == ".csv" and temporary.parent == path.parent
+        temporary.write_text("old")
+        assert not path.exists()
+    assert path.read_text() == "old" and path.stat().st_mode & 0o777 == 0o644
+    with pytest.raises(error), atomic_path(path) as temporary:
+        temporary.write_text("half of the n")
+        raise error
+    assert path.read_text() == "old" and files(path.parent) == ["table.csv"]
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new" and files(path.parent) == ["table.csv"]

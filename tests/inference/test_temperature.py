@@ -1,0 +1,77 @@
+import json
+
+import numpy as np
+import pytest
+
+from pnsamp_jax.inference import temperature
+
+
+def softmax(logits):
+    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def test_scaling_divides_the_logits():
+    logits = np.random.default_rng(0).normal(size=(5, 3, 4))
+    temperatures = np.array([0.5, 1.0, 3.0])
+    expected = softmax(logits / temperatures[:, None])
+    np.testing.assert_allclose(temperature.scale(softmax(logits), temperatures), expected, rtol=1e-12)
+
+
+def test_classes_that_a_rating_lacks_stay_without_probability():
+    scaled = temperature.scale(np.array([0.3, 0.7, 0.0]), 2.0)
+    assert scaled[2] == 0 and scaled.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("true_temperature", [0.5, 1.0, 2.5])
+def test_the_temperature_that_made_the_labels_is_found(true_temperature):
+    random = np.random.default_rng(1)
+    logits = 2 * random.normal(size=(20000, 5))
+    p = softmax(logits / true_temperature)
+    truth = 1 + (p.cumsum(axis=1) < random.random((len(p), 1))).sum(axis=1)
+    found = temperature.fit_temperatures(softmax(logits)[:, None], truth[:, None])
+    # The standard error of a scale from 20,000 labels is about 1 %.
+    assert found == pytest.approx([true_temperature], rel=0.04)
+
+
+def test_it_never_makes_the_fitted_labels_less_likely_and_keeps_the_order():
+    random = np.random.default_rng(2)
+    p = random.dirichlet(np.ones(6), (200, 9))
+    truth = random.integers(0, 6, (200, 9))
+    temperatures = temperature.fit_temperatures(p, truth)
+    scaled = temperature.scale(p, temperatures)
+    assert np.array_equal(scaled.argmax(-1), p.argmax(-1))
+    for rating in range(9):
+        known = truth[:, rating] > 0
+        before = temperature.negative_log_likelihood(p[known, rating], truth[known, rating])
+        after = temperature.negative_log_likelihood(scaled[known, rating], truth[known, rating])
+        assert after <= before + 1e-6  # the optimiser's own tolerance
+
+
+def test_what_nodules_cannot_tell_stays_one():
+    p = np.random.default_rng(3).dirichlet(np.ones(4), (30, 2))
+    truth = np.zeros((30, 2), int)
+    truth[:, 1] = 2
+    assert temperature.fit_temperatures(p, truth).tolist() == [1, 1]
+
+
+def test_perfect_predictions_stop_at_the_range():
+    truth = np.random.default_rng(4).integers(1, 4, (50, 1))
+    p = np.where(np.arange(1, 4) == truth[..., None], 0.8, 0.1)
+    assert temperature.fit_temperatures(p, truth)[0] == pytest.approx(temperature.RANGE[0], rel=1e-3)
+
+
+def test_a_file_says_which_checkpoint_it_is_of_and_an_older_one_nothing(tmp_path):
+    random, path = np.random.default_rng(5), tmp_path / "calibration.json"
+    p, truth = random.dirichlet(np.ones(6), (30, 9)), random.integers(1, 4, (30, 9))
+    features = random.normal(size=(30, 7))
+    temperature.write(path, p, truth, features, "best", step=40)
+    content, found = json.loads(path.read_text()), temperature.read(path)
+    assert (content["checkpoint"], content["step"]) == (found.checkpoint, found.step) == ("best", 40)
+    np.testing.assert_array_equal(found.temperatures, temperature.fit_temperatures(p, truth))
+    np.testing.assert_allclose(found.features, features.mean(axis=0), rtol=1e-6)
+    del content["checkpoint"], content["step"]
+    path.write_text(json.dumps(content))
+    older = temperature.read(path)
+    assert (older.checkpoint, older.step) == (None, None)
+    np.testing.assert_array_equal(older.temperatures, found.temperatures)
