@@ -1,4 +1,4 @@
-"""Image and DICOM files for tests."""
+"""Image and DICOM files for tests, and the checks of refused files."""
 
 import warnings
 from pathlib import Path
@@ -13,15 +13,18 @@ from pnsamp_jax.errors import UserError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 REAL = DATA / "dicom" / "LIDC-IDRI-0001"
+needs_sample = pytest.mark.skipif(
+    not REAL.is_dir(), reason="needs the LIDC-IDRI sample data, which are not part of the repository"
+)
 UID = "1.2.3.4"
 AXIAL = (1, 0, 0, 0, 1, 0)
 NAMES = "Doe^Jane"
-# (d, h, w): no two voxels alike and no symmetry, so that every mistake of order or sign shows.
+# (d, h, w). All voxels differ and nothing is symmetric, so that a wrong order or direction of axes is noticed.
 HU = (np.random.default_rng(0).permutation(5 * 6 * 7).reshape(5, 6, 7) * 4 - 500).astype(np.int16)
 
 
 def write_slice(path, hu, position, orientation=AXIAL, spacing=(0.8, 0.5), slope=1, intercept=-1024, **elements):
-    """Writes one DICOM file; an element set to None is left out."""
+    """Write one DICOM file and return its path; elements set to None are left out."""
     ds = pydicom.Dataset()
     ds.file_meta = pydicom.dataset.FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -47,7 +50,7 @@ def write_slice(path, hu, position, orientation=AXIAL, spacing=(0.8, 0.5), slope
 
 
 def write_series(folder, hu=HU, depths=None, step=(0, 0, 2.5), origin=(-10, 20, -300), names=None, **elements):
-    """Writes one file for each slice at origin + depth * step; returns their paths in the order of `hu`."""
+    """Write one file for each slice, at origin + depth * step. Return the paths in the order of `hu`."""
     depths = range(len(hu)) if depths is None else depths
     names = [f"{i:03}.dcm" for i in range(len(hu))] if names is None else names
     positions = [np.array(origin) + depth * np.array(step) for depth in depths]
@@ -55,7 +58,7 @@ def write_series(folder, hu=HU, depths=None, step=(0, 0, 2.5), origin=(-10, 20, 
 
 
 def write_itk(path, array, affine=None, pixel=None, compress=False):
-    """Writes (d, h, w) voxels with a (4, 4) affine of index (d, h, w) -> LPS as an image file."""
+    """Write (d, h, w) voxels with a (4, 4) affine from (d, h, w, 1) to LPS mm as an image file and return its path."""
     image = sitk.GetImageFromArray(array) if pixel is None else sitk.Cast(sitk.GetImageFromArray(array), pixel)
     if affine is not None:
         columns = affine[:3, 2::-1]
@@ -68,7 +71,7 @@ def write_itk(path, array, affine=None, pixel=None, compress=False):
 
 
 def edit(path, **elements):
-    """Changes elements of a DICOM file, to forbidden values too; None deletes."""
+    """Change elements of a DICOM file, also to invalid values; None deletes an element."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ds = pydicom.dcmread(path)
@@ -78,7 +81,7 @@ def edit(path, **elements):
 
 
 def refusal(call, *args):
-    """The message of the UserError that a call must raise: one line, without the patient's name."""
+    """Return the message of the UserError that a call must raise: one line, without the patient's name."""
     with pytest.raises(UserError) as caught:
         call(*args)
     message = str(caught.value)

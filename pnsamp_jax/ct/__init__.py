@@ -1,1 +1,1 @@
-"""CT files become volumes in HU with their geometry."""
+"""Read CT files as HU volumes with their geometry."""

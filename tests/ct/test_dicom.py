@@ -1,4 +1,4 @@
-"""DICOM series on disk become the right HU at the right place, or one line that says what is wrong."""
+"""pnsamp_jax.ct.dicom: series are read with the correct HU and positions, or refused with one clear line."""
 
 import logging
 import warnings
@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from ct_files import HU, REAL, UID, edit, refusal, write_series, write_slice
+from ct_files import HU, REAL, UID, edit, needs_sample, refusal, write_series, write_slice
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from pnsamp_jax.ct.dicom import read_series, slice_positions
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (2, 0, 4, 1, 3)])
-def test_series_is_ordered_by_position_whatever_the_names(tmp_path, order):
+def test_slices_are_ordered_by_position_and_not_by_file_name(tmp_path, order):
     names = [f"{'abcde'[i]}/{9 - i}/im" for i in order]
     volume = read_series(reversed(write_series(tmp_path, names=names)))
     np.testing.assert_array_equal(volume.array, HU)
@@ -55,7 +55,7 @@ def test_depth_runs_along_the_normal_in_any_orientation(tmp_path, orientation):
 
 
 def test_tilted_gantry_gives_a_sheared_affine(tmp_path):
-    tilt = np.array((0, 0.7, 2.4))  # the table moves along z and the slices lean: normal (0, 0, 1), step aside too
+    tilt = np.array((0, 0.7, 2.4))  # the step from slice to slice is not along the normal (0, 0, 1)
     volume = read_series(write_series(tmp_path, step=tilt))
     np.testing.assert_allclose(volume.affine[:3, 0], tilt, atol=1e-9)
     np.testing.assert_allclose(
@@ -64,16 +64,16 @@ def test_tilted_gantry_gives_a_sheared_affine(tmp_path):
     np.testing.assert_array_equal(volume.array, HU)
 
 
-def test_slice_beside_the_line_is_refused(tmp_path):
+def test_slice_off_the_line_is_refused(tmp_path):
     paths = write_series(tmp_path)
     edit(paths[2], ImagePositionPatient=[-10.05, 20, -295])
     read_series(paths)
     edit(paths[2], ImagePositionPatient=[-10.2, 20, -295])
     message = refusal(read_series, paths)
-    assert paths[2] in message and "0.20 mm beside the line" in message
+    assert paths[2] in message and "0.20 mm off the line" in message
 
 
-def test_rescale_is_each_slices_own(tmp_path):
+def test_each_slice_has_its_own_rescale(tmp_path):
     rescale = [(1, -1024), (2, 0), (0.5, -1000), (-1, 5), (1, 0)]
     paths = [
         write_slice(tmp_path / f"{i}.dcm", HU[i], (0, 0, i), slope=slope, intercept=intercept)
@@ -82,7 +82,7 @@ def test_rescale_is_each_slices_own(tmp_path):
     np.testing.assert_array_equal(read_series(paths).array, HU)
 
 
-def test_no_rescale_is_hu_when_signed_and_refused_when_not(tmp_path):
+def test_missing_rescale_is_accepted_for_signed_pixels_only(tmp_path):
     paths = write_series(tmp_path, intercept=0, RescaleSlope=None, RescaleIntercept=None)
     np.testing.assert_array_equal(read_series(paths).array, HU)
     edit(paths[3], PixelRepresentation=0)
@@ -139,24 +139,24 @@ def test_two_images_at_one_position_are_refused(tmp_path):
     assert paths[1] in message and other in message and UID in message
 
 
-def test_same_depth_but_another_place_is_refused(tmp_path):
+def test_two_positions_at_one_depth_are_refused(tmp_path):
     paths = write_series(tmp_path)
-    aside = write_slice(tmp_path / "aside.dcm", HU[1], (-9.95, 20, -297.5))
-    assert aside in refusal(read_series, [*paths, aside])
+    shifted = write_slice(tmp_path / "shifted.dcm", HU[1], (-9.95, 20, -297.5))
+    assert shifted in refusal(read_series, [*paths, shifted])
 
 
-@pytest.mark.parametrize("lost", [1, 2, 3])
-def test_one_lost_slice_is_interpolated(tmp_path, lost):
+@pytest.mark.parametrize("missing", [1, 2, 3])
+def test_single_missing_slice_is_interpolated(tmp_path, missing):
     paths = write_series(tmp_path)
-    volume = read_series(paths[:lost] + paths[lost + 1 :])
+    volume = read_series(paths[:missing] + paths[missing + 1 :])
     expected = HU.copy()
-    expected[lost] = np.rint(HU[lost - 1] / 2 + HU[lost + 1] / 2)
+    expected[missing] = np.rint(HU[missing - 1] / 2 + HU[missing + 1] / 2)
     np.testing.assert_array_equal(volume.array, expected)
     np.testing.assert_allclose(volume.spacing, (2.5, 0.8, 0.5))
     np.testing.assert_allclose(volume.to_lps((4, 0, 0)), (-10, 20, -290))
 
 
-def test_slice_positions_are_those_of_the_files_that_are_there(tmp_path):
+def test_slice_positions_exclude_interpolated_slices(tmp_path):
     paths = write_series(tmp_path)
     del paths[2]
     expected = [(-10, 20, -300 + 2.5 * depth) for depth in (0, 1, 3, 4)]
@@ -164,7 +164,7 @@ def test_slice_positions_are_those_of_the_files_that_are_there(tmp_path):
     assert len(read_series(paths).array) == 5
 
 
-def test_wide_gap_is_refused_where_it_is(tmp_path):
+def test_wide_gap_is_refused_with_the_slices_on_both_sides(tmp_path):
     hu = np.stack([*HU, *HU])
     paths = write_series(tmp_path, hu)
     message = refusal(read_series, paths[:4] + paths[6:])
@@ -179,10 +179,10 @@ def test_uneven_slices_are_resampled_onto_an_even_grid(tmp_path):
     np.testing.assert_allclose(volume.affine[:3, 0], (0, 0.3, 2), atol=1e-9)
 
 
-@pytest.mark.parametrize(("jitter", "touched"), [(0.02, False), (0.03, True)])
-def test_unevenness_within_one_percent_is_left_alone(tmp_path, jitter, touched):
+@pytest.mark.parametrize(("jitter", "resampled"), [(0.02, False), (0.03, True)])
+def test_spacing_is_resampled_beyond_one_percent_only(tmp_path, jitter, resampled):
     volume = read_series(write_series(tmp_path, depths=[0, 1 + jitter / 2.5, 2, 3, 4]))
-    assert (volume.array != HU).any() == touched
+    assert (volume.array != HU).any() == resampled
 
 
 def test_small_steps_that_drift_are_resampled(tmp_path):
@@ -195,7 +195,7 @@ def test_small_steps_that_drift_are_resampled(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "expected"),
     [
         ({"SeriesInstanceUID": "1.9"}, "SeriesInstanceUID differs"),
         ({"ImageOrientationPatient": [1, 0, 0, 0, 0.9998, 0.02]}, "ImageOrientationPatient differs"),
@@ -233,15 +233,15 @@ def test_small_steps_that_drift_are_resampled(tmp_path):
     ],
     ids=lambda value: next(iter(value.items())) if isinstance(value, dict) else None,
 )
-def test_unsound_slice_is_refused_by_name(tmp_path, change, says):
+def test_invalid_slice_is_refused_with_its_path(tmp_path, change, expected):
     paths = write_series(tmp_path, PatientID="one", FrameOfReferenceUID="1.2.3")
     edit(paths[3], **change)
     message = refusal(read_series, paths)
-    assert message.startswith(paths[3]) and says in message
+    assert message.startswith(paths[3]) and expected in message
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
-def test_another_unit_than_mm_is_refused(tmp_path, factor):
+def test_spacing_in_another_unit_than_mm_is_refused(tmp_path, factor):
     paths = write_series(tmp_path, step=(0, 0, 2.5 * factor), spacing=(0.8 * factor, 0.5 * factor))
     assert "spacing" in refusal(read_series, paths)
 
@@ -262,7 +262,7 @@ def test_empty_optional_elements_take_their_defaults(tmp_path):
     np.testing.assert_array_equal(read_series(paths).array, HU)
 
 
-def test_a_file_cut_anywhere_is_refused_by_name(tmp_path):
+def test_file_truncated_anywhere_is_refused_with_its_path(tmp_path):
     paths = write_series(tmp_path)
     whole = Path(paths[1]).read_bytes()
     for length in range(0, len(whole), 11):
@@ -277,8 +277,8 @@ def test_damaged_bytes_never_end_in_a_traceback(tmp_path):
     refused = 0
     for _ in range(400):
         damaged = whole.copy()
-        where = random.integers(132, len(whole), 4)
-        damaged[where] = random.integers(0, 256, 4)
+        indices = random.integers(132, len(whole), 4)
+        damaged[indices] = random.integers(0, 256, 4)
         Path(paths[1]).write_bytes(damaged.tobytes())
         try:
             index_series(tmp_path)
@@ -289,7 +289,7 @@ def test_damaged_bytes_never_end_in_a_traceback(tmp_path):
     assert refused > 50
 
 
-def test_files_that_are_no_dicom_are_refused(tmp_path):
+def test_files_that_are_not_dicom_are_refused(tmp_path):
     paths = write_series(tmp_path)
     (tmp_path / "note.xml").write_text("<x/>" * 99)
     for path in (str(tmp_path / "note.xml"), str(tmp_path / "nowhere.dcm"), str(tmp_path)):
@@ -302,7 +302,7 @@ def test_fewer_than_two_slices_are_refused(tmp_path, count):
     assert "at least 2" in refusal(read_series, [*paths, *paths])
 
 
-def test_harmless_breaches_of_the_standard_are_not_remarked_upon(tmp_path, caplog):
+def test_harmless_violations_of_the_standard_cause_no_warnings(tmp_path, caplog):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         paths = write_series(tmp_path, StudyDate="yesterday", PatientID="x" * 99, StudyInstanceUID="1.02.x")
@@ -317,8 +317,8 @@ def test_harmless_breaches_of_the_standard_are_not_remarked_upon(tmp_path, caplo
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless], ids=["rle", "jpeg2000"])
 def test_compressed_series_decodes(tmp_path, caplog, syntax):
     if not pydicom.pixels.get_encoder(syntax).is_available:
-        pytest.skip(f"no plugin here encodes {syntax.name}")
-    hu = np.tile(HU, (1, 10, 10))  # JPEG 2000 halves an image several times
+        pytest.skip(f"needs an encoder of {syntax.name} for pydicom")
+    hu = np.tile(HU, (1, 10, 10))  # JPEG 2000 halves the image several times, so it needs some size
     paths = write_series(tmp_path, hu)
     for path in paths:
         ds = pydicom.dcmread(path)
@@ -335,7 +335,7 @@ def test_compressed_series_decodes(tmp_path, caplog, syntax):
     ("syntax", "name"),
     [(JPEG2000Lossless, "JPEG 2000"), ("1.2.840.10008.1.2.4.100", "MPEG2"), ("1.2.3.4.5.6", "1.2.3.4.5.6")],
 )
-def test_undecodable_transfer_syntax_is_named_with_the_way_out(tmp_path, caplog, syntax, name):
+def test_undecodable_transfer_syntax_is_named_with_the_remedy(tmp_path, caplog, syntax, name):
     paths = write_series(tmp_path)
     ds = pydicom.dcmread(paths[0])
     ds.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
@@ -347,16 +347,7 @@ def test_undecodable_transfer_syntax_is_named_with_the_way_out(tmp_path, caplog,
     assert not caplog.records
 
 
-# A real scan
-
-
-@pytest.fixture(scope="module")
-def scan():
-    if not REAL.is_dir():
-        pytest.skip("the real scan LIDC-IDRI-0001 is not in ../shared/data/dicom")
-    return read_image(REAL)
-
-
+@needs_sample
 def test_real_scan_has_its_known_grid_and_plausible_hu(scan):
     assert scan.array.shape == (133, 512, 512) and scan.array.dtype == np.int16
     np.testing.assert_allclose(scan.spacing, (2.5, 0.703125, 0.703125))
@@ -369,13 +360,14 @@ def test_real_scan_has_its_known_grid_and_plausible_hu(scan):
     assert -950 < lung < -750
     soft = inside[(inside > -50) & (inside < 150)]
     assert 0 < np.median(soft) < 100 and soft.size > 20000
-    assert -1024 < np.median(middle[40:60, 246:266]) < -980  # air before the chest, within the field of view
+    assert -1024 < np.median(middle[40:60, 246:266]) < -980  # air in front of the chest, within the field of view
 
 
-def test_real_scan_agrees_with_itks_own_reading(scan):
+@needs_sample
+def test_real_scan_agrees_with_itk(scan):
     ((_, paths),) = index_series(REAL).items()
     positions = {path: pydicom.dcmread(path, stop_before_pixels=True).ImagePositionPatient[2] for path in paths}
-    image = sitk.ReadImage(sorted(paths, key=positions.get)[40:44])
+    image = sitk.ReadImage(sorted(paths, key=lambda path: positions[path])[40:44])
     np.testing.assert_array_equal(scan.array[40:44], np.maximum(sitk.GetArrayFromImage(image), AIR))
     point = image.TransformContinuousIndexToPhysicalPoint((100.5, 20.25, 2.5))
     np.testing.assert_allclose(scan.to_lps((42.5, 20.25, 100.5)), point, atol=1e-6)

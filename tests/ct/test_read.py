@@ -1,4 +1,4 @@
-"""Images on disk become the right HU at the right place, or one line that says what is wrong."""
+"""pnsamp_jax.ct.read and ct.volume: images are read with the correct HU and positions, or refused with one line."""
 
 import itertools
 import os
@@ -7,15 +7,12 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from ct_files import HU, REAL, UID, refusal, write_itk, write_series, write_slice
+from ct_files import HU, UID, needs_sample, refusal, write_itk, write_series, write_slice
 
 from pnsamp_jax.ct.read import read_ct, read_image
 from pnsamp_jax.ct.volume import AIR, Volume
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-
-# Volume
 
 
 def test_to_index_inverts_to_lps_and_spacing_is_the_length_of_a_step():
@@ -29,12 +26,9 @@ def test_to_index_inverts_to_lps_and_spacing_is_the_length_of_a_step():
 
 
 @pytest.mark.parametrize("point", [(np.nan, 0, 0), (0, np.inf, 0), (0, 0, 1e300)])
-def test_a_point_nowhere_is_held_by_nothing(point):
+def test_volume_does_not_hold_a_point_that_is_infinite_or_nan_or_far_away(point):
     volume = Volume(np.zeros((2, 3, 4), np.int16), np.eye(4))
     assert not volume.holds(np.array(point)) and volume.holds(np.zeros(3))
-
-
-# read_image
 
 
 AFFINE = np.array([[0, 0, 0.5, -10], [0, 0.8, 0, 20], [2.5, 0, 0, -300], [0, 0, 0, 1]])
@@ -42,25 +36,25 @@ ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertool
 
 
 @pytest.mark.parametrize(("axes", "signs"), ORIENTATIONS)
-def test_every_axis_orientation_puts_each_hu_at_its_point(tmp_path, axes, signs):
-    # The same voxels in the same place, stored with permuted and reversed axes.
+def test_every_hu_has_its_position_in_every_axis_orientation(tmp_path, axes, signs):
+    # The same voxels at the same positions, stored with permuted and reversed axes.
     flips = tuple(slice(None, None, sign) for sign in signs)
     stored = np.ascontiguousarray(HU.transpose(axes)[flips])
     affine = np.eye(4)
     affine[:3, :3] = AFFINE[:3, list(axes)] * signs
-    first = [0 if sign > 0 else size - 1 for sign, size in zip(signs, HU.transpose(axes).shape, strict=True)]
+    first = np.array([0 if sign > 0 else size - 1 for sign, size in zip(signs, HU.transpose(axes).shape, strict=True)])
     affine[:3, 3] = AFFINE[:3, 3] + AFFINE[:3, list(axes)] @ first
     volume = read_image(write_itk(tmp_path / "ct.nii", stored, affine))
     np.testing.assert_array_equal(volume.array, stored)
     np.testing.assert_allclose(volume.affine, affine, atol=1e-4)
-    index = np.stack(np.indices(HU.shape), axis=-1).reshape(-1, 3)
-    points = index @ AFFINE[:3, :3].T + AFFINE[:3, 3]
+    indices = np.moveaxis(np.indices(HU.shape), 0, -1).reshape(-1, 3)
+    points = indices @ AFFINE[:3, :3].T + AFFINE[:3, 3]
     found = volume.to_index(points)
     np.testing.assert_allclose(found, np.rint(found), atol=1e-3)
     np.testing.assert_array_equal(volume.array[tuple(np.rint(found).astype(int).T)], HU.ravel())
 
 
-def test_forty_eight_orientations_are_tried():
+def test_all_48_orientations_are_tested():
     assert len(ORIENTATIONS) == 48
 
 
@@ -111,11 +105,12 @@ def test_one_frame_of_4d_is_3d_and_more_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["x.nii", "x.nrrd", "x.mha"])
 @pytest.mark.parametrize("pixel", [sitk.sitkVectorUInt8, sitk.sitkComplexFloat32, None], ids=["rgb", "complex", "2d"])
-def test_what_is_not_one_hu_for_each_voxel_is_refused(tmp_path, name, pixel):
-    image = sitk.Image([4, 5], sitk.sitkInt16) if pixel is None else None
-    if pixel == sitk.sitkVectorUInt8:
+def test_images_that_are_not_3d_scalar_are_refused(tmp_path, name, pixel):
+    if pixel is None:
+        image = sitk.Image([4, 5], sitk.sitkInt16)
+    elif pixel == sitk.sitkVectorUInt8:
         image = sitk.Image([4, 5, 6], pixel, 3)
-    elif pixel is not None:
+    else:
         image = sitk.Image([4, 5, 6], pixel)
     try:
         sitk.WriteImage(image, str(tmp_path / name))
@@ -126,17 +121,17 @@ def test_what_is_not_one_hu_for_each_voxel_is_refused(tmp_path, name, pixel):
 
 @pytest.mark.parametrize("kept", [0, 40, 300, 0.5, -1])
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.nrrd", "x.mha", "x.mhd", "x.nhdr"])
-def test_truncated_image_is_refused_in_one_line_and_silence(tmp_path, capfd, name, kept):
+def test_truncated_image_is_refused_in_one_line_without_other_output(tmp_path, capfd, name, kept):
     noise = np.random.default_rng(3).integers(-1000, 1000, (20, 30, 40)).astype(np.int16)
     write_itk(tmp_path / name, noise, compress=name == "x.mhd")
-    path = max(tmp_path.iterdir(), key=lambda part: part.stat().st_size)  # voxels may lie beside their header
+    path = max(tmp_path.iterdir(), key=lambda part: part.stat().st_size)  # the file with the voxels
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * kept) if 0 < kept < 1 else kept])
     assert str(tmp_path / name) in refusal(read_image, tmp_path / name)
     assert capfd.readouterr() == ("", "")
 
 
-def test_scaled_nifti_is_complete_though_its_file_is_smaller_than_its_voxels(tmp_path):
+def test_scaled_8_bit_nifti_is_not_taken_for_truncated(tmp_path):
     path = write_itk(tmp_path / "ct.nii", np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
     header = bytearray(path.read_bytes())
     header[112:120] = np.array([40, -1000], "<f4").tobytes()  # scl_slope, scl_inter
@@ -146,7 +141,7 @@ def test_scaled_nifti_is_complete_though_its_file_is_smaller_than_its_voxels(tmp
 
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.nrrd", "x.nhdr", "x.mha", "x.mhd"])
 @pytest.mark.parametrize("content", [b"", b"garbage", bytes(range(256)) * 9])
-def test_garbage_is_refused_in_one_line_and_silence(tmp_path, capfd, name, content):
+def test_garbage_is_refused_in_one_line_without_other_output(tmp_path, capfd, name, content):
     (tmp_path / name).write_bytes(content)
     assert str(tmp_path / name) in refusal(read_image, tmp_path / name)
     assert capfd.readouterr() == ("", "")
@@ -157,10 +152,10 @@ def test_missing_voxel_file_is_refused(tmp_path):
         write_itk(tmp_path / name, HU)
         (tmp_path / voxels).unlink()
         message = refusal(read_image, tmp_path / name)
-        assert name in message and "beside it" in message
+        assert name in message and "in the same folder" in message
 
 
-def test_paths_that_are_no_image_are_refused_with_what_is(tmp_path):
+def test_paths_that_are_not_images_are_refused_with_the_accepted_formats(tmp_path):
     assert "nowhere.nii" in refusal(read_image, tmp_path / "nowhere.nii")
     (tmp_path / "x.png").write_bytes(b"\x89PNG")
     message = refusal(read_image, tmp_path / "x.png")
@@ -184,14 +179,21 @@ def test_folder_must_hold_exactly_one_series(tmp_path):
 
 
 def write_nifti(path, array=HU, sform=AFFINE, qform=AFFINE, **fields):
-    """Writes (d, h, w) voxels; a form that is None is said to be absent."""
+    """Write (d, h, w) voxels as NIfTI and return the path; a form that is None gets the code 0, for absent."""
     image = nibabel.Nifti1Image(array.transpose(2, 1, 0), None)
-    for form, put in ((sform, image.set_sform), (qform, image.set_qform)):
-        put(None if form is None else np.diag([-1, -1, 1, 1]) @ form[:, [2, 1, 0, 3]], int(form is not None))
+    for form, set_form in ((sform, image.set_sform), (qform, image.set_qform)):
+        set_form(None if form is None else np.diag([-1, -1, 1, 1]) @ form[:, [2, 1, 0, 3]], int(form is not None))
     for name, value in fields.items():
         image.header[name] = value
     nibabel.save(image, path)
     return path
+
+
+def test_cifti_is_refused(tmp_path):
+    brain = nibabel.cifti2.BrainModelAxis.from_mask(np.ones((2, 3, 4), bool), affine=np.eye(4), name="thalamus_left")
+    header = nibabel.cifti2.ScalarAxis(["one"]), brain
+    nibabel.cifti2.Cifti2Image(np.zeros((1, 24), np.float32), header).to_filename(tmp_path / "x.nii")
+    assert "Cifti2Image" in refusal(read_image, tmp_path / "x.nii")
 
 
 def test_nan_in_a_nifti_is_air(tmp_path):
@@ -212,24 +214,24 @@ MOVED = AFFINE + [[0, 0, 0, 5], [0] * 4, [0] * 4, [0] * 4]
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "expected"),
     [
         ({"sform": None, "qform": None}, "sform"),
-        ({"sform": MOVED}, "sform and qform lie apart"),
+        ({"sform": MOVED}, "sform and qform differ"),
         ({"sform": AFFINE * 0, "qform": None}, "spacing"),
         ({"sform": AFFINE * 1e-3, "qform": None}, "spacing"),
         ({"xyzt_units": 3}, "xyzt_units"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_a_nifti_that_does_not_say_where_it_lies_is_refused(tmp_path, change, says):
+def test_nifti_without_a_valid_position_is_refused(tmp_path, change, expected):
     path = write_nifti(tmp_path / "ct.nii", **change)
     message = refusal(read_image, path)
-    assert message.startswith(str(path)) and says in message
+    assert message.startswith(str(path)) and expected in message
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new", "says"),
+    ("name", "old", "new", "expected"),
     [
         ("ct.mha", b"ElementSpacing = 1 1 1\n", b"", "lacks ElementSpacing"),
         ("ct.mha", b"Offset = 0 0 0", b"Offset = nan 0 0", "Offset is 'nan 0 0'"),
@@ -245,17 +247,17 @@ def test_a_nifti_that_does_not_say_where_it_lies_is_refused(tmp_path, change, sa
         ("ct.nrrd", b"kinds:", b'space units: "cm" "cm" "cm"\nkinds:', "space units"),
     ],
 )
-def test_a_text_header_that_itk_would_complete_is_refused(tmp_path, name, old, new, says):
+def test_text_header_that_itk_would_fill_in_is_refused(tmp_path, name, old, new, expected):
     path = write_itk(tmp_path / name, HU)
-    sound = path.read_bytes()
-    assert old in sound
-    path.write_bytes(sound.replace(old, new))
+    valid = path.read_bytes()
+    assert old in valid
+    path.write_bytes(valid.replace(old, new))
     message = refusal(read_image, path)
-    assert message.startswith(str(path)) and says in message
+    assert message.startswith(str(path)) and expected in message
 
 
 @pytest.mark.parametrize("name", ["ct.nrrd", "ct.mha"])
-def test_a_flipped_byte_of_compressed_voxels_is_found(tmp_path, name):
+def test_flipped_byte_in_compressed_voxels_is_detected(tmp_path, name):
     path = write_itk(tmp_path / name, np.random.default_rng(3).integers(-1000, 1000, (9, 9, 9)), compress=True)
     data = bytearray(path.read_bytes())
     data[-999] ^= 255
@@ -263,23 +265,23 @@ def test_a_flipped_byte_of_compressed_voxels_is_found(tmp_path, name):
     assert "cannot be read" in refusal(read_image, path)
 
 
-def test_a_name_that_is_no_utf8_is_read_or_refused(tmp_path):
+def test_file_name_that_is_not_utf8_is_read_as_nifti_and_refused_by_itk(tmp_path):
     name = os.fsdecode(b"\xff")
     np.testing.assert_array_equal(read_image(write_nifti(tmp_path / f"{name}.nii")).array, HU)
     os.rename(write_itk(tmp_path / "ct.mha", HU), tmp_path / f"{name}.mha")
     assert "UTF-8" in refusal(read_image, tmp_path / f"{name}.mha")
 
 
-def test_a_ct_has_hu(tmp_path):
+def test_read_ct_refuses_values_that_are_not_hu(tmp_path):
     np.testing.assert_array_equal(read_ct(write_itk(tmp_path / "ct.nii", HU, AFFINE)).array, HU)
-    others = {
+    not_hu = {
         "without offset": HU + 1024,
         "windowed": np.clip(HU / 6 + 90, 0, 255).astype(np.uint8),
         "air": HU * 0 + AIR,
     }
-    for name, values in others.items():
+    for name, values in not_hu.items():
         path = write_itk(tmp_path / f"{name}.nii", values, AFFINE)
-        assert "no HU of a chest" in refusal(read_ct, path)
+        assert "not the HU of a chest" in refusal(read_ct, path)
         assert read_image(path).array.dtype == np.int16
     assert "at least two" in refusal(read_ct, write_itk(tmp_path / "plane.nii", HU[:1], AFFINE))
 
@@ -292,16 +294,7 @@ def test_itk_prints_and_warns_again_afterwards(tmp_path, capfd):
     assert capfd.readouterr().err == "still here" and sitk.ProcessObject.GetGlobalWarningDisplay() == shown
 
 
-# A real scan
-
-
-@pytest.fixture(scope="module")
-def scan():
-    if not REAL.is_dir():
-        pytest.skip("the real scan LIDC-IDRI-0001 is not in ../shared/data/dicom")
-    return read_image(REAL)
-
-
+@needs_sample
 @pytest.mark.parametrize("name", ["ct.nii", "ct.nrrd", "ct.mha"])
 def test_real_scan_written_as_an_image_reads_back_the_same(scan, tmp_path, name):
     crop = Volume(scan.array[40:80], scan.affine.copy())
