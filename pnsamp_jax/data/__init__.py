@@ -1,1 +1,1 @@
-"""From CT files and radiologists' readings to patches with labels. NumPy only: no JAX, no TensorFlow."""
+"""From CT files and radiologists' annotations to labelled patches. NumPy only: no JAX, no TensorFlow."""

@@ -1,12 +1,12 @@
-"""The label policy: how several readers' ratings become one label, and which nodules take part.
+"""The label policy: how the ratings of several readers become one label, and which nodules take part.
 
-Written once, here. Facts of LIDC-IDRI that it rests on:
+It is defined only here, and rests on these facts about LIDC-IDRI:
 
 * A nodule's rating is the mean over the readers who marked it; its class is that mean rounded half *up*
-  (`floor(mean + 0.5)`). `np.round` rounds half to even and would move 2.5 to 2.
-* Calcification is nominal (6 = absent), yet the literature averages it like the others; so do we.
-* One record gives internal structure as 5, a class that does not exist. It is taken as missing, and the
-  reader's other ratings stand.
+  (`floor(mean + 0.5)`). `np.round` rounds half to even and would turn 2.5 into 2.
+* Calcification is nominal (6 means absent), yet the literature averages it like the other ratings, and so do we.
+* One record gives internal structure as 5, a class that does not exist. That rating is treated as missing; the
+  reader's other ratings are kept.
 * Malignancy is the readers' suspicion, not a diagnosis. "benign" below means rated under 3, "malignant" over 3.
 """
 
@@ -23,11 +23,11 @@ CLASS_VALUES = np.arange(1, schema.MAX_CLASSES + 1)
 
 @dataclass(frozen=True)
 class Nodule:
-    """One physical nodule and what its readers said of it.
+    """A nodule and its readers' ratings.
 
     Attributes:
       nodule_id: unique name, `<patient_id>_n<index>`.
-      patient_id: whom it belongs to; folds never divide a patient.
+      patient_id: the patient whose nodule it is.
       ratings: (readers, 9) int array in the order of `schema.RATINGS`; 0 is a missing rating.
     """
 
@@ -37,15 +37,15 @@ class Nodule:
 
     @property
     def rating_counts(self) -> np.ndarray:
-        """(9, 6) uint8, see `count_ratings`."""
+        """Return how many readers chose each class: (9, 6) uint8, see `count_ratings`."""
         return count_ratings(self.ratings)
 
 
 def count_ratings(ratings: np.ndarray) -> np.ndarray:
-    """Counts the readers who gave each class.
+    """Count how many readers chose each class.
 
     Args:
-      ratings: (readers, 9) int array; values outside a rating's classes (0 among them) count for nobody.
+      ratings: (readers, 9) int array; values that are not a class of the rating, such as 0, are ignored.
 
     Returns:
       (9, 6) uint8.
@@ -55,44 +55,44 @@ def count_ratings(ratings: np.ndarray) -> np.ndarray:
 
 
 def mean_rating(rating_counts: np.ndarray) -> np.ndarray:
-    """Mean rating of each row of rating_counts (..., 6) -> (...) float64, NaN where nobody rated."""
+    """Return the mean rating of each row of (..., 6) rating counts: (...) float64, NaN without ratings."""
     counts = rating_counts.sum(axis=-1)
     total = (rating_counts * CLASS_VALUES).sum(axis=-1)
     return np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
 
 
 def rounded_rating(rating_counts: np.ndarray) -> np.ndarray:
-    """The class of each row of rating_counts (..., 6) -> (...) int64: the mean rounded half up, 0 where nobody rated."""
+    """Return the mean rating rounded half up of each row of (..., 6) rating counts: (...) int64, 0 without ratings."""
     return np.nan_to_num(np.floor(mean_rating(rating_counts) + 0.5)).astype(np.int64)
 
 
 def median_rating(rating_counts: np.ndarray) -> np.ndarray:
-    """Median rating of each row of rating_counts (..., 6) -> (...) float64, NaN where nobody rated."""
+    """Return the median rating of each row of (..., 6) rating counts: (...) float64, NaN without ratings."""
     counts = rating_counts.sum(axis=-1)
     below = np.cumsum(rating_counts, axis=-1)
-    # The median is the mean of the two middle readers, the one middle reader counted twice when the count is odd.
+    # The median is the mean of the two middle readers; with an odd count both are the same reader.
     lower = 1 + (below <= ((counts - 1) // 2)[..., None]).sum(axis=-1)
     upper = 1 + (below <= (counts // 2)[..., None]).sum(axis=-1)
     return np.where(counts > 0, (lower + upper) / 2, np.nan)
 
 
-# Each cohort leaves out the nodules whose malignancy, so summarised, is exactly 3.
+# Each cohort excludes the nodules whose malignancy, summarised by this function, is exactly 3.
 SUMMARIES = {"rounded_ne_3": rounded_rating, "mean_ne_3": mean_rating, "median_ne_3": median_rating}
 COHORTS = (*SUMMARIES, "all")
 
 
 def suspicion(rating_counts: np.ndarray, cohort: str) -> np.ndarray:
-    """Sorts nodules by the readers' suspicion of malignancy.
+    """Return the sign of the readers' suspicion of malignancy.
 
     Args:
-      rating_counts: (nodules, 9, 6) rating_counts.
-      cohort: one of `COHORTS`; "all" summarises as "rounded_ne_3" does.
+      rating_counts: (nodules, 9, 6) readers per class.
+      cohort: one of `COHORTS`; "all" summarises malignancy in the same way as "rounded_ne_3".
 
     Returns:
-      (nodules,) int: -1 benign, +1 malignant, 0 in between or not rated.
+      (nodules,) int: -1 benign, +1 malignant, 0 exactly 3 or not rated.
 
     Raises:
-      UserError: there is no such cohort.
+      UserError: the cohort is unknown.
     """
     if cohort not in COHORTS:
         raise UserError(f"config.data.cohort: no cohort '{cohort}'; choose from {', '.join(COHORTS)}")
@@ -103,19 +103,22 @@ def suspicion(rating_counts: np.ndarray, cohort: str) -> np.ndarray:
 
 
 def members(rating_counts: np.ndarray, cohort: str, min_readers: int = 1) -> np.ndarray:
-    """Which nodules belong to a cohort: (nodules,) bool.
+    """Return which nodules belong to a cohort: (nodules,) bool.
 
     Args:
-      rating_counts: (nodules, 9, 6) rating_counts.
+      rating_counts: (nodules, 9, 6) readers per class.
       cohort: one of `COHORTS`.
       min_readers: least number of readers who rated the malignancy.
+
+    Raises:
+      UserError: the cohort is unknown.
     """
     enough = rating_counts[:, schema.MALIGNANCY].sum(axis=-1) >= min_readers
     return enough & ((cohort == "all") | (suspicion(rating_counts, cohort) != 0))
 
 
 def counts(nodules: Iterable[Nodule], cohort: str, min_readers: int = 1) -> dict[str, int]:
-    """The size of a cohort: {"benign": n, "malignant": n}."""
+    """Count the nodules of a cohort: {"benign": n, "malignant": n}."""
     rating_counts = np.stack([nodule.rating_counts for nodule in nodules])
     signs = suspicion(rating_counts, cohort)[members(rating_counts, cohort, min_readers)]
     return {"benign": int((signs < 0).sum()), "malignant": int((signs > 0).sum())}

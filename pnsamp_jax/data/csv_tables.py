@@ -1,4 +1,4 @@
-"""Tables that users write: CSV in UTF-8, read with the place of every mistake."""
+"""Reading of users' CSV tables; every error names the file, the line and the column."""
 
 import csv
 import io
@@ -13,15 +13,15 @@ Row = dict[str, str]
 
 
 def read_table(path: Path, columns: Collection[str], blank: Collection[str] = ()) -> Iterator[tuple[str, Row]]:
-    """Yields ("file, line n", row) of a CSV file, after checking that it is there and has the columns.
+    """Yield ("file, line n", row) for each row of a CSV file.
 
     Args:
-      path: of the file.
-      columns: that it must have, each once; further ones are read too.
-      blank: those of them that a row may leave empty.
+      path: the table.
+      columns: required columns; each must appear exactly once. Further columns are read too.
+      blank: required columns whose cells may be empty.
 
     Raises:
-      UserError: the file is missing, no CSV in UTF-8, or lacks a column or a value.
+      UserError: the file is missing or not CSV in UTF-8, or a column or a value is missing.
     """
     reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
     try:
@@ -40,11 +40,15 @@ def read_table(path: Path, columns: Collection[str], blank: Collection[str] = ()
                     raise UserError(f"{where}, column {name}: is empty")
             yield where, line
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: not sound CSV ({error}); correct its quotes") from error
+        raise UserError(f"{path}, line {reader.line_num}: not valid CSV ({error}); correct the quotes") from error
 
 
 def number(where: str, line: Row, column: str) -> float:
-    """A cell as a finite number; UserError names `where` and the column if it is none."""
+    """Return a cell as a float.
+
+    Raises:
+      UserError: the cell is not a finite number; the message begins with `where` and names the column.
+    """
     try:
         value = float(line[column])
     except ValueError:
@@ -56,13 +60,13 @@ def number(where: str, line: Row, column: str) -> float:
 
 def _read_text(path: Path) -> str:
     if not path.is_file():
-        raise UserError(f"{path}: no such file; the README says which tables are needed, and with what columns")
+        raise UserError(f"{path}: no such file; the README lists the required tables and their columns")
     data = path.read_bytes()
-    bad = data.find(0)
-    if bad < 0:
+    bad_byte = data.find(0)
+    if bad_byte < 0:
         try:
             return data.decode().removeprefix("\ufeff")
         except UnicodeDecodeError as error:
-            bad = error.start
-    line = data.count(b"\n", 0, bad) + 1
+            bad_byte = error.start
+    line = data.count(b"\n", 0, bad_byte) + 1
     raise UserError(f"{path}, line {line}: not text in UTF-8; save the table as CSV in UTF-8")

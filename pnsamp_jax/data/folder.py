@@ -1,12 +1,12 @@
-"""The `folder` source: one's own nodules as images, masks and two tables.
+"""The `folder` source: the user's own nodules as images, masks and two tables.
 
     root/nodules.csv   nodule_id, patient_id, image, mask, x_mm, y_mm, z_mm  [, context]
-    root/ratings.csv   nodule_id, reader, and the nine ratings; one row for each nodule and reader
-    root/images/       NIfTI, NRRD or MetaImage, HU; `image` and `mask` are paths relative to root
+    root/ratings.csv   nodule_id, reader, and the nine ratings; one row per nodule and reader
+    root/images/       NIfTI, NRRD or MetaImage in HU; `image` and `mask` are paths relative to root
     root/masks/        unsigned 8-bit: bit r is set where reader r marked the voxel (0/1 or 0/255 for one mask)
 
-The point is the nodule's centre in LPS mm, as DICOM and ITK have it. Further columns are ignored. A rating may be
-left blank; a nodule without rows in ratings.csv has no ratings. `context` says what surrounds the nodule: "ct" (a
+The point is the nodule's centre in LPS mm, the coordinates of DICOM and ITK. Further columns are ignored. A rating may
+be left blank; a nodule without rows in ratings.csv has no ratings. `context` states what surrounds the nodule: "ct" (a
 whole scan or a crop with true context, the default), "cube" or "slab" (see `schema.CONTEXT`).
 """
 
@@ -14,6 +14,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,12 +29,12 @@ from pnsamp_jax.errors import UserError
 NODULE_COLUMNS = ("nodule_id", "patient_id", "image", "mask", "x_mm", "y_mm", "z_mm")
 RATING_COLUMNS = ("nodule_id", "reader", *schema.RATING_NAMES)
 CONTEXTS = ("ct", "cube", "slab")
-MAX_OFFSET_MM = 20.0  # from a nodule's point to its mask; more means that one of them lost its geometry
+MAX_OFFSET_MM = 20.0  # from a nodule's point to its mask; a larger distance means that a file lost its geometry
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of nodules.csv with its lines of ratings.csv."""
+class NoduleRow:
+    """One line of nodules.csv with the nodule's ratings from ratings.csv."""
 
     nodule: Nodule
     image: str
@@ -44,22 +45,22 @@ class Row:
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Nodules from a folder in the layout above; a series is one image file."""
+    """Nodules of a folder in the layout above; a series is one image file."""
 
     root: str
 
     name = "folder"
 
     def series(self) -> list[str]:
-        """The image files, relative to the root, in order.
+        """Return the image files, relative to the root and sorted.
 
         Raises:
-          UserError: a table is missing or malformed (file, line and column are named), or nodule ids repeat.
+          UserError: a table is missing or malformed, or a nodule id appears twice; names file, line and column.
         """
         return sorted(read_rows(self.root))
 
     def load(self, series: str) -> list[MarkedNodule]:
-        """The nodules of one image file, with voxels.
+        """Return the nodules of one image file with their voxels.
 
         Raises:
           UserError: a file is missing or unreadable, a point lies outside its image or far from its mask, or a mask
@@ -68,11 +69,11 @@ class FolderSource:
         ct = read_image(Path(self.root) / series)
         return [_load_nodule(self.root, row, ct) for row in read_rows(self.root)[series]]
 
-    def description(self) -> dict:
-        """What decides the content: the root, both tables, and the size and date of every image and mask.
+    def description(self) -> dict[str, Any]:
+        """Return the root and a digest of both tables and of the size and date of every image and mask.
 
         Raises:
-          UserError: as `series` does.
+          UserError: see `series`.
         """
         root, digest = Path(self.root), hashlib.sha256()
         files = {name for rows in read_rows(self.root).values() for row in rows for name in (row.image, row.mask)}
@@ -85,11 +86,16 @@ class FolderSource:
         return {"source": self.name, "root": str(root.resolve()), "content": digest.hexdigest()}
 
 
-@lru_cache(maxsize=1)  # once in each process that prepares
-def read_rows(root: str) -> dict[str, list[Row]]:
-    """The rows of nodules.csv, with their ratings, by image file."""
+@lru_cache(maxsize=1)  # once per process, not once per series
+def read_rows(root: str) -> dict[str, list[NoduleRow]]:
+    """Read both tables and return the rows of nodules.csv with their ratings, by image file.
+
+    Raises:
+      UserError: see `FolderSource.series`.
+    """
     ratings = _read_ratings(Path(root) / "ratings.csv")
-    rows, seen = {}, set()
+    rows: dict[str, list[NoduleRow]] = {}
+    seen = set()
     for where, line in read_table(Path(root) / "nodules.csv", NODULE_COLUMNS):
         nodule_id = line["nodule_id"]
         if nodule_id in seen:
@@ -99,36 +105,38 @@ def read_rows(root: str) -> dict[str, list[Row]]:
         if context not in CONTEXTS:
             raise UserError(f"{where}, column context: '{context}' is none of {', '.join(CONTEXTS)}")
         centre = np.array([number(where, line, column) for column in ("x_mm", "y_mm", "z_mm")])
-        readings = np.array(ratings.pop(nodule_id, []), int).reshape(-1, len(schema.RATINGS))
-        nodule = Nodule(nodule_id, line["patient_id"], readings)
-        rows.setdefault(line["image"], []).append(Row(nodule, line["image"], line["mask"], centre, context))
+        by_reader = np.array(ratings.pop(nodule_id, []), int).reshape(-1, len(schema.RATINGS))
+        nodule = Nodule(nodule_id, line["patient_id"], by_reader)
+        rows.setdefault(line["image"], []).append(NoduleRow(nodule, line["image"], line["mask"], centre, context))
     if ratings:
         raise UserError(f"{root}/ratings.csv: nodule_id '{min(ratings)}' is not in nodules.csv; add it there")
     if not rows:
-        raise UserError(f"{root}/nodules.csv: holds no nodule")
+        raise UserError(f"{root}/nodules.csv: contains no nodule; add one line per nodule")
     return rows
 
 
 def _read_ratings(path: Path) -> dict[str, list[list[int]]]:
-    ratings, seen = {}, set()
+    """Return the rows of nine ratings by nodule id, one per reader."""
+    ratings: dict[str, list[list[int]]] = {}
+    seen = set()
     for where, line in read_table(path, RATING_COLUMNS, blank=schema.RATING_NAMES):
-        reading = (line["nodule_id"], line["reader"])
-        if reading in seen:
-            raise UserError(f"{where}: reader '{reading[1]}' rates nodule_id '{reading[0]}' twice; keep one line")
-        seen.add(reading)
+        nodule_id, reader = line["nodule_id"], line["reader"]
+        if (nodule_id, reader) in seen:
+            raise UserError(f"{where}: reader '{reader}' rates nodule_id '{nodule_id}' twice; keep one line")
+        seen.add((nodule_id, reader))
         row = []
         for rating in schema.RATINGS:
             value = number(where, line, rating.name) if line[rating.name] else 0
-            # Up to 6 for any rating: one reading of LIDC-IDRI has a class that its rating lacks, and the label
-            # policy takes it as missing.
+            # Any rating may be up to 6: one rating of LIDC-IDRI is a class that does not exist, which the label policy
+            # (`cohort`) treats as missing.
             if value != int(value) or not 0 <= value <= schema.MAX_CLASSES:
                 raise UserError(f"{where}, column {rating.name}: {value:g} is not a class 1..{rating.classes}")
             row.append(int(value))
-        ratings.setdefault(line["nodule_id"], []).append(row)
+        ratings.setdefault(nodule_id, []).append(row)
     return ratings
 
 
-def _load_nodule(root: str, row: Row, ct: Volume) -> MarkedNodule:
+def _load_nodule(root: str, row: NoduleRow, ct: Volume) -> MarkedNodule:
     if not ct.holds(row.centre_mm):
         raise UserError(
             f"{root}/nodules.csv: the point of '{row.nodule.nodule_id}' lies outside {row.image}; "
@@ -137,7 +145,7 @@ def _load_nodule(root: str, row: Row, ct: Volume) -> MarkedNodule:
     mask = read_image(Path(root) / row.mask)
     for value in (mask.array.min(), mask.array.max()):
         if not 0 <= value <= 255:
-            raise UserError(f"{root}/{row.mask}: holds {value}; a mask has 0/1, or 0..255 with a bit for each reader")
+            raise UserError(f"{root}/{row.mask}: contains {value}; a mask has 0/1, or 0..255 with one bit per reader")
     marked = np.argwhere(mask.array)
     if not len(marked):
         raise UserError(f"{root}/{row.mask}: the mask marks no voxel; a nodule needs at least one")
@@ -145,10 +153,10 @@ def _load_nodule(root: str, row: Row, ct: Volume) -> MarkedNodule:
     if offset_mm > MAX_OFFSET_MM:
         raise UserError(
             f"{root}/{row.mask}: the mask lies {offset_mm:.0f} mm from the point of '{row.nodule.nodule_id}' in "
-            "nodules.csv; save it with the geometry of its image"
+            "nodules.csv; save the mask with the geometry of its image"
         )
     bits = mask.array
-    if np.isin(bits, (0, 255)).all():  # the other way to write a single mask, not eight readers of one mind
+    if np.isin(bits, (0, 255)).all():  # another way to write one mask, rather than eight readers who agree
         bits = bits > 0
     readers = [bits >> bit & 1 for bit in range(8) if (bits >> bit & 1).any()]
     masks = Volume(np.stack(readers).astype(bool), mask.affine)

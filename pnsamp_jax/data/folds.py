@@ -1,4 +1,4 @@
-"""Cross-validation: which nodules train, validate and test in each fold."""
+"""Cross-validation folds: the training, validation and test nodules of each."""
 
 import numpy as np
 
@@ -8,16 +8,16 @@ SPLITS = ("patient", "nodule")
 
 
 def _deal(groups: np.ndarray, classes: np.ndarray, parts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Deals whole groups into parts of given sizes, each class spread alike.
+    """Distribute whole groups over parts of given sizes, with every class spread evenly.
 
-    Groups are taken in random order, the largest first, and each goes where it fills the largest gap between a
-    part's count of every class and its due share.
+    Groups are taken from the largest to the smallest, in random order among equally large ones. Each goes to the part
+    where it reduces the distance between the counts per class and their target the most.
 
     Args:
       groups: (N,) group of each item.
       classes: (N,) class of each item.
-      parts: (P,) share of the items due to each part, summing to 1.
-      rng: decides the order among groups of a size, and the part among equals.
+      parts: (P,) target share of the items in each part, summing to 1.
+      rng: determines the order of equally large groups and breaks ties between parts.
 
     Returns:
       (N,) int: the part of each item.
@@ -26,15 +26,15 @@ def _deal(groups: np.ndarray, classes: np.ndarray, parts: np.ndarray, rng: np.ra
     labels, label = np.unique(classes, return_inverse=True)
     table = np.zeros((len(names), len(labels)))
     np.add.at(table, (group, label), 1)
-    due = parts[:, None] * table.sum(axis=0)
-    # Per class, a nodule counts for its share of the class, so that a rare class is spread as evenly as a common one.
+    target = parts[:, None] * table.sum(axis=0)
+    # Counts are relative to the size of the class, so that rare classes are spread as evenly as common ones.
     scale = np.maximum(table.sum(axis=0), 1)
-    have = np.zeros_like(due)
+    have = np.zeros_like(target)
     part_of = np.zeros(len(names), int)
     order = rng.permutation(len(names))
     for index in order[np.argsort(-table[order].sum(axis=1), kind="stable")]:
-        before = ((have - due) / scale) ** 2
-        after = ((have + table[index] - due) / scale) ** 2
+        before = ((have - target) / scale) ** 2
+        after = ((have + table[index] - target) / scale) ** 2
         cost = (after - before).sum(axis=1)
         best = np.flatnonzero(np.isclose(cost, cost.min()))
         part_of[index] = rng.choice(best)
@@ -52,23 +52,23 @@ def make_folds(
     split: str,
     seed: int,
 ) -> list[dict[str, list[str]]]:
-    """Splits nodules into folds, the same for the same arguments whatever the order of the nodules.
+    """Split nodules into folds. The result does not depend on the order of the nodules.
 
     Args:
       nodule_ids: (N,) unique ids.
-      patient_ids: (N,) patient of each.
-      classes: (N,) class to stratify by.
+      patient_ids: (N,) patient of each nodule.
+      classes: (N,) class of each nodule, to stratify by.
       num_folds: number of folds; each nodule is tested in exactly one.
-      validation_fraction: share of each fold's training part that is held out to choose the checkpoint.
-      split: "patient" keeps a patient's nodules together; "nodule" lets them part, as in the paper (about 70 % of
-        test nodules then share a patient with a training nodule).
-      seed: decides the split.
+      validation_fraction: share of each fold's remaining nodules that is held out to choose the checkpoint.
+      split: "patient" keeps a patient's nodules together; "nodule" splits nodules independently, as in the paper
+        (about 70 % of test nodules then share a patient with a training nodule).
+      seed: seed of the random split.
 
     Returns:
-      One {"train": ids, "validation": ids, "test": ids} for each fold, ids sorted.
+      One {"train": ids, "validation": ids, "test": ids} per fold, ids sorted.
 
     Raises:
-      UserError: too few patients (or nodules) for the folds, or an unknown split.
+      UserError: there are too few patients (or nodules) for the folds, a set would be empty, or the split is unknown.
     """
     if split not in SPLITS:
         raise UserError(f"config.split: '{split}' is none of {', '.join(SPLITS)}")
@@ -77,8 +77,8 @@ def make_folds(
     groups = np.asarray(patient_ids)[order] if split == "patient" else ids
     if len(np.unique(groups)) < num_folds + 1 or num_folds < 2:
         raise UserError(
-            f"config.num_folds: {num_folds} folds need at least 2 folds and {num_folds + 1} {split}s, but the cohort "
-            f"has {len(np.unique(groups))}; lower config.num_folds or take a larger cohort"
+            f"config.num_folds: {num_folds} must be at least 2 and less than the number of {split}s in the cohort, "
+            f"{len(np.unique(groups))}; change config.num_folds or choose a larger cohort"
         )
     rng = np.random.default_rng(seed)
     test_part = _deal(groups, classes, np.full(num_folds, 1 / num_folds), rng)
@@ -91,8 +91,8 @@ def make_folds(
         empty = [name for name, part in parts.items() if len(part) == 0]
         if empty:
             raise UserError(
-                f"config.num_folds: the {empty[0]} part of fold {fold} is empty with {len(ids)} nodules; "
-                "lower config.num_folds, raise config.validation_fraction or take a larger cohort"
+                f"config.num_folds: the {empty[0]} set of fold {fold} is empty with {len(ids)} nodules; "
+                "lower config.num_folds, raise config.validation_fraction or choose a larger cohort"
             )
         folds.append({name: ids[part].tolist() for name, part in parts.items()})
     return folds

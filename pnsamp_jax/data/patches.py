@@ -1,12 +1,14 @@
-"""From a CT and its readers' masks to the isotropic patch that the network sees.
+"""From a CT and the readers' masks to isotropic patches, the network's input.
 
 A patch's axes follow the body, not the scanner: depth, height and width run towards S(uperior), P(osterior) and
-L(eft), so that a scan gives the same patch whichever way its file orders the voxels.
+L(eft), so that a scan gives the same patch in whatever order its file stores the voxels.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from pnsamp_jax.ct.volume import Volume
@@ -14,8 +16,8 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.data.cohort import Nodule
 from pnsamp_jax.errors import UserError
 
-# Voxels up to this size are point samples of the linearly interpolated CT; larger ones average several such samples,
-# since a single one would alias the CT's finer voxels into noise.
+# Voxels up to this size are point samples of the linearly interpolated CT. Larger voxels average several samples,
+# since a single sample would alias the CT's finer voxels into noise.
 POINT_SAMPLE_MM = 0.6
 
 
@@ -24,8 +26,8 @@ class Geometry:
     """The grid of stored patches.
 
     Attributes:
-      patch_size: voxels on a side that the network sees.
-      margin: further voxels on every side, so that shifts and turns bring in real voxels.
+      patch_size: side of the network's input in voxels.
+      margin: further voxels on every side, so that shifts and rotations bring in real voxels.
       spacing_mm: size of a voxel.
     """
 
@@ -35,20 +37,20 @@ class Geometry:
 
     @property
     def stored_size(self) -> int:
-        """Voxels on a side of a stored patch."""
+        """Return the side of a stored patch in voxels."""
         return self.patch_size + 2 * self.margin
 
 
 @dataclass(frozen=True)
 class MarkedNodule:
-    """A nodule with the voxels round it, as a data source delivers it.
+    """A nodule with the voxels around it, as a data source returns it.
 
     Attributes:
-      nodule: identity and ratings.
+      nodule: ids and ratings.
       ct: (depth, height, width) int16 HU.
-      readers: (readers, d, h, w) bool, each reader's mask; a box of its own with its own affine, empty outside.
-      context: where the voxels come from, see `schema.CONTEXT`.
-      centre_mm: (3,) LPS point at the middle of the patch; None for the centroid of the readers' consensus.
+      readers: (readers, d, h, w) bool masks in a box that may differ from the CT's; nothing is marked outside it.
+      context: see `schema.CONTEXT`.
+      centre_mm: (3,) centre of the patch in LPS mm; None for the centroid of the readers' consensus.
     """
 
     nodule: Nodule
@@ -58,8 +60,8 @@ class MarkedNodule:
     centre_mm: np.ndarray | None = None
 
 
-def patch_affine(centre_mm: np.ndarray, size: int, spacing_mm: float) -> np.ndarray:
-    """The (4, 4) affine from the index (d, h, w, 1) of a patch to LPS mm, with `centre_mm` at index (size - 1) / 2."""
+def patch_affine(centre_mm: npt.ArrayLike, size: int, spacing_mm: float) -> np.ndarray:
+    """Return the (4, 4) affine from a patch's index (d, h, w, 1) to LPS mm; `centre_mm` is at index (size - 1) / 2."""
     affine = np.zeros((4, 4))
     affine[[2, 1, 0], [0, 1, 2]] = spacing_mm
     affine[:3, 3] = np.asarray(centre_mm) - spacing_mm * (size - 1) / 2
@@ -70,14 +72,14 @@ def patch_affine(centre_mm: np.ndarray, size: int, spacing_mm: float) -> np.ndar
 def sample(
     volume: Volume, centre_mm: np.ndarray, size: int, spacing_mm: float, outside: str = "nearest"
 ) -> np.ndarray:
-    """Resamples a cube of a volume by linear interpolation.
+    """Resample a cube of a volume by linear interpolation.
 
     Args:
       volume: (depth, height, width) array and its affine, in any orientation.
-      centre_mm: (3,) LPS mm, the middle of the cube.
-      size: voxels on a side.
+      centre_mm: (3,) centre of the cube in LPS mm.
+      size: side of the cube in voxels.
       spacing_mm: size of a voxel.
-      outside: what lies beyond the volume: "nearest" extends its edge, "grid-constant" is 0.
+      outside: values beyond the volume: "nearest" repeats its edge, "grid-constant" is 0.
 
     Returns:
       (size, size, size) float32, axes towards S, P, L.
@@ -98,46 +100,46 @@ def sample(
 
 
 def consensus(masks: np.ndarray) -> np.ndarray:
-    """The voxels that at least half of the readers marked: (readers, ...) bool -> (...) bool, as pylidc has it."""
+    """Return the voxels that at least half of the readers marked, as in pylidc: (readers, ...) bool -> (...) bool."""
     return 2 * masks.sum(axis=0) >= len(masks)
 
 
 def consensus_centroid(readers: Volume) -> np.ndarray:
-    """Centroid of the 50 % consensus in LPS mm; where no voxel has a majority, of all that anyone marked.
+    """Return the centroid (3,) of the consensus in LPS mm, or of all marked voxels if the consensus is empty.
 
     Raises:
-      UserError: the masks are empty.
+      UserError: all masks are empty.
     """
     marked = consensus(readers.array)
     if not marked.any():
-        marked = readers.array.any(axis=0)
+        marked = np.any(readers.array, axis=0)
     if not marked.any():
         raise UserError("the mask marks no voxel; a nodule needs at least one")
     return readers.to_lps(np.argwhere(marked).mean(axis=0))
 
 
 def reader_dice(masks: np.ndarray) -> float:
-    """Mean Dice of each reader against the consensus of the others, on the native grid; NaN below 3 readers."""
+    """Return the mean Dice of the readers, each against the consensus of the others; NaN below 3 readers."""
     if len(masks) < 3:
         return float("nan")
     scores = []
     for reader, mask in enumerate(masks):
-        others = consensus(np.delete(masks, reader, axis=0))
-        scores.append(2 * (mask & others).sum() / max(mask.sum() + others.sum(), 1))
+        agreed = consensus(np.delete(masks, reader, axis=0))
+        scores.append(2 * (mask & agreed).sum() / max(mask.sum() + agreed.sum(), 1))
     return float(np.mean(scores))
 
 
 def ball_diameter_mm(readers: Volume) -> float:
-    """Diameter of the ball with the volume of the readers' consensus."""
+    """Return the diameter of the ball with the volume of the readers' consensus."""
     volume_mm3 = consensus(readers.array).sum() * abs(np.linalg.det(readers.affine[:3, :3]))
     return float(np.cbrt(6 * volume_mm3 / np.pi))
 
 
-def make_record(marked: MarkedNodule, geometry: Geometry) -> dict:
-    """The record of one nodule: its stored patch and labels, under the names of `schema`.
+def make_record(marked: MarkedNodule, geometry: Geometry) -> dict[str, Any]:
+    """Return the record of one nodule: its stored patch and labels under the feature names of `schema`.
 
     Raises:
-      UserError: nobody marked a voxel.
+      UserError: no reader marked a voxel.
     """
     centroid = consensus_centroid(marked.readers)
     centre = centroid if marked.centre_mm is None else marked.centre_mm

@@ -1,10 +1,10 @@
-"""Prepares a data source once: every series becomes a file of stored patches, in parallel and resumably.
+"""Preparation of a data source: every series becomes a file of stored patches, in parallel and only once.
 
-    <cache>/<source>-<digest>/description.json   what decides the content; the digest is of this
+    <cache>/<source>-<digest>/description.json   everything that determines the records; the digest is computed from it
     <cache>/<source>-<digest>/<series>.npz       the records of one series
-    <cache>/<source>-<digest>/failures.json      series left out, each with its reason
+    <cache>/<source>-<digest>/failures.json      series that could not be prepared, with the reasons
 
-A series file is written whole or not at all, so an interrupted preparation goes on where it stopped, and a series that
+A series file is written whole or not at all, so an interrupted preparation resumes where it stopped, and a series that
 failed is tried again the next time.
 """
 
@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -29,45 +29,45 @@ from pnsamp_jax.data.patches import Geometry, MarkedNodule, make_record
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path, readable
 
-FORMAT_VERSION = 2  # part of the digest: raise it when the content of a record changes
+FORMAT_VERSION = 2  # part of the description: raise it when the content of a record changes
 
-Member = Callable[[np.ndarray], np.ndarray]  # (n, 9, 6) rating_counts -> (n,) bool: which nodules to read
+Member = Callable[[np.ndarray], np.ndarray]  # (n, 9, 6) rating counts -> (n,) bool: the nodules to read
 
 
 class Source(Protocol):
-    """Where nodules come from. It travels to worker processes, so it holds settings, not data."""
+    """A source of nodules. It is pickled for worker processes, so it holds settings and no data."""
 
     name: str
 
     def series(self) -> list[str]:
-        """Keys of the units of work, each read once."""
+        """Return the keys of the series, each of which is loaded once."""
 
     def load(self, series: str) -> list[MarkedNodule]:
-        """The nodules of one series, with voxels; raises UserError where the files are broken."""
+        """Return the nodules of one series with their voxels; raise UserError if the files are damaged."""
 
-    def description(self) -> dict:
-        """Everything that decides the content, as JSON."""
+    def description(self) -> dict[str, Any]:
+        """Return everything that determines the records, as JSON."""
 
 
-def make_records(source: Source, series: str, geometry: Geometry) -> dict[str, np.ndarray]:
-    """The records of one series, stacked: a pure function of its arguments and the files that they name."""
+def make_records(source: Source, series: str, geometry: Geometry) -> schema.Records:
+    """Return the records of one series, stacked. They depend only on the arguments and the files these name."""
     records = [make_record(marked, geometry) for marked in source.load(series)]
     return {name: np.stack([record[name] for record in records]) for name in records[0]}
 
 
 def _prepare_series(source: Source, series: str, geometry: Geometry, path: Path) -> str | None:
-    """Writes one series file; returns the reason where that is not possible."""
+    """Write one series file. Return None, or the reason if the series cannot be read."""
     try:
         records = make_records(source, series, geometry)
     except (UserError, OSError) as error:
         return str(error)
     with atomic_path(path) as temporary:
-        np.savez(temporary, **records)
+        np.savez(temporary, **records)  # type: ignore[arg-type]  # no feature is called allow_pickle
     return None
 
 
 def _describe(source: Source, geometry: Geometry) -> str:
-    """What decides the content of a source's records, as JSON text."""
+    """Return everything that determines a source's records, as JSON text."""
     description = {
         "format": FORMAT_VERSION,
         "geometry": dataclasses.asdict(geometry),
@@ -77,7 +77,7 @@ def _describe(source: Source, geometry: Geometry) -> str:
 
 
 def folder_name(source: Source, geometry: Geometry) -> str:
-    """<source>-<digest>: a name for the records that changes whenever their content does."""
+    """Return <source>-<digest>, a name that changes whenever the content of the records does."""
     return _name(source, _describe(source, geometry))
 
 
@@ -86,21 +86,21 @@ def _name(source: Source, description: str) -> str:
 
 
 def prepare(source: Source, geometry: Geometry, cache: Path, workers: int = 0) -> Path:
-    """Makes sure that all records of a source are on disk.
+    """Write the records of a source to disk unless they are there already.
 
     Args:
-      source: where nodules come from.
+      source: the source of nodules.
       geometry: the patch grid.
-      cache: folder that holds prepared sources.
-      workers: processes; 0 for one per core, 1 for none beside this one.
+      cache: folder of prepared sources.
+      workers: number of processes; 0 for one per core, 1 to work in this process.
 
     Returns:
-      The folder of this source's records, for `read_records`.
+      The folder of the source's records, for `read_records`.
 
     Raises:
-      UserError: no series could be read at all; the first reason is given.
+      UserError: no series could be read; the message gives the first reason.
     """
-    description = _describe(source, geometry)  # once: it looks at every file of a folder
+    description = _describe(source, geometry)  # only once, since it reads the date of every file of a `folder` source
     folder = cache / _name(source, description)
     with atomic_path(folder / "description.json") as temporary:
         temporary.write_text(description)
@@ -128,12 +128,12 @@ def prepare(source: Source, geometry: Geometry, cache: Path, workers: int = 0) -
 
 
 def _run(source: Source, geometry: Geometry, paths: dict[str, Path], workers: int) -> Iterator[tuple[str, str | None]]:
-    """Yields (series, reason or None) as each is done."""
+    """Prepare each series and yield (series, None or the reason why it failed) as it ends."""
     if workers <= 1:
         for series, path in paths.items():
             yield series, _prepare_series(source, series, geometry, path)
         return
-    # Spawned, not forked: a fork of a process that runs JAX can hang.
+    # Spawn instead of fork: a fork of a process that runs JAX can hang.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         jobs = {pool.submit(_prepare_series, source, series, geometry, path): series for series, path in paths.items()}
         try:
@@ -144,22 +144,24 @@ def _run(source: Source, geometry: Geometry, paths: dict[str, Path], workers: in
 
 
 def _end_with_parent() -> None:
-    """Ends a worker process when the one that it works for is killed; it would wait for its next series for ever."""
+    """End a worker process when its parent is killed; otherwise it would wait for its next series forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # only worker processes call this function
 
     def wait() -> None:
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
 
 
-def iter_series(folder: Path, member: Member | None = None) -> Iterator[dict[str, np.ndarray]]:
-    """Yields prepared records, stacked series by series, so that one series at a time is in memory.
+def iter_series(folder: Path, member: Member | None = None) -> Iterator[schema.Records]:
+    """Yield the prepared records of each series, so that only one series is in memory at a time.
 
     Args:
-      folder: what `prepare` returned.
-      member: (n, 9, 6) rating_counts -> (n,) bool, which nodules to read; all by default. Voxels of the others are not read,
-        and a series without members is passed over.
+      folder: the folder that `prepare` returned.
+      member: selects the nodules to read: (n, 9, 6) rating counts -> (n,) bool; None for all. The voxels of the other
+        nodules are not read, and a series without selected nodules is skipped.
 
     Raises:
       UserError: a file is damaged.
@@ -167,27 +169,26 @@ def iter_series(folder: Path, member: Member | None = None) -> Iterator[dict[str
     for path in sorted(folder.glob("[!.]*.npz")):
         try:
             with path.open("rb") as file, np.load(file) as part:  # np.load itself leaves a damaged file open
-                chosen = (
-                    np.flatnonzero(member(part[schema.RATING_COUNTS]))
-                    if member
-                    else np.arange(len(part[schema.RATING_COUNTS]))
-                )
+                rating_counts = part[schema.RATING_COUNTS]
+                chosen = np.flatnonzero(member(rating_counts)) if member else np.arange(len(rating_counts))
                 records = {name: part[name][chosen] for name in part.files} if len(chosen) else None
         except (zipfile.BadZipFile, ValueError, LookupError, EOFError, OSError, RuntimeError, struct.error) as error:
-            raise UserError(f"{path}: damaged ({error}); delete it and run again to prepare it anew") from error
+            raise UserError(f"{path}: damaged ({error}); delete it and run again") from error
         if records:
             yield records
 
 
-def join_records(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Joins stacked records into one stack, sorted by nodule id.
+def join_records(parts: Iterable[schema.Records]) -> schema.Records:
+    """Concatenate stacked records and sort them by nodule id.
 
     Raises:
-      UserError: there is no part, or a nodule id appears twice.
+      UserError: there are no records, or a nodule id appears twice.
     """
     parts = list(parts)
     if not parts:
-        raise UserError("config.data.cohort: no nodule belongs to the cohort; take another, or fewer min_readers")
+        raise UserError(
+            "config.data.cohort: no nodule belongs to the cohort; choose another or lower config.data.min_readers"
+        )
     ids = np.concatenate([part[schema.NODULE_ID] for part in parts])
     order = np.argsort(ids, kind="stable")
     repeated = ids[order][1:][ids[order][1:] == ids[order][:-1]]
@@ -196,17 +197,14 @@ def join_records(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray
     return {name: np.concatenate([part.pop(name) for part in parts])[order] for name in list(parts[0])}
 
 
-def read_records(folder: Path, member: Member | None = None) -> dict[str, np.ndarray]:
-    """Reads prepared records into memory, sorted by nodule id.
+def read_records(folder: Path, member: Member | None = None) -> schema.Records:
+    """Read prepared records into memory, sorted by nodule id.
 
     Args:
-      folder: what `prepare` returned.
-      member: which nodules to read, as in `iter_series`.
-
-    Returns:
-      Arrays under the names of `schema`, with N nodules on the leading axis.
+      folder: the folder that `prepare` returned.
+      member: selects the nodules to read, see `iter_series`.
 
     Raises:
-      UserError: a file is damaged, a nodule id appears twice, or no nodule is a member.
+      UserError: a file is damaged, a nodule id appears twice, or no nodule is selected.
     """
     return join_records(iter_series(folder, member))

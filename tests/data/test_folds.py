@@ -1,10 +1,9 @@
-"""Folds: nobody is tested on what trained, and every part gets its share of each class."""
+"""Folds: training and test sets share no patient, and every set has its share of each class."""
 
 from collections import Counter
 
 import numpy as np
 import pytest
-from ct_files import DATA
 
 from pnsamp_jax.data import cohort
 from pnsamp_jax.data.folder import read_rows
@@ -13,11 +12,9 @@ from pnsamp_jax.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-SUBSET = DATA / "lidc_subset"
-
 
 def realistic(seed=0, patients=300):
-    """(ids, patients, classes) like LIDC-IDRI's: 1 to 12 nodules a patient, a third malignant, alike in a patient."""
+    """Return (ids, patients, classes) like LIDC-IDRI's: 1 to 12 nodules per patient, a third malignant, by patient."""
     rng = np.random.default_rng(seed)
     counts = np.minimum(rng.geometric(0.5, patients), 12)
     owner = np.repeat([f"p{i:03}" for i in range(patients)], counts)
@@ -31,7 +28,7 @@ def folds_of(data, split="patient", seed=0, num_folds=5, validation_fraction=0.1
 
 
 def leaked(folds, patient_of):
-    """Share of the test nodules whose patient has a nodule to train on (or to validate)."""
+    """Return the share of test nodules whose patient also has a nodule in the training or validation set."""
     shared = 0
     for fold in folds:
         seen = {patient_of[i] for i in fold["train"] + fold["validation"]}
@@ -45,7 +42,7 @@ def data():
 
 
 @pytest.mark.parametrize("split", ["patient", "nodule"])
-def test_each_nodule_is_tested_once_and_is_in_one_part_of_each_fold(data, split):
+def test_each_nodule_is_tested_once_and_is_in_one_set_of_each_fold(data, split):
     folds = folds_of(data, split)
     assert len(folds) == 5
     assert sorted(sum((fold["test"] for fold in folds), [])) == sorted(data[0])
@@ -55,7 +52,7 @@ def test_each_nodule_is_tested_once_and_is_in_one_part_of_each_fold(data, split)
         assert all(part == sorted(part) and isinstance(part[0], str) for part in fold.values())
 
 
-def test_patients_never_cross_parts(data):
+def test_no_patient_is_in_two_sets(data):
     patient_of = dict(zip(data[0], data[1], strict=True))
     for seed in range(3):
         for fold in folds_of(data, seed=seed):
@@ -66,24 +63,24 @@ def test_patients_never_cross_parts(data):
 def test_the_nodule_wise_split_leaks(data):
     patient_of = dict(zip(data[0], data[1], strict=True))
     assert leaked(folds_of(data), patient_of) == 0
-    # A nodule's siblings train with chance 0.72 each, and half of the patients have siblings.
+    # Another nodule of the same patient trains with probability 0.72; half of the patients have several nodules.
     assert 0.4 < leaked(folds_of(data, "nodule"), patient_of) < 0.9
 
 
 @pytest.mark.parametrize("split", ["patient", "nodule"])
 @pytest.mark.parametrize("seed", range(3))
-def test_every_part_has_its_share_of_each_class(data, split, seed):
+def test_every_set_has_its_share_of_each_class(data, split, seed):
     class_of, total = dict(zip(data[0], data[2], strict=True)), Counter(data[2].tolist())
     for fold in folds_of(data, split, seed):
         counts = {name: Counter(class_of[i] for i in part) for name, part in fold.items()}
         for label in (-1, 1):
-            # Patients are dealt whole, the large first; the many single nodules then even out to about one.
+            # Whole patients are distributed, the largest first; the many single nodules then balance the sets.
             assert abs(counts["test"][label] - total[label] / 5) <= 2
             rest = total[label] - counts["test"][label]
             assert abs(counts["validation"][label] - rest / 10) <= 2
 
 
-def test_validation_takes_the_share_asked_for(data):
+def test_the_validation_set_has_the_requested_share(data):
     for share in (0.1, 0.3):
         for fold in folds_of(data, validation_fraction=share):
             rest = len(fold["train"]) + len(fold["validation"])
@@ -91,15 +88,15 @@ def test_validation_takes_the_share_asked_for(data):
 
 
 @pytest.mark.parametrize("split", ["patient", "nodule"])
-def test_the_same_for_any_order_of_the_nodules_and_another_for_another_seed(data, split):
+def test_folds_depend_on_the_seed_but_not_on_the_order_of_nodules(data, split):
     folds = folds_of(data, split)
     order = np.random.default_rng(1).permutation(len(data[0]))
     assert folds_of(tuple(column[order] for column in data), split) == folds
     assert folds_of(data, split) == folds
-    other = folds_of(data, split, seed=1)
-    # A fifth of the nodules would be in the same fold by chance.
+    reseeded = folds_of(data, split, seed=1)
+    # By chance, a fifth of the nodules are in the same fold.
     assert (
-        np.mean([len(set(a["test"]) & set(b["test"])) / len(a["test"]) for a, b in zip(folds, other, strict=True)])
+        np.mean([len(set(a["test"]) & set(b["test"])) / len(a["test"]) for a, b in zip(folds, reseeded, strict=True)])
         < 0.4
     )
 
@@ -111,12 +108,12 @@ def test_one_class_and_many_classes_work(data):
         assert max(sizes) - min(sizes) <= 12 and sum(sizes) == len(ids)
 
 
-def test_one_patient_with_many_nodules_leaves_no_part_empty():
+def test_one_patient_with_many_nodules_leaves_no_set_empty():
     patients = np.array(["big"] * 60 + [f"p{i}" for i in range(30)])
     ids = np.array([f"n{i:03}" for i in range(90)])
     folds = folds_of((ids, patients, np.ones(90, int)))
     assert min(len(part) for fold in folds for part in fold.values()) > 0
-    assert max(len(fold["test"]) for fold in folds) == 60  # nothing is added to the part that is over-full
+    assert max(len(fold["test"]) for fold in folds) == 60  # no other patient is added to this set
 
 
 @pytest.mark.parametrize(("patients", "num_folds"), [(5, 5), (3, 5), (1, 2), (50, 1), (50, 0)])
@@ -128,9 +125,9 @@ def test_too_few_patients_or_folds_are_refused(patients, num_folds):
     assert str(patients) in str(caught.value)
 
 
-def test_an_empty_part_is_refused():
+def test_an_empty_set_is_refused():
     ids = np.array([f"n{i}" for i in range(12)])
-    with pytest.raises(UserError, match="the validation part of fold 0 is empty"):
+    with pytest.raises(UserError, match="the validation set of fold 0 is empty"):
         folds_of((ids, ids, np.ones(12, int)), validation_fraction=0.01)
 
 
@@ -139,15 +136,13 @@ def test_an_unknown_split_is_refused(data):
         folds_of(data, "scan")
 
 
-# The real subset
+# Real nodules
 
 
 @pytest.fixture(scope="module")
-def real():
+def real(lidc_subset):
     """(ids, patients, classes) of the default cohort of the real nodules."""
-    if not SUBSET.is_dir():
-        pytest.skip("the real nodules are not in ../shared/data/lidc_subset")
-    nodules = [row.nodule for rows in read_rows(str(SUBSET)).values() for row in rows]
+    nodules = [row.nodule for rows in read_rows(str(lidc_subset)).values() for row in rows]
     rating_counts = np.stack([nodule.rating_counts for nodule in nodules])
     member = cohort.members(rating_counts, "rounded_ne_3")
     ids, patients = (np.array([getattr(n, name) for n in nodules])[member] for name in ("nodule_id", "patient_id"))
@@ -157,15 +152,15 @@ def real():
 
 
 @pytest.mark.parametrize("split", ["patient", "nodule"])
-def test_real_test_parts_have_a_fifth_of_each_class(real, split):
+def test_real_test_sets_have_a_fifth_of_each_class(real, split):
     class_of = dict(zip(real[0], real[2], strict=True))
     for fold in folds_of(real, split):
         counts = Counter(class_of[i] for i in fold["test"])
         assert abs(counts[-1] - 815 / 5) <= 2 and abs(counts[1] - 379 / 5) <= 2
 
 
-def test_seven_in_ten_real_test_nodules_leak_when_split_by_nodule(real):
+def test_seven_in_ten_real_test_nodules_share_a_patient_when_split_by_nodule(real):
     patient_of = dict(zip(real[0], real[1], strict=True))
     assert leaked(folds_of(real), patient_of) == 0
-    # Measured with three seeds: 0.67 to 0.70.
+    # 0.67 to 0.70 for three seeds.
     assert leaked(folds_of(real, "nodule"), patient_of) == pytest.approx(0.68, abs=0.04)

@@ -1,4 +1,4 @@
-"""LIDC-IDRI's DICOM scans meet their readings: on one real scan."""
+"""The `lidc` source: DICOM scans and their annotations fit together, tested on one real scan."""
 
 import csv
 import json
@@ -26,13 +26,13 @@ GEOMETRY = Geometry(64, 8, 0.6)
 @pytest.fixture(scope="module")
 def paths():
     if not REAL.is_dir():
-        pytest.skip("the real scan LIDC-IDRI-0001 is not in ../shared/data/dicom")
+        pytest.skip("needs LIDC-IDRI sample data, which are not part of the repository")
     return index_series(REAL)[UID]
 
 
 @pytest.fixture(scope="module")
 def marked(paths):
-    """The one nodule of the scan."""
+    """The scan's only nodule."""
     source = LidcSource(str(REAL))
     assert source.series() == [UID]
     (only,) = source.load(UID)
@@ -45,7 +45,7 @@ def record(marked):
 
 
 def link(paths, root):
-    """Links files into folders and under names that say nothing of the scan."""
+    """Link the files into several folders, under names that do not reveal the order of the slices."""
     shuffled = random.Random(0).sample(list(paths), len(paths))
     for number, path in enumerate(shuffled):
         folder = root / f"study {number % 3}" / ("é" if number % 2 else "")
@@ -55,19 +55,19 @@ def link(paths, root):
 
 
 def marked_z_mm():
-    """Positions of all slices that a reader marked."""
+    """Return the positions of all slices that a reader marked."""
     (item,) = lidc.series_nodules(UID)
     return sorted({contour.z_mm for annotation in item.annotations for contour in annotation.contours})
 
 
 def by_z(paths):
-    """Slice position -> path; the files' names are no guide to the order."""
+    """Return {slice position: path}, since the file names do not follow the order of the slices."""
     import pydicom
 
     return {float(pydicom.dcmread(p, stop_before_pixels=True).ImagePositionPatient[2]): p for p in paths}
 
 
-# The readings by scan
+# Annotations
 
 
 def test_a_patients_nodules_are_numbered_across_the_scans():
@@ -90,7 +90,7 @@ def test_ratings_are_those_of_the_archives_own_xml(marked, record):
     for session in ElementTree.parse(path).getroot().findall("n:readingSession", space):
         for rated in session.findall("n:unblindedReadNodule/n:characteristics", space):
             row = [rated.findtext(f"n:{name}", namespaces=space) for name in names]
-            if all(row):  # nodules under 3 mm are marked by a point and not rated
+            if all(row):  # nodules under 3 mm are only marked by a point, without ratings
                 rows.append([int(value) for value in row])
     assert len(rows) == 4
     assert sorted(marked.nodule.ratings.tolist()) == sorted(rows)
@@ -104,18 +104,18 @@ def test_ratings_are_those_of_the_archives_own_xml(marked, record):
 # Voxels
 
 
-def test_the_nodule_is_where_the_readers_marked_it(marked, record):
+def test_the_mask_covers_the_nodule_in_the_ct(marked, record):
     share = record[schema.MASK].astype(float) / schema.MASK_UNIT
-    everyone, nobody = record[schema.MASK] == schema.MASK_UNIT, record[schema.MASK] == 0
-    distance = ndimage.distance_transform_edt(nobody) * GEOMETRY.spacing_mm
-    shell = (distance > 2) & (distance < 6)  # clear of the contours' own slack
-    inside, outside = record[schema.IMAGE][everyone], record[schema.IMAGE][shell]
-    # A solid mass (texture 5) in lung, contrast given: 83 HU within, -831 round it, the 5th percentile within -113.
-    assert everyone.sum() > 10000 and shell.sum() > 10000
+    by_all, by_none = record[schema.MASK] == schema.MASK_UNIT, record[schema.MASK] == 0
+    distance = ndimage.distance_transform_edt(by_none) * GEOMETRY.spacing_mm
+    shell = (distance > 2) & (distance < 6)  # beyond the imprecision of the contours
+    inside, outside = record[schema.IMAGE][by_all], record[schema.IMAGE][shell]
+    # A solid mass (texture 5) in a contrast CT: median 83 HU inside, -831 HU around it, 5th percentile inside -113 HU.
+    assert by_all.sum() > 10000 and shell.sum() > 10000
     assert 0 < np.median(inside) < 150
     assert np.median(outside) < -600
     assert np.percentile(inside, 5) > np.median(outside) + 300
-    # Were the mask mirrored, or two slices off, it would not follow the density so well.
+    # A mask that is mirrored or shifted by two slices correlates less with the density.
     hu = record[schema.IMAGE].clip(-1000, 200).ravel()
     best = np.corrcoef(share.ravel(), hu)[0, 1]
     for axis in range(3):
@@ -126,7 +126,7 @@ def test_the_nodule_is_where_the_readers_marked_it(marked, record):
     assert record[schema.READER_DICE] > 0.8 and 20 < record[schema.DIAMETER] < 30
 
 
-def test_masks_lie_on_the_scans_own_grid_at_the_contours_slices(marked):
+def test_masks_are_on_the_scans_grid_at_the_contours_slices(marked):
     assert marked.context == "ct" and marked.readers.array.shape[0] == 4
     np.testing.assert_allclose(marked.readers.affine[:3, :3], marked.ct.affine[:3, :3])
     corner = marked.ct.to_index(marked.readers.to_lps((0, 0, 0)))
@@ -137,8 +137,8 @@ def test_masks_lie_on_the_scans_own_grid_at_the_contours_slices(marked):
 
 
 @pytest.mark.parametrize("name", ["ct.nii.gz", "ct.nrrd", "ct.mha"])
-def test_the_same_scan_as_an_image_gives_the_same_record(marked, record, tmp_path, name):
-    # A crop that holds the whole patch (48 mm on a side), for speed.
+def test_the_same_scan_as_an_image_file_gives_the_same_record(marked, record, tmp_path, name):
+    # For speed, a crop that contains the whole patch of 48 mm.
     centre = consensus_centroid(marked.readers)
     low, high = (np.sort([marked.ct.to_index(centre - 27), marked.ct.to_index(centre + 27)], axis=0)).astype(int)
     crop = marked.ct.array[tuple(map(slice, low, high + 1))]
@@ -156,10 +156,10 @@ def test_the_same_scan_as_an_image_gives_the_same_record(marked, record, tmp_pat
     with (tmp_path / "ratings.csv").open("w", newline="") as file:
         rows = [(nodule.nodule_id, reader, *row) for reader, row in enumerate(nodule.ratings.tolist())]
         csv.writer(file).writerows([RATING_COLUMNS, *rows])
-    (other,) = FolderSource(str(tmp_path)).load(name)
-    again = make_record(other, GEOMETRY)
+    (from_image,) = FolderSource(str(tmp_path)).load(name)
+    again = make_record(from_image, GEOMETRY)
     assert set(again) == set(record)
-    # NIfTI keeps its geometry in single precision: 1e-5 mm, at 1e3 HU a mm well below the last digit.
+    # NIfTI stores its geometry in single precision: 1e-5 mm, which at 1e3 HU per mm is well below 1 HU.
     for feature, bound in ((schema.IMAGE, 1), (schema.MASK, 1)):
         assert np.abs(again[feature].astype(int) - record[feature]).max() <= bound
     for feature in (schema.RATING_COUNTS, schema.NODULE_ID, schema.PATIENT_ID, schema.CONTEXT, schema.READER_DICE):
@@ -167,10 +167,10 @@ def test_the_same_scan_as_an_image_gives_the_same_record(marked, record, tmp_pat
     assert again[schema.DIAMETER] == pytest.approx(record[schema.DIAMETER], rel=1e-5)
 
 
-# Layouts and mistakes
+# Folder layouts and errors
 
 
-def test_any_layout_and_names_give_the_same_nodule(paths, marked, tmp_path):
+def test_any_folder_layout_and_file_names_give_the_same_nodule(paths, marked, tmp_path):
     source = LidcSource(str(link(paths, tmp_path / "any where")), str(tmp_path / "index.json"))
     assert source.series() == [UID]
     (again,) = source.load(UID)
@@ -182,12 +182,12 @@ def test_any_layout_and_names_give_the_same_nodule(paths, marked, tmp_path):
 
 
 def near(paths, keep):
-    """The files of the slices near the nodule whose position passes `keep`: reads faster than the whole scan."""
+    """Return the files of slices near the nodule whose z passes `keep`; fewer files are read faster."""
     low, *_, high = marked_z_mm()
     return [path for z, path in by_z(paths).items() if low - 15 < z < high + 15 and keep(z)]
 
 
-def test_part_of_a_scan_will_do_if_it_has_the_marked_slices(paths, marked, tmp_path):
+def test_part_of_a_scan_suffices_if_it_has_the_marked_slices(paths, marked, tmp_path):
     (part,) = LidcSource(str(link(near(paths, lambda z: True), tmp_path))).load(UID)
     assert len(part.ct.array) < 40
     np.testing.assert_array_equal(part.readers.array, marked.readers.array)
@@ -195,20 +195,20 @@ def test_part_of_a_scan_will_do_if_it_has_the_marked_slices(paths, marked, tmp_p
 
 
 @pytest.mark.parametrize("which", [0, 3, -1])
-def test_a_missing_slice_that_a_reader_marked_is_named(paths, tmp_path, which):
+def test_a_missing_slice_that_a_reader_marked_is_reported(paths, tmp_path, which):
     lost = marked_z_mm()[which]
     source = LidcSource(str(link(near(paths, lambda z: abs(z - lost) > 0.1), tmp_path)))
     message = refusal(source.load, UID)
     assert f"z = {lost:g} mm" in message and UID in message
 
 
-def test_a_scan_that_ends_before_the_marks_is_refused(paths, tmp_path):
+def test_a_scan_that_ends_before_the_last_marked_slice_is_refused(paths, tmp_path):
     *_, last, highest = marked_z_mm()
     source = LidcSource(str(link(near(paths, lambda z: z < last - 0.1), tmp_path)))
     assert f"z = {highest:g} mm" in refusal(source.load, UID)
 
 
-def test_a_missing_slice_that_nobody_marked_does_no_harm(paths, marked, tmp_path):
+def test_a_missing_slice_that_no_reader_marked_does_not_matter(paths, marked, tmp_path):
     lost = marked_z_mm()[0] - 5
     (part,) = LidcSource(str(link(near(paths, lambda z: abs(z - lost) > 0.1), tmp_path))).load(UID)
     np.testing.assert_array_equal(part.readers.array, marked.readers.array)

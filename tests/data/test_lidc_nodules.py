@@ -1,4 +1,4 @@
-"""The TFDS dataset holds what the plain path reads, and tf.data delivers the same batches as the device."""
+"""The TFDS dataset has the same records as the .npz files, and tf.data yields the same batches as the device."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ NODULES = 3
 
 
 class LidcNodulesTest(tfds.testing.DatasetBuilderTestCase):
-    """TFDS's own checks, on the phantom."""
+    """TFDS's standard tests of a builder, on the phantom."""
 
     DATASET_CLASS = LidcNodules
     BUILDER_CONFIG_NAMES_TO_TEST = [
@@ -42,7 +42,7 @@ class LidcNodulesTest(tfds.testing.DatasetBuilderTestCase):
 
     @classmethod
     def setUpClass(cls):
-        # Nothing is downloaded; this is where the prepared series go.
+        # Nothing is downloaded; the prepared series are written here.
         folder = tempfile.TemporaryDirectory()
         cls.addClassCleanup(folder.cleanup)
         cls.EXAMPLE_DIR = folder.name
@@ -50,7 +50,7 @@ class LidcNodulesTest(tfds.testing.DatasetBuilderTestCase):
 
 
 def write_folder(root: Path) -> FolderSource:
-    """Two images with three nodules of one to three readers, and one row whose image is broken."""
+    """Write two images with three nodules of one to three readers, and one row whose image is damaged."""
     rng = np.random.default_rng(0)
     nodules, ratings = [], []
     for image, readers in (("b", (3, 1)), ("a", (2,))):
@@ -83,7 +83,7 @@ def source(tmp_path) -> FolderSource:
 
 @pytest.fixture
 def offline(monkeypatch):
-    """Any attempt to reach the network fails the test."""
+    """Fails the test if it tries to reach the network."""
 
     def refuse(*args, **kwargs):
         raise AssertionError(f"network: {args}")
@@ -104,20 +104,20 @@ def only_three_readers(rating_counts):
 
 
 @pytest.mark.usefixtures("offline")
-def test_folder_equals_plain_path(source, tmp_path):
-    plain = prepare(source, SMALL, tmp_path / "plain", workers=1)
+def test_dataset_equals_the_prepared_records(source, tmp_path):
+    prepared = prepare(source, SMALL, tmp_path / "prepared", workers=1)
     records = read_dataset(source, SMALL, tmp_path / "cache", workers=1)
-    assert_same(records, read_records(plain))
+    assert_same(records, read_records(prepared))
     assert records[schema.NODULE_ID].tolist() == ["a-0", "b-0", "b-1"]
     assert np.isnan(records[schema.READER_DICE]).tolist() == [True, False, True]
     assert records[schema.MASK].any(axis=(1, 2, 3)).all()
-    # A second time from the records on disk, and members alone.
+    # Again from the records on disk, with only the selected nodules.
     chosen = read_dataset(source, SMALL, tmp_path / "cache", workers=1, member=only_three_readers)
-    assert_same(chosen, read_records(plain, only_three_readers))
+    assert_same(chosen, read_records(prepared, only_three_readers))
     assert chosen[schema.NODULE_ID].tolist() == ["b-0"]
 
 
-def test_no_member(source, tmp_path):
+def test_selecting_no_nodule_is_an_error(source, tmp_path):
     with pytest.raises(UserError, match="config.data.cohort: no nodule"):
         read_dataset(
             source, SMALL, tmp_path, workers=1, member=lambda rating_counts: np.zeros(len(rating_counts), bool)
@@ -133,7 +133,7 @@ def test_complete_dataset_needs_no_preparation(tmp_path, monkeypatch):
     assert_same(read_dataset(source, SMALL, tmp_path, workers=1), records)
 
 
-def test_broken_series_is_listed_and_tried_again(source, tmp_path, capsys):
+def test_a_damaged_series_is_listed_and_tried_again(source, tmp_path, capsys):
     def failures():
         folder = tmp_path / "tfds" / "lidc_nodules" / folder_name(source, SMALL) / str(LidcNodules.VERSION)
         return json.loads((folder / "metadata.json").read_text())["failures"]
@@ -150,7 +150,7 @@ def test_broken_series_is_listed_and_tried_again(source, tmp_path, capsys):
     assert failures() == {}
 
 
-def test_nothing_readable(source, tmp_path):
+def test_a_source_without_readable_series_is_an_error(source, tmp_path):
     for image in (Path(source.root) / "images").iterdir():
         image.write_bytes(b"")
     with pytest.raises(UserError, match="^no series could be prepared; the first reason: .*nii.gz"):
@@ -158,7 +158,7 @@ def test_nothing_readable(source, tmp_path):
     assert not list((tmp_path / "tfds").rglob("*.tfrecord*"))
 
 
-def test_another_process_was_faster(source, tmp_path, monkeypatch):
+def test_another_process_may_build_the_dataset_first(source, tmp_path, monkeypatch):
     original = LidcNodules.download_and_prepare
 
     def twice(self, **kwargs):
@@ -192,7 +192,7 @@ def test_named_config_reads_manual_dir(source, tmp_path):
     assert builder.info.splits["train"].num_examples == 3
 
 
-def test_folder_name_follows_source_and_geometry(source):
+def test_folder_name_depends_on_source_and_geometry(source):
     one, two = PhantomSource(NODULES), PhantomSource(NODULES + 1)
     names = {
         folder_name(one, SMALL),
@@ -213,7 +213,7 @@ def test_tfdata_batches_equal_those_on_the_device(first_step):
         schema.RATING_COUNTS: rng.integers(0, 5, (7, 9, 6)).astype(np.uint8),
         schema.NODULE_ID: np.array(list("abcdefg")),
     }
-    # Batches of 3 from 7 nodules: several of the 9 steps hold the end of an epoch.
+    # With batches of 3 from 7 nodules, several of the 9 steps contain the end of an epoch.
     nodules, settings = np.arange(7), {"seed": 3, "batch_size": 3}
     device = list(train_batches(records, nodules, pipeline="device", steps=range(9), **settings))[first_step:]
     tfdata = list(train_batches(records, nodules, pipeline="tfdata", steps=range(first_step, 9), **settings))

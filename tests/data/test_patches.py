@@ -1,4 +1,4 @@
-"""Patches keep size, place and HU, whatever grid and orientation the CT has."""
+"""Patches preserve sizes, positions and HU for any grid and orientation of the CT."""
 
 import itertools
 
@@ -29,17 +29,17 @@ ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertool
 
 
 def axial(spacing):
-    """Directions of the usual scan: depth, height and width run towards S, P and L; (d, h, w) mm a voxel."""
+    """Return the (3, 3) directions of the usual scan, whose axes run towards S, P and L; `spacing` is (d, h, w) mm."""
     return np.eye(3)[:, ::-1] * spacing
 
 
 def oblique(spacing):
-    """Directions of a scan turned by an arbitrary rotation."""
+    """Return the (3, 3) directions of a scan with an arbitrary rotation."""
     return np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0] * spacing
 
 
 def grid(directions, reach_mm=34.0, shift=(0.3, -0.2, 0.4)):
-    """Shape and affine of a box round CENTRE, which lies off the voxels' middles by `shift` voxels."""
+    """Return the shape and affine of a box around CENTRE, which is `shift` voxels away from the centre of a voxel."""
     shape = np.ceil(2 * reach_mm / np.linalg.norm(directions, axis=0)).astype(int)
     affine = np.eye(4)
     affine[:3, :3] = directions
@@ -48,19 +48,19 @@ def grid(directions, reach_mm=34.0, shift=(0.3, -0.2, 0.4)):
 
 
 def points_of(shape, affine):
-    """LPS mm of all voxels: (d, h, w, 3)."""
+    """Return the positions of all voxels in LPS mm: (d, h, w, 3)."""
     return Volume(None, affine).to_lps(np.moveaxis(np.indices(shape), 0, -1))
 
 
 def soft_ball(directions, soft_mm=3.0):
-    """A ball as linear interpolation should see it: its share of a voxel falls linearly through 1/2 at the surface."""
+    """Return a ball for linear interpolation: its values fall linearly across the surface, where they are 1/2."""
     shape, affine = grid(directions)
     beyond = np.linalg.norm(points_of(shape, affine) - CENTRE, axis=-1) - RADIUS_MM
     return Volume((0.5 - beyond / soft_mm).clip(0, 1).astype(np.float32), affine)
 
 
 def marked_box(masks, directions=None, ct=None, **changes):
-    """A MarkedNodule with (readers, d, h, w) masks in the middle of a CT round CENTRE."""
+    """Return a MarkedNodule with (readers, d, h, w) masks in the middle of a CT around CENTRE."""
     shape, affine = grid(axial((1.0, 1.0, 1.0)) if directions is None else directions, shift=(0, 0, 0))
     ct = Volume(np.full(shape, -800, np.int16) if ct is None else ct, affine)
     own = affine.copy()
@@ -87,19 +87,19 @@ def test_patch_affine_puts_the_centre_in_the_middle_with_axes_towards_superior_p
     [axial((2.5, 0.7, 0.7)), oblique((0.8, 0.8, 0.8)), oblique((1.5, 0.7, 0.7))],
     ids=["anisotropic", "oblique", "oblique anisotropic"],
 )
-def test_a_ball_keeps_its_volume_and_its_place(directions, spacing_mm):
+def test_a_ball_keeps_its_volume_and_position(directions, spacing_mm):
     size = round(48 / spacing_mm)
     patch = sample(soft_ball(directions), CENTRE, size, spacing_mm, outside="grid-constant")
     volume_mm3 = 4 / 3 * np.pi * RADIUS_MM**3
-    # Linear interpolation takes the chord of a round surface: up to h^2 / 8R = 0.08 mm inside it between slices of
-    # h = 2.5 mm, where the surface runs across them; 3 * 0.08 / R = 2.4 % if that were so everywhere.
+    # Linear interpolation replaces the round surface by chords, up to h^2 / 8R = 0.08 mm inside it for slices that are
+    # h = 2.5 mm apart. If the chords were that deep everywhere, the volume would shrink by 3 * 0.08 / R = 2.4 %.
     cut = patch >= 0.5
     assert cut.sum() * spacing_mm**3 == pytest.approx(volume_mm3, rel=0.02)
     middle = Volume(None, patch_affine(CENTRE, size, spacing_mm)).to_lps(np.argwhere(cut).mean(axis=0))
     np.testing.assert_allclose(middle, CENTRE, atol=0.1)
 
 
-def test_a_ball_off_the_middle_is_found_where_it_is():
+def test_a_ball_off_the_centre_keeps_its_position():
     away = np.array([5.0, -7.0, 3.0])
     patch = sample(soft_ball(oblique((1.5, 0.7, 0.7))), CENTRE - away, 80, 0.6)
     middle = Volume(None, patch_affine(CENTRE - away, 80, 0.6)).to_lps(np.argwhere(patch >= 0.5).mean(axis=0))
@@ -112,8 +112,8 @@ def test_a_ball_off_the_middle_is_found_where_it_is():
 @pytest.mark.parametrize("spacing_mm", [0.6, 1.2])
 @pytest.mark.parametrize("directions", [axial((2.5, 0.7, 0.7)), oblique((2.5, 0.7, 0.7))], ids=["axial", "oblique"])
 def test_a_linear_ramp_is_reproduced_exactly(directions, spacing_mm):
-    shape, affine = grid(directions, reach_mm=48)  # the patch's corners, 42 mm away, lie inside in every direction
-    slope = np.array([3.0, -5.0, 7.0])  # HU a mm towards L, P, S
+    shape, affine = grid(directions, reach_mm=48)  # contains the patch's corners, 42 mm away
+    slope = np.array([3.0, -5.0, 7.0])  # HU per mm towards L, P, S
     hu = Volume((points_of(shape, affine) - CENTRE) @ slope - 100, affine)
     size = round(48 / spacing_mm)
     patch = sample(hu, CENTRE, size, spacing_mm)
@@ -125,7 +125,7 @@ def test_all_48_axis_orientations_of_the_same_data_give_the_same_patch():
     assert len(ORIENTATIONS) == 48
     shape, affine = grid(axial((2.5, 0.8, 0.7)), reach_mm=11)
     hu = np.random.default_rng(0).integers(-1000, 400, shape).astype(np.int16)
-    expected = sample(Volume(hu, affine), CENTRE, 40, 0.6)  # reaches past the volume: the edges are compared too
+    expected = sample(Volume(hu, affine), CENTRE, 40, 0.6)  # larger than the volume, to compare the edges too
     assert expected.std() > 100
     for axes, signs in ORIENTATIONS:
         turned = hu.transpose(axes)
@@ -134,12 +134,12 @@ def test_all_48_axis_orientations_of_the_same_data_give_the_same_patch():
         other[:3, :3] = affine[:3, list(axes)] * signs
         other[:3, 3] = affine[:3, 3] + affine[:3, list(axes)] @ first
         stored = Volume(turned[tuple(slice(None, None, sign) for sign in signs)], other)
-        # Coordinates differ by rounding only: 1e-12 voxels at 1e3 HU a voxel, then float32.
+        # Coordinates differ only by rounding: 1e-12 voxels at 1e3 HU per voxel, then float32.
         np.testing.assert_allclose(sample(stored, CENTRE, 40, 0.6), expected, atol=1e-3, err_msg=f"{axes} {signs}")
 
 
 @pytest.mark.parametrize("spacing_mm", [0.6, 1.2])
-def test_past_the_volume_its_edge_goes_on(spacing_mm):
+def test_the_volumes_edge_is_repeated_beyond_it(spacing_mm):
     shape, affine = grid(axial((2.0, 0.7, 0.7)))
     slab = Volume((np.arange(4.0)[:, None, None] * 100 + np.zeros(shape)[:4]), affine)
     slab.affine[2, 3] = CENTRE[2] - 3.0  # four slices, 2 mm apart
@@ -151,11 +151,11 @@ def test_past_the_volume_its_edge_goes_on(spacing_mm):
     np.testing.assert_allclose(patch, np.broadcast_to(expected[:, None, None], patch.shape), atol=1e-3)
 
 
-def test_large_voxels_average_what_small_ones_sample():
+def test_large_voxels_are_averages_of_small_ones():
     noise = Volume(np.random.default_rng(1).normal(0, 100, (40, 40, 40)), patch_affine(CENTRE, 40, 0.6))
     fine, coarse = sample(noise, CENTRE, 40, 0.6), sample(noise, CENTRE, 20, 1.2)
     np.testing.assert_allclose(coarse, fine.reshape(20, 2, 20, 2, 20, 2).mean(axis=(1, 3, 5)), atol=1e-3)
-    assert coarse.std() < 0.5 * fine.std()  # 1/sqrt(8) of it
+    assert coarse.std() < 0.5 * fine.std()  # expected ratio: 1/sqrt(8)
 
 
 # Masks
@@ -165,10 +165,10 @@ def test_the_mask_is_zero_outside_its_box():
     marked = marked_box(np.ones((1, 7, 9, 11), bool))
     mask = make_record(marked, Geometry(64, 8, 0.6))[schema.MASK]
     distance = np.abs(points_of(mask.shape, patch_affine(CENTRE, 80, 0.6)) - CENTRE)[..., ::-1]  # along d, h, w
-    half = np.array([7, 9, 11]) / 2  # mm; the share falls from 1 to 0 from half a voxel inside to half outside
+    half = np.array([7, 9, 11]) / 2  # mm; the share falls from 1 half a voxel inside to 0 half a voxel outside
     assert (mask[(distance <= half - 0.5).all(axis=-1)] == schema.MASK_UNIT).all()
     assert not mask[(distance >= half + 0.5).any(axis=-1)].any()
-    assert mask.sum() / schema.MASK_UNIT * 0.6**3 == pytest.approx(7 * 9 * 11, rel=0.01)  # 0.216 mm^3 a voxel
+    assert mask.sum() / schema.MASK_UNIT * 0.6**3 == pytest.approx(7 * 9 * 11, rel=0.01)  # 0.216 mm^3 per voxel
 
 
 @pytest.mark.parametrize(("readers", "units"), [(1, 252), (2, 126), (3, 84), (4, 63)])
@@ -178,7 +178,7 @@ def test_one_readers_share_is_a_whole_number_of_units(readers, units):
     mask = make_record(marked_box(masks), Geometry(16, 0, 0.6))[schema.MASK]
     assert mask.dtype == np.uint8
     assert mask[8, 8, 8] == mask.max() == units
-    assert np.unique(mask[4:12, 4:12, 4:12]).tolist() == [units]  # no rounding apart from voxel to voxel
+    assert np.unique(mask[4:12, 4:12, 4:12]).tolist() == [units]  # no rounding differences between voxels
 
 
 def test_consensus_is_at_least_half_of_the_readers():
@@ -189,7 +189,7 @@ def test_consensus_is_at_least_half_of_the_readers():
     assert consensus(masks[:1]).ravel().tolist() == [False, True, True, True, True]
 
 
-def test_centroid_is_that_of_the_consensus_or_of_all_where_readers_disagree():
+def test_the_centroid_is_of_the_consensus_or_of_all_marked_voxels_without_one():
     affine = patch_affine((0, 0, 0), 11, 2.0)
     masks = np.zeros((3, 11, 11, 11), bool)
     masks[:2, 3, 4, 5:8] = True
@@ -205,8 +205,8 @@ def test_centroid_is_that_of_the_consensus_or_of_all_where_readers_disagree():
 def test_reader_dice_by_hand():
     masks = np.zeros((3, 1, 1, 6), bool)
     masks[0, ..., :4] = masks[1, ..., 1:4] = masks[2, ..., 3:] = True
-    # The consensus of two is what either marked. 0: {0..3} and {1..5}: 2*3/9; 1: {1..3} and {0..5}: 2*3/9;
-    # 2: {3..5} and {0..3}: 2*1/7.
+    # The consensus of two readers is what either marked. Reader 0: {0..3} against {1..5}, 2*3/9; reader 1: {1..3}
+    # against {0..5}, 2*3/9; reader 2: {3..5} against {0..3}, 2*1/7.
     assert reader_dice(masks) == pytest.approx((2 / 3 + 2 / 3 + 2 / 7) / 3)
     assert reader_dice(np.ones((4, 2, 2, 2), bool)) == 1
     assert np.isnan(reader_dice(masks[:2]))
@@ -216,7 +216,7 @@ def test_reader_dice_by_hand():
 @pytest.mark.parametrize("directions", [axial((1.25, 0.7, 0.7)), oblique((1.25, 0.7, 0.7))], ids=["axial", "oblique"])
 def test_ball_diameter(directions):
     ball = soft_ball(directions)
-    # About 7,000 voxels, each in or out at its middle: the volume is good to well below 1 %, the diameter to 0.3 %.
+    # With about 7,000 voxels, the volume is accurate to well below 1 % and the diameter to 0.3 %.
     masks = np.stack([ball.array >= 0.5] * 2 + [ball.array > 2])
     assert ball_diameter_mm(Volume(masks, ball.affine)) == pytest.approx(2 * RADIUS_MM, rel=0.005)
     assert ball_diameter_mm(Volume(np.zeros((1, 2, 2, 2), bool), ball.affine)) == 0
@@ -225,7 +225,7 @@ def test_ball_diameter(directions):
 # Records
 
 
-def test_record_has_its_features():
+def test_a_record_has_all_features():
     hu = np.random.default_rng(2).integers(-1024, 3000, (68, 68, 68)).astype(np.int16)
     record = make_record(marked_box(np.ones((4, 5, 5, 5), bool), ct=hu), Geometry(32, 4, 1.2))
     for name in (schema.IMAGE, schema.MASK):
@@ -235,13 +235,11 @@ def test_record_has_its_features():
     assert record[schema.RATING_COUNTS][schema.MALIGNANCY].tolist() == [0, 0, 0, 0, 4, 0]
     assert (record[schema.NODULE_ID], record[schema.PATIENT_ID], record[schema.CONTEXT]) == ("p_n00", "p", "ct")
     assert record[schema.READER_DICE] == 1 and record[schema.READER_DICE].dtype == np.float32
-    assert (
-        record[schema.DIAMETER] == pytest.approx(np.cbrt(6 * 125 / np.pi))
-        and record[schema.DIAMETER].dtype == np.float32
-    )
+    assert record[schema.DIAMETER] == pytest.approx(np.cbrt(6 * 125 / np.pi))
+    assert record[schema.DIAMETER].dtype == np.float32
 
 
-def test_a_record_is_centred_on_its_point_or_else_on_its_consensus():
+def test_a_record_is_centred_on_the_point_or_else_on_the_consensus():
     masks = np.ones((1, 5, 5, 5), bool)
     middles = []
     for centre in (None, CENTRE, CENTRE + (0, 0, 6)):
@@ -250,7 +248,7 @@ def test_a_record_is_centred_on_its_point_or_else_on_its_consensus():
     np.testing.assert_allclose(middles, [[39.5] * 3, [39.5] * 3, [29.5, 39.5, 39.5]], atol=0.1)
 
 
-def test_extreme_hu_do_not_wrap_round():
+def test_extreme_hu_do_not_overflow():
     hu = np.full((68, 68, 68), 32767, np.int16)
     hu[::2] = -1024
     image = make_record(marked_box(np.ones((1, 3, 3, 3), bool), ct=hu), Geometry(16, 0, 0.6))[schema.IMAGE]

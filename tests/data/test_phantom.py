@@ -1,4 +1,4 @@
-"""The phantom: real readings, simulated voxels."""
+"""The `phantom` source: real contours and ratings, simulated voxels that show them."""
 
 import dataclasses
 import hashlib
@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pnsamp_jax.data import cohort, lidc, phantom, schema
+from pnsamp_jax.data import cohort, lidc, phantom_voxels, schema
+from pnsamp_jax.data.lidc_masks import reader_masks
 from pnsamp_jax.data.patches import Geometry, consensus, consensus_centroid, make_record
 from pnsamp_jax.data.phantom import PhantomSource
 from pnsamp_jax.errors import UserError
@@ -35,30 +36,30 @@ def loaded():
 
 @pytest.fixture(scope="module")
 def outline():
-    """The outline of a compact nodule of 10 to 16 mm on thin slices with four readers, to be given other ratings."""
+    """The outline of a compact nodule of 10 to 16 mm on thin slices with four readers; tests give it other ratings."""
     for patient_id in sorted({scan.patient_id for scan in lidc.scans_by_series().values()}):
         for item in lidc.patient_nodules(patient_id):
             if len(item.annotations) == 4 and item.scan.slice_thickness_mm <= 1.5:
-                masks, origin = lidc.reader_masks(item.annotations, item.scan.slice_z_mm)
+                masks, origin = reader_masks(item.annotations, item.scan.slice_z_mm)
                 spacing = np.array([item.scan.slice_thickness_mm, *[item.scan.pixel_spacing_mm] * 2])
-                agreed = ndimage.distance_transform_edt(np.pad(masks.all(axis=0), 1), sampling=spacing).max()
-                if agreed > 4 and (masks.shape[1:] * spacing < 18).all():
+                depth_mm = ndimage.distance_transform_edt(np.pad(masks.all(axis=0), 1), sampling=spacing).max()
+                if depth_mm > 4 and (masks.shape[1:] * spacing < 18).all():
                     return item, masks, origin
     raise AssertionError("no such nodule")
 
 
 def simulate(outline, seed=0, **ratings):
-    """The outline's nodule with these ratings from all readers: but for them sharp, solid and not calcified."""
+    """Simulate the nodule with these ratings by all readers; by default it is sharp, solid and not calcified."""
     item, masks, origin = outline
     chosen = {"subtlety": 5, "internal_structure": 1, "calcification": 6, "margin": 5, "texture": 5} | ratings
     row = [chosen.get(name, 1) for name in schema.RATING_NAMES]
     nodule = dataclasses.replace(item.nodule, ratings=np.array([row] * len(masks)))
     changed = (dataclasses.replace(item, nodule=nodule), masks, origin)
-    return phantom._simulate(changed, [changed], seed)
+    return phantom_voxels.simulate(changed, [changed], seed)
 
 
 def on_grid(marked):
-    """(readers, d, h, w) masks on the grid of the CT."""
+    """Return the masks (readers, d, h, w) on the grid of the CT."""
     ct, readers = marked.ct, marked.readers
     offset = ct.to_index(readers.to_lps([0, 0, 0]))
     np.testing.assert_allclose(offset, np.rint(offset), atol=1e-6)
@@ -70,11 +71,11 @@ def on_grid(marked):
 
 
 def inner(marked):
-    """Voxels that all readers marked, less the rim."""
+    """Return the voxels that all readers marked, without the rim."""
     return ndimage.binary_erosion(on_grid(marked).all(axis=0), np.ones((1, 3, 3)), iterations=2)
 
 
-def test_same_seed_same_voxels_in_any_order_and_process(loaded):
+def test_the_seed_determines_the_voxels_in_any_order_and_process(loaded):
     expected = {marked.nodule.nodule_id: digest(marked) for marked in loaded}
     series = SOURCE.series()
     again = {m.nodule.nodule_id: digest(m) for key in (series[-1], series[0]) for m in SOURCE.load(key)}
@@ -93,7 +94,7 @@ def test_same_seed_same_voxels_in_any_order_and_process(loaded):
     assert fresh and fresh.items() <= expected.items()
 
 
-def test_another_seed_differs(outline):
+def test_another_seed_gives_other_voxels(outline):
     first, other = (simulate(outline, seed) for seed in (0, 1))
     assert (first.ct.array != other.ct.array).mean() > 0.5
     assert PhantomSource(16, 4, min_readers=3).series() != SOURCE.series()
@@ -104,12 +105,12 @@ def test_voxels_do_not_depend_on_how_many_are_chosen(loaded):
     assert [digest(marked) for marked in load_all(few)] == [digest(marked) for marked in loaded[:3]]
 
 
-def test_masks_are_the_databases(loaded):
+def test_masks_come_from_the_database(loaded):
     patients = {marked.nodule.patient_id for marked in loaded}
     items = {item.nodule.nodule_id: item for patient in patients for item in lidc.patient_nodules(patient)}
     for marked in loaded:
         item = items[marked.nodule.nodule_id]
-        masks, origin = lidc.reader_masks(item.annotations, item.scan.slice_z_mm)
+        masks, origin = reader_masks(item.annotations, item.scan.slice_z_mm)
         np.testing.assert_array_equal(marked.readers.array, masks)
         np.testing.assert_array_equal(marked.nodule.ratings, item.nodule.ratings)
         x, y, z = marked.readers.to_lps(np.array(masks.shape[1:]) // 2)
@@ -125,7 +126,7 @@ def test_records_are_centred_and_within_the_crop(loaded):
         assert marked.context == "simulated"
         assert marked.ct.array.dtype == np.int16
         assert -1024 <= marked.ct.array.min() and marked.ct.array.max() <= 3071
-        # The patch of 64 + 2 * 8 voxels lies inside in-plane; at the scan's ends the depth may be cut.
+        # In-plane, the crop contains the patch of 64 + 2 * 8 voxels; at the scan's ends it may be cut off in depth.
         index = marked.ct.to_index(consensus_centroid(marked.readers))[1:]
         reach = 24 / marked.ct.spacing[1:]
         assert (index - reach >= 0).all() and (index + reach <= np.array(marked.ct.array.shape[1:]) - 1).all()
@@ -137,19 +138,19 @@ def test_records_are_centred_and_within_the_crop(loaded):
     assert compact > 8
 
 
-def test_count_patients_and_classes(loaded):
+def test_nodules_are_chosen_by_cohort_and_patient(loaded):
     assert len(loaded) == SOURCE.nodules
     rating_counts = np.stack([marked.nodule.rating_counts for marked in loaded])
     assert cohort.members(rating_counts, "rounded_ne_3", 3).all()
     assert set(cohort.suspicion(rating_counts, "rounded_ne_3")) == {-1, 1}
     patients = [marked.nodule.patient_id for marked in loaded]
     assert 1 < len(set(patients)) < len(patients)
-    # Grouped: a patient's nodules follow each other.
+    # The nodules of a patient follow each other.
     assert len(set(patients)) == 1 + sum(a != b for a, b in zip(patients, patients[1:], strict=False))
     assert max(Counter(patients).values()) > 1
 
 
-def test_texture_sets_the_density(outline):
+def test_texture_determines_the_density(outline):
     levels = []
     for texture in (1, 3, 5):
         marked = simulate(outline, texture=texture)
@@ -161,7 +162,7 @@ def test_texture_sets_the_density(outline):
 
 
 @pytest.mark.parametrize("kind", [1, 2, 3, 4, 5])
-def test_calcification_shows(outline, kind):
+def test_calcification_is_visible(outline, kind):
     plain, calcified = simulate(outline), simulate(outline, calcification=kind)
     marked = consensus(on_grid(plain))
     assert np.percentile(plain.ct.array[marked], 99) < 150
@@ -169,13 +170,13 @@ def test_calcification_shows(outline, kind):
 
 
 @pytest.mark.parametrize("kind, low, high", [(2, -40, 60), (3, -140, -20), (4, -1000, -500)])
-def test_internal_structure_shows(outline, kind, low, high):
+def test_internal_structure_is_visible(outline, kind, low, high):
     marked = simulate(outline, internal_structure=kind)
     depth = ndimage.distance_transform_edt(consensus(on_grid(marked)), sampling=marked.ct.spacing)
     assert low < np.median(marked.ct.array[depth > 0.75 * depth.max()]) < high
 
 
-def test_margin_sets_the_edge(outline):
+def test_margin_determines_the_edge(outline):
     slopes = []
     for margin in (1, 3, 5):
         marked = simulate(outline, margin=margin)
@@ -186,12 +187,14 @@ def test_margin_sets_the_edge(outline):
     assert slopes[0] < slopes[1] < slopes[2] and 1.3 * slopes[0] < slopes[2]
 
 
-def test_spiculation_reaches_outside(outline):
+def test_spicules_reach_outside_the_mask(outline):
     counts = []
     for spiculation in (1, 3, 5):
         marked = simulate(outline, spiculation=spiculation)
-        anyone = on_grid(marked).any(axis=0)
-        outside = ndimage.binary_dilation(anyone, iterations=5) & ~ndimage.binary_dilation(anyone, iterations=2)
+        marked_by_any = on_grid(marked).any(axis=0)
+        outside = ndimage.binary_dilation(marked_by_any, iterations=5) & ~ndimage.binary_dilation(
+            marked_by_any, iterations=2
+        )
         counts.append((marked.ct.array[outside] > -650).mean())
     assert counts[0] < counts[1] < counts[2]
 
@@ -201,15 +204,17 @@ def test_malignancy_is_not_painted(outline):
     np.testing.assert_array_equal(first.ct.array, other.ct.array)
 
 
-def test_missing_ratings_are_painted_all_the_same(outline):
+def test_a_nodule_without_ratings_is_painted_too(outline):
     assert simulate(outline, **dict.fromkeys(schema.RATING_NAMES, 0)).ct.array.std() > 50
 
 
-def test_the_wall_leaves_the_nodule(outline):
+def test_the_wall_does_not_cover_the_nodule(outline):
     rng = np.random.default_rng(0)
     axes = np.ogrid[-20:21:1.0, -20:21:1.0, -20:21:1.0]
     nodule = np.argwhere(np.ones((7, 7, 7))) - 3.0
-    cover, tissue = phantom._wall(rng, axes, np.ones(3), np.array([0, 0, 1.0]), nodule, 2.0, np.zeros((41, 41, 41)))
+    cover, tissue = phantom_voxels._wall(
+        rng, axes, np.ones(3), np.array([0, 0, 1.0]), nodule, 2.0, np.zeros((41, 41, 41))
+    )
     assert cover[17:24, 17:24, 17:24].max() == 0
     assert cover[20, 20, -1] == 1 and cover[20, 20, 0] == 0
     assert -150 < tissue[cover > 0].min() and 200 < tissue[cover > 0].max() < 700
@@ -225,7 +230,7 @@ def test_noise_is_plausible(loaded):
     assert 12 < min(sds) and max(sds) < 50 and np.ptp(sds) > 5
 
 
-def test_description_is_json_and_tells_sources_apart():
+def test_description_is_json_and_unique_to_the_source():
     variants = [SOURCE] + [
         dataclasses.replace(SOURCE, **change)
         for change in ({"nodules": 5}, {"seed": 9}, {"cohort": "all"}, {"min_readers": 1})
@@ -235,7 +240,7 @@ def test_description_is_json_and_tells_sources_apart():
     assert json.loads(json.dumps(SOURCE.description())) == SOURCE.description()
 
 
-def test_mistakes_are_named():
+def test_invalid_settings_are_reported():
     with pytest.raises(UserError, match=r"config\.data\.phantom_nodules: -1"):
         PhantomSource(nodules=-1)
     with pytest.raises(UserError, match=r"config\.seed"):

@@ -1,4 +1,4 @@
-"""Preparing: once, whole or not at all, and on from where it stopped."""
+"""Preparation: each series once, whole or not at all, and resumed where it stopped."""
 
 import json
 import os
@@ -30,13 +30,13 @@ BROKEN = {
 
 @dataclass(frozen=True)
 class FakeSource:
-    """Two nodules a series; what befalls each series is told by files, which worker processes see as well.
+    """Two nodules per series. Files control the series, since worker processes see them too.
 
     Attributes:
-      folder: `<series>.<kind>` there makes a series raise what `BROKEN` says; each load adds a letter to
+      folder: a file `<series>.<kind>` makes loading the series raise `BROKEN[kind]`; each load adds a letter to
         `<series>.log`.
       names: the series.
-      same_ids: whether each series has the same nodule ids.
+      same_ids: True if all series have the same nodule ids.
     """
 
     folder: str
@@ -76,7 +76,7 @@ class FakeSource:
                 path.unlink()
 
     def loads(self):
-        """How often each series was loaded since the last call."""
+        """Return how often each series was loaded since the last call."""
         logs = {path.stem: path for path in sorted(Path(self.folder).glob("*.log"))}
         counts = {series: path.stat().st_size for series, path in logs.items()}
         for path in logs.values():
@@ -91,18 +91,18 @@ def source(tmp_path):
 
 
 def files(folder):
-    """Names of all files, hidden ones too."""
+    """Return the names of all files, including hidden ones."""
     return sorted(os.listdir(folder))
 
 
-def assert_equal(records, others):
-    assert set(records) == set(others)
+def assert_equal(records, expected):
+    assert set(records) == set(expected)
     for name, values in records.items():
-        np.testing.assert_array_equal(values, others[name])
-        assert values.dtype == others[name].dtype
+        np.testing.assert_array_equal(values, expected[name])
+        assert values.dtype == expected[name].dtype
 
 
-def test_records_are_the_sources_sorted_by_id_for_any_number_of_workers(source, tmp_path):
+def test_records_are_sorted_by_id_for_any_number_of_workers(source, tmp_path):
     alone = prepare(source, GEOMETRY, tmp_path / "alone", workers=1)
     pool = prepare(source, GEOMETRY, tmp_path / "pool", workers=2)
     assert alone.name == pool.name == folder_name(source, GEOMETRY)
@@ -112,14 +112,14 @@ def test_records_are_the_sources_sorted_by_id_for_any_number_of_workers(source, 
     assert records[schema.NODULE_ID].tolist() == [f"p{series}_n{number}" for series in SERIES for number in (0, 1)]
     for series in SERIES:
         for marked in source.load(series):
-            (where,) = np.flatnonzero(records[schema.NODULE_ID] == marked.nodule.nodule_id)
+            (index,) = np.flatnonzero(records[schema.NODULE_ID] == marked.nodule.nodule_id)
             for name, value in make_record(marked, GEOMETRY).items():
-                np.testing.assert_array_equal(records[name][where], value)
+                np.testing.assert_array_equal(records[name][index], value)
     assert records[schema.IMAGE].shape == (8, 10, 10, 10) and records[schema.IMAGE].dtype == np.int16
     assert records[schema.MASK].dtype == records[schema.RATING_COUNTS].dtype == np.uint8
 
 
-def test_what_is_prepared_is_not_loaded_again(source, tmp_path):
+def test_a_prepared_series_is_not_loaded_again(source, tmp_path):
     folder = prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
     assert source.loads() == dict.fromkeys(SERIES, 1)
     assert prepare(source, GEOMETRY, tmp_path / "cache", workers=1) == folder
@@ -128,7 +128,7 @@ def test_what_is_prepared_is_not_loaded_again(source, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "error"), [("bug", RuntimeError), ("stop", KeyboardInterrupt)])
-def test_an_interrupted_preparation_goes_on_where_it_stopped(source, tmp_path, kind, error):
+def test_an_interrupted_preparation_resumes_where_it_stopped(source, tmp_path, kind, error):
     source.breaks("s2", kind)
     with pytest.raises(error):
         prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
@@ -142,7 +142,7 @@ def test_an_interrupted_preparation_goes_on_where_it_stopped(source, tmp_path, k
 
 
 @pytest.mark.parametrize("kind", ["user", "os"])
-def test_a_broken_series_is_left_out_told_and_tried_again(source, tmp_path, capsys, kind):
+def test_a_damaged_series_is_left_out_reported_and_tried_again(source, tmp_path, capsys, kind):
     source.breaks("s1", kind)
     folder = prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
     reason = str(BROKEN[kind])
@@ -160,7 +160,7 @@ def test_a_broken_series_is_left_out_told_and_tried_again(source, tmp_path, caps
     assert len(read_records(folder)[schema.NODULE_ID]) == 8
 
 
-def test_an_empty_mask_is_a_broken_series(source, tmp_path, monkeypatch, capsys):
+def test_an_empty_mask_counts_as_a_damaged_series(source, tmp_path, monkeypatch, capsys):
     load = FakeSource.load
 
     def without_mask(self, series):
@@ -174,7 +174,7 @@ def test_an_empty_mask_is_a_broken_series(source, tmp_path, monkeypatch, capsys)
     assert "s3: the mask marks no voxel" in capsys.readouterr().out
 
 
-def test_nothing_but_broken_series_is_an_error(source, tmp_path):
+def test_a_source_of_only_damaged_series_is_an_error(source, tmp_path):
     for series in SERIES:
         source.breaks(series, "user")
     with pytest.raises(UserError, match="no series could be prepared; the first reason: scan is bad"):
@@ -185,16 +185,16 @@ def test_nothing_but_broken_series_is_an_error(source, tmp_path):
 
 def test_another_geometry_or_source_has_another_folder(source, tmp_path):
     folder = prepare(source, GEOMETRY, tmp_path, workers=1)
-    others = [Geometry(16, 1, 1.0), Geometry(8, 2, 1.0), Geometry(8, 1, 1.2)]
-    names = {folder.name} | {folder_name(source, geometry) for geometry in others}
+    geometries = [Geometry(16, 1, 1.0), Geometry(8, 2, 1.0), Geometry(8, 1, 1.2)]
+    names = {folder.name} | {folder_name(source, geometry) for geometry in geometries}
     assert len(names | {folder_name(FakeSource(source.folder, SERIES[:3]), GEOMETRY)}) == 5
-    wide = prepare(source, others[1], tmp_path, workers=1)
+    wide = prepare(source, geometries[1], tmp_path, workers=1)
     assert wide.name in names and wide != folder
     assert read_records(wide)[schema.IMAGE].shape[1:] == (12, 12, 12)
     assert read_records(folder)[schema.IMAGE].shape[1:] == (10, 10, 10)
 
 
-def test_members_alone_are_read(source, tmp_path):
+def test_only_selected_nodules_are_read(source, tmp_path):
     folder = prepare(source, GEOMETRY, tmp_path, workers=1)
     every = read_records(folder)
     few = read_records(folder, lambda rating_counts: rating_counts[:, schema.MALIGNANCY, 3] > 0)
@@ -212,7 +212,7 @@ def test_repeated_nodule_ids_are_refused(source, tmp_path):
 
 
 def damaged(folder, content):
-    """Overwrites one series file -> its path."""
+    """Overwrite one series file and return its path."""
     path = min(folder.glob("*.npz"))
     path.write_bytes(content(path.read_bytes()))
     return path
@@ -223,7 +223,7 @@ def damaged(folder, content):
     [lambda data: b"", lambda data: b"garbage", lambda data: data[: len(data) // 2], lambda data: data[:-1]],
     ids=["empty", "garbage", "half", "cut"],
 )
-def test_a_damaged_file_is_named(source, tmp_path, content):
+def test_a_damaged_file_is_reported(source, tmp_path, content):
     folder = prepare(source, GEOMETRY, tmp_path, workers=1)
     path = damaged(folder, content)
     with pytest.raises(UserError, match="damaged .*; delete it and run again") as caught:
@@ -235,7 +235,7 @@ def test_a_damaged_file_is_named(source, tmp_path, content):
     assert sum(source.loads().values()) == 1 and len(read_records(folder)[schema.NODULE_ID]) == 8
 
 
-def test_damaged_bytes_never_end_in_a_traceback(source, tmp_path):
+def test_damaged_bytes_are_reported_in_one_line(source, tmp_path):
     folder = prepare(FakeSource(source.folder, ("s0",)), GEOMETRY, tmp_path, workers=1)
     (path,) = folder.glob("*.npz")
     whole = np.frombuffer(path.read_bytes(), np.uint8)
@@ -248,10 +248,10 @@ def test_damaged_bytes_never_end_in_a_traceback(source, tmp_path):
             read_records(folder)
         except UserError as error:
             refused += str(error).startswith(str(path)) and "\n" not in str(error)
-    assert refused > 250  # the rest hit bytes that mean nothing
+    assert refused > 250  # the remaining changes hit bytes without meaning
 
 
-def test_leftovers_of_a_killed_process_are_not_read(source, tmp_path):
+def test_temporary_files_of_a_killed_process_are_not_read(source, tmp_path):
     folder = prepare(source, GEOMETRY, tmp_path, workers=1)
     (folder / ".0123-abc.npz").write_bytes(b"half")
     assert len(read_records(folder)[schema.NODULE_ID]) == 8
@@ -267,7 +267,7 @@ def test_make_records_stacks_a_series(source):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_the_old_file_stays_when_writing_fails(tmp_path, error):
+def test_the_old_file_remains_if_writing_fails(tmp_path, error):
     path = tmp_path / "new" / "table.csv"
     with atomic_path(path) as temporary:
         assert temporary.suffix == ".csv" and temporary.parent == path.parent

