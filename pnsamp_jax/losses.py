@@ -1,4 +1,4 @@
-"""Per-sample losses: one value for each nodule and task, added up by a fixed trade-off."""
+"""Losses: one value for each nodule and task, added up with a fixed trade-off (Wu et al., ISBI 2018)."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ from pnsamp_jax.models.outputs import Outputs, given
 
 Array = jax.Array
 
-EPSILON = 1.0  # of equation (1), in voxels: small beside a nodule, and an empty prediction of an empty mask costs 0
+EPSILON = 1.0  # of equation (1), in voxels: small compared with a nodule; an empty prediction of an empty mask costs 0
 
 
 class Weights(NamedTuple):
-    """The fixed trade-off between the tasks."""
+    """The fixed trade-off: factors of the terms of `total`."""
 
     segmentation: float
     attributes: float
@@ -22,11 +22,11 @@ class Weights(NamedTuple):
 
 
 def dice_loss(logits: Array, mask: Array) -> Array:
-    """Equation (1) of the paper: L_S = 1 - (2 sum p g + eps) / (sum p^2 + sum g^2 + eps).
+    """Compute equation (1) of Wu et al.: L_S = 1 - (2 sum p g + eps) / (sum p^2 + sum g^2 + eps).
 
     Args:
-      logits: (B, D, H, W) of the segmentation.
-      mask: (B, D, H, W), 0 or 1.
+      logits: (B, D, H, W) of the segmentation; p is their sigmoid.
+      mask: (B, D, H, W) g, 0 or 1.
 
     Returns:
       (B,) in 0..1.
@@ -38,10 +38,10 @@ def dice_loss(logits: Array, mask: Array) -> Array:
 
 
 def rating_losses(logits: Array, targets: Array) -> Array:
-    """Categorical cross-entropy of each rating.
+    """Compute the categorical cross-entropy of each rating.
 
     Args:
-      logits: (B, 9, 6); classes that a rating lacks hold a large negative number.
+      logits: (B, 9, 6); `outputs.ABSENT` for classes that a rating lacks.
       targets: (B, 9, 6) distribution over the classes; all zero where the rating is missing.
 
     Returns:
@@ -51,17 +51,17 @@ def rating_losses(logits: Array, targets: Array) -> Array:
 
 
 def total(outputs: Outputs, mask: Array, targets: Array, weights: Weights) -> tuple[Array, dict[str, Array]]:
-    """The combined loss and its terms.
+    """Compute the combined loss and its terms.
 
     Args:
-      outputs: of a model; the terms of a task that it lacks are left out.
+      outputs: of a model; the terms of outputs that it lacks are left out.
       mask: (B, D, H, W), 0 or 1.
       targets: (B, 9, 6), see `rating_losses`.
       weights: the trade-off.
 
     Returns:
-      (B,) loss of each nodule, and its terms by name, (B,) each. The attributes' term is the mean over the
-      attributes that were rated and that the model gives.
+      (B,) loss of each nodule, and its terms by name, (B,) each. The term of the attributes is the mean over those
+      attributes that readers rated and the model predicts.
     """
     terms = {}
     if outputs.mask is not None:

@@ -1,8 +1,7 @@
-"""Pure functions from a stored patch to what the network sees. They run inside the compiled step.
+"""Pure functions from a stored patch to the input and the targets of the network. They run inside the compiled step.
 
-Flips, turns, rotation and translation are linear maps of the output grid onto the stored one; they are composed as
-matrices, so that a patch is interpolated once, whatever the chain. Without rotation the voxels come through
-unchanged.
+Flips, turns, permutations and rotations are linear maps from the output grid to the stored one. Their matrices are
+multiplied first, so that a patch is interpolated only once. Without rotation, voxel values stay unchanged.
 """
 
 from typing import NamedTuple
@@ -17,20 +16,20 @@ Array = jax.Array
 
 LABELS = ("rounded", "distribution")
 
-# A tie of two readers (exactly one half) belongs to the consensus. Half a quantisation step of tolerance keeps it in
-# when interpolation rounds it down.
-HALF = (schema.MASK_UNIT / 2 - 0.5) / schema.MASK_UNIT
+# A voxel belongs to the consensus mask if at least half of the readers marked it. The tolerance of half a quantisation
+# step keeps a tie (exactly one half) in the mask when interpolation rounds it down.
+CONSENSUS = (schema.MASK_UNIT / 2 - 0.5) / schema.MASK_UNIT
 
 
 class Augmentation(NamedTuple):
     """How far a training patch may be moved; see `configs/base.py`.
 
     Attributes:
-      flip: along each axis, at even odds.
-      turn: by a multiple of 90 degrees in the axial plane.
-      permute: the three axes, at random; with flips and turns, any of the 48 ways to lay a cube onto itself.
-      translate: whole voxels at most, along each axis.
-      rotate: degrees at most, about a random axis.
+      flip: whether to flip each axis with probability one half.
+      turn: whether to turn the axial plane by a random multiple of 90 degrees.
+      permute: whether to put the three axes in a random order; with flips, this gives all 48 symmetries of a cube.
+      translate: largest shift along each axis, in whole voxels.
+      rotate: largest angle of a rotation about a random axis, in degrees.
     """
 
     flip: bool
@@ -41,29 +40,29 @@ class Augmentation(NamedTuple):
 
 
 def window(hu: Array, windows: tuple[tuple[float, float], ...]) -> Array:
-    """Shows HU through (width, centre) windows: (...) -> (..., windows) float32 in 0..1."""
+    """Map HU to 0..1 through (width, centre) windows, clipped at their edges: (...) -> (..., windows) float32."""
     width, centre = jnp.array(windows, jnp.float32).T
     return jnp.clip((hu[..., None].astype(jnp.float32) - centre) / width + 0.5, 0.0, 1.0)
 
 
 def flip_matrix(key: Array) -> Array:
-    """(3, 3) that flips each axis at even odds."""
+    """Draw a (3, 3) matrix that flips each axis with probability one half."""
     return jnp.diag(jax.random.rademacher(key, (3,), jnp.float32))
 
 
 def turn_matrix(key: Array) -> Array:
-    """(3, 3) that turns the axial plane by 0, 90, 180 or 270 degrees."""
+    """Draw a (3, 3) matrix that turns the axial plane by 0, 90, 180 or 270 degrees."""
     cos, sin = jnp.array([[1, 0], [0, 1], [-1, 0], [0, -1]], jnp.float32)[jax.random.randint(key, (), 0, 4)]
     return jnp.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
 
 
 def permutation_matrix(key: Array) -> Array:
-    """(3, 3) that puts the axes in a random order."""
+    """Draw a (3, 3) matrix that puts the axes in a random order."""
     return jax.random.permutation(key, jnp.eye(3))
 
 
 def rotation_matrix(key: Array, degrees: float) -> Array:
-    """(3, 3) rotation about a random axis by an angle uniform in +-degrees (Rodrigues' formula)."""
+    """Draw a (3, 3) rotation about a random axis by an angle uniform in +-degrees (Rodrigues' formula)."""
     axis_key, angle_key = jax.random.split(key)
     direction = jax.random.normal(axis_key, (3,))
     x, y, z = direction / jnp.linalg.norm(direction)
@@ -73,17 +72,18 @@ def rotation_matrix(key: Array, degrees: float) -> Array:
 
 
 def crop(volume: Array, size: int, matrix: Array | None = None, shift: Array | None = None, order: int = 1) -> Array:
-    """The middle of a stored patch, optionally turned about its centre and shifted.
+    """Cut out the centre of a stored patch, optionally turned about its centre and shifted.
 
     Args:
       volume: (S, S, S) int16 or uint8.
       size: voxels on a side of the result; S - size is even.
-      matrix: (3, 3) map of offsets from the centre of the result to offsets in the volume; identity by default.
-      shift: (3,) voxels, added after; 0 by default.
+      matrix: (3, 3) from offsets from the centre of the result to offsets from the centre of the volume; the identity
+        by default.
+      shift: (3,) voxels, added to the offsets in the volume; 0 by default.
       order: of the interpolation: 1 for linear, 0 for the nearest voxel.
 
     Returns:
-      (size, size, size) float32; beyond the stored voxels the edge is extended.
+      (size, size, size) float32. Outside the volume, its outermost voxels are repeated.
     """
     margin = (volume.shape[0] - size) // 2
     if matrix is None and shift is None:
@@ -99,7 +99,18 @@ def crop(volume: Array, size: int, matrix: Array | None = None, shift: Array | N
 
 
 def augment(key: Array, image: Array, mask: Array, size: int, options: Augmentation) -> tuple[Array, Array]:
-    """Moves a stored patch at random: (S, S, S) image and mask -> (size, size, size) float32 of each."""
+    """Augment a stored patch.
+
+    Args:
+      key: random key of this nodule in this step.
+      image: (S, S, S) int16 HU.
+      mask: (S, S, S) uint8 share of the readers, moved together with the image.
+      size: voxels on a side of the results.
+      options: which movements, and how far.
+
+    Returns:
+      Image and mask, (size, size, size) float32 each.
+    """
     flip_key, turn_key, rotate_key, translate_key, permute_key = jax.random.split(key, 5)
     matrix = jnp.eye(3)
     if options.flip:
@@ -110,28 +121,32 @@ def augment(key: Array, image: Array, mask: Array, size: int, options: Augmentat
         matrix = matrix @ permutation_matrix(permute_key)
     if options.rotate:
         matrix = matrix @ rotation_matrix(rotate_key, options.rotate)
-    # By whole voxels: a fraction would blur the training patches, and the test patches are sharp.
+    # Whole voxels only: a fraction would blur the training patches, while the test patches are sharp.
     shift = jax.random.randint(translate_key, (3,), -options.translate, options.translate + 1)
-    order = 1 if options.rotate else 0  # voxels that fall on voxels need no interpolation, which is slow
+    order = 1 if options.rotate else 0  # without rotation voxels fall on voxels; linear interpolation is slow
     return crop(image, size, matrix, shift, order), crop(mask, size, matrix, shift, order)
 
 
 def segmentation_target(mask: Array) -> Array:
-    """Share of the readers in `schema.MASK_UNIT`s -> 1.0 where at least half of them marked the voxel, else 0.0."""
-    return (mask / schema.MASK_UNIT >= HALF).astype(jnp.float32)
+    """Return 1.0 where at least half of the readers marked the voxel, else 0.0, in float32.
+
+    Args:
+      mask: share of the readers who marked the voxel, times `schema.MASK_UNIT`; see `schema.MASK`.
+    """
+    return (mask / schema.MASK_UNIT >= CONSENSUS).astype(jnp.float32)
 
 
 def rating_targets(rating_counts: Array, labels: str) -> Array:
-    """The distribution over the classes that a rating is trained on.
+    """Return the distribution over the classes that each rating is trained on.
 
     Args:
-      rating_counts: (..., 9, 6) how many readers gave each class.
-      labels: "distribution" for the share of the readers who gave each class; "rounded" for the one class that the mean
-        rounds to, half up. That is the rule of `cohort.rounded_rating`, in integers so that no float decides a tie:
-        floor(mean + 1/2) is (2 sum + n) // (2 n).
+      rating_counts: (..., 9, 6) readers per class.
+      labels: one of `LABELS`. "distribution" is the share of the readers who chose each class. "rounded" is the one
+        class to which the mean of the readers rounds, half up, as in `cohort.rounded_rating`. It is computed in
+        integers, floor(mean + 1/2) = (2 sum + n) // (2 n), so that rounding errors decide no tie.
 
     Returns:
-      (..., 9, 6) float32 that sums to 1, or is all zero where nobody rated.
+      (..., 9, 6) float32 that sums to 1 over the classes, or is all zero where nobody rated.
     """
     rating_counts = rating_counts.astype(jnp.int32)
     values = jnp.arange(1, schema.MAX_CLASSES + 1)

@@ -1,4 +1,4 @@
-"""pnsamp_jax.losses against hand formulas, and where losses use to fail: empty masks, missing ratings, extremes."""
+"""pnsamp_jax.losses: hand-computed values, and the cases that break losses: empty masks, missing ratings, extremes."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,11 @@ from pnsamp_jax.models.outputs import ABSENT, Outputs
 
 CUBE = (4, 4, 4)
 WEIGHTS = losses.Weights(segmentation=2.0, attributes=0.5, malignancy=3.0)
-SURE = 1e4  # a logit beyond what sigmoid can tell from 0 or 1
+SURE = 1e4  # a logit whose sigmoid is exactly 0 or 1 in float32
 
 
 def random_case(batch=3, seed=0):
-    """Outputs and targets as a model and a batch have them; some ratings are missing."""
+    """Return the outputs of a model, a mask and targets with some ratings missing."""
     rng = np.random.default_rng(seed)
     mask = (rng.random((batch, *CUBE)) < 0.3).astype(np.float32)
     labels = np.array([[rng.integers(0, rating.classes + 1) for rating in schema.RATINGS] for _ in range(batch)])
@@ -85,7 +85,7 @@ def test_cross_entropy_is_the_hand_formula():
     np.testing.assert_allclose(losses.rating_losses(outputs.ratings, targets), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_soft_targets_weigh_the_classes():
+def test_soft_targets_weight_the_classes():
     outputs, _, _ = random_case(batch=1)
     soft = np.zeros((1, 9, 6), np.float32)
     soft[..., 0], soft[..., 2] = 0.25, 0.75
@@ -96,7 +96,7 @@ def test_soft_targets_weigh_the_classes():
     np.testing.assert_allclose(losses.rating_losses(outputs.ratings, soft), 0.25 * one + 0.75 * three, rtol=1e-5)
 
 
-def test_a_missing_rating_costs_nothing_and_teaches_nothing():
+def test_a_missing_rating_has_neither_loss_nor_gradient():
     outputs, _, targets = random_case()
     targets = targets.at[1, 4].set(0)
     value, gradient = jax.value_and_grad(lambda x: losses.rating_losses(x, targets).sum())(outputs.ratings)
@@ -107,7 +107,7 @@ def test_a_missing_rating_costs_nothing_and_teaches_nothing():
 
 
 @pytest.mark.parametrize("scale", [1.0, SURE])
-def test_absent_classes_never_make_nan(scale):
+def test_absent_classes_never_cause_nan(scale):
     outputs, _, targets = random_case()
     logits = jnp.where(schema.CLASS_EXISTS, scale * outputs.ratings, ABSENT)
     loss, gradient = jax.value_and_grad(lambda x: losses.rating_losses(x, targets).sum())(logits)
@@ -136,7 +136,7 @@ def test_total_is_the_weighted_sum_of_its_terms():
 
 
 @pytest.mark.parametrize(("without", "left"), [("ratings", ["segmentation"]), ("mask", ["attributes", "malignancy"])])
-def test_a_single_task_form_has_its_own_terms_only(without, left):
+def test_a_single_task_form_has_only_its_own_terms(without, left):
     outputs, mask, targets = random_case()
     loss, terms = losses.total(outputs._replace(**{without: None}), mask, targets, WEIGHTS)
     assert list(terms) == left
@@ -168,7 +168,7 @@ def test_all_ratings_missing_is_finite():
     assert np.isfinite(gradient.mask).all() and gradient.mask.any() and not gradient.ratings.any()
 
 
-def test_a_rating_that_the_model_does_not_give_costs_nothing():
+def test_a_rating_that_the_model_does_not_predict_has_no_loss():
     outputs, mask, targets = random_case()
     targets = targets.at[:, [0, schema.MALIGNANCY], 1].set(1.0)
     lacking = outputs._replace(ratings=outputs.ratings.at[:, 1:].set(ABSENT))  # only the first rating is left

@@ -1,4 +1,4 @@
-"""pnsamp_jax.transforms: what reaches the network is the stored patch, moved as asked and by nothing else."""
+"""pnsamp_jax.transforms: the network receives the stored patch, moved only as the options allow, and its targets."""
 
 import itertools
 from functools import cache, partial
@@ -16,31 +16,31 @@ OFF = Augmentation(flip=False, turn=False, permute=False, translate=0, rotate=0.
 ALL = Augmentation(flip=True, turn=True, permute=True, translate=2, rotate=20.0)
 SIZE, STORED = 6, 10
 MIDDLE = np.s_[2:8, 2:8, 2:8]
-# No two voxels alike and no symmetry, so that every mistake of axis or sign shows.
+# All voxels differ and there is no symmetry, so that every mistake of axis or sign shows.
 HU = (np.random.default_rng(0).permutation(STORED**3).reshape([STORED] * 3) - 500).astype(np.int16)
 SHARES = (np.abs(HU) % 253).astype(np.uint8)
 
 
 @cache
 def batched(options, size):
-    """`transforms.augment`, compiled and batched as the training step has it: (keys, image, mask) -> images, masks."""
+    """Return `transforms.augment`, compiled and batched as in training: (keys, image, mask) -> images, masks."""
     return jax.jit(jax.vmap(partial(transforms.augment, size=size, options=options), in_axes=(0, None, None)))
 
 
 def augment_many(options, image=HU, mask=SHARES, size=SIZE, count=200):
-    """`count` augmentations of one patch."""
+    """Return `count` augmentations of one patch."""
     samples = jax.vmap(jax.random.key)(np.arange(count))
     return jax.tree.map(np.asarray, batched(options, size)(samples, image, mask))
 
 
 def axial(degrees):
-    """(3, 3) rotation from the second axis towards the third."""
+    """Return the (3, 3) rotation from the second axis towards the third."""
     cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     return jnp.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]], jnp.float32)
 
 
 def offsets(size):
-    """(3, size, size, size) of each voxel from the centre."""
+    """Return the offset of each voxel from the centre, (3, size, size, size)."""
     return np.indices([size] * 3) - (size - 1) / 2
 
 
@@ -118,7 +118,7 @@ def test_rotation_moves_a_known_point_right(degrees):
     blob = jnp.asarray(np.exp(-distance / (2 * 1.5**2)), jnp.float32)
     turned = np.asarray(transforms.crop(blob, size, axial(degrees), jnp.zeros(3)))
     centroid = (offsets(size) * turned).sum((1, 2, 3)) / turned.sum()
-    # The matrix maps places of the result to places of the volume, so what is seen moves the other way.
+    # The matrix maps positions in the result to positions in the volume, so the content moves the opposite way.
     np.testing.assert_allclose(centroid, np.asarray(axial(degrees)).T @ point, atol=0.02)
 
 
@@ -151,14 +151,14 @@ def test_rotation_matrices_are_rotations_by_at_most_the_angle():
 # Augmentation
 
 
-def test_flips_and_turns_are_exact_and_every_one_of_them_occurs():
+def test_flips_and_turns_are_exact_and_all_of_them_occur():
     middle = HU[MIDDLE].astype(np.float32)
     flips = [axes for count in range(4) for axes in itertools.combinations(range(3), count)]
     possible = [np.rot90(np.flip(middle, axes), turn, (1, 2)) for axes in flips for turn in range(4)]
     images, _ = augment_many(OFF._replace(flip=True, turn=True))
-    possible, seen = {image.tobytes() for image in possible}, {image.tobytes() for image in images}
-    assert len(possible) == 16  # of the 32, pairs coincide: both in-plane flips are half a turn
-    assert seen == possible
+    possible, found = {image.tobytes() for image in possible}, {image.tobytes() for image in images}
+    assert len(possible) == 16  # the 32 coincide in pairs: both in-plane flips together are half a turn
+    assert found == possible
 
 
 @pytest.mark.parametrize(("field", "number"), [("flip", 8), ("turn", 4), ("permute", 6)])
@@ -175,8 +175,8 @@ def test_permuted_axes_are_transpositions_and_with_flips_all_48_symmetries_of_a_
     images, _ = augment_many(OFF._replace(flip=True, permute=True))
     flips = [axes for count in range(4) for axes in itertools.combinations(range(3), count)]
     possible = {np.flip(middle.transpose(order), axes).tobytes() for order in orders for axes in flips}
-    seen = {image.tobytes() for image in images}
-    assert seen <= possible and len(possible) == 48 and len(seen) > 40
+    found = {image.tobytes() for image in images}
+    assert found <= possible and len(possible) == 48 and len(found) > 40
 
 
 def test_augment_with_everything_off_is_crop():
@@ -186,7 +186,7 @@ def test_augment_with_everything_off_is_crop():
         np.testing.assert_array_equal(mask, SHARES[MIDDLE])
 
 
-def test_translation_is_by_whole_voxels_as_far_as_it_may_every_way():
+def test_translation_is_by_whole_voxels_up_to_the_limit_in_every_direction():
     ramps = 100 * np.indices([STORED] * 3).astype(np.int16)
     shifts = []
     for ramp in ramps:
@@ -195,7 +195,7 @@ def test_translation_is_by_whole_voxels_as_far_as_it_may_every_way():
         np.testing.assert_array_equal(moved, np.broadcast_to(moved[:, :1, :1, :1], moved.shape))
         shifts.append(moved[:, 0, 0, 0])
     assert all(set(along) == {-2, -1, 0, 1, 2} for along in shifts)
-    assert np.abs(np.corrcoef(shifts) - np.eye(3)).max() < 0.2  # each axis on its own
+    assert np.abs(np.corrcoef(shifts) - np.eye(3)).max() < 0.2  # the axes are independent
 
 
 def test_image_and_mask_move_together():
@@ -203,7 +203,7 @@ def test_image_and_mask_move_together():
     np.testing.assert_array_equal(images, masks)
 
 
-def test_the_key_decides():
+def test_the_key_alone_decides():
     once, again = augment_many(ALL)[0], augment_many(ALL)[0]
     np.testing.assert_array_equal(once, again)
     assert len({image.tobytes() for image in once}) == len(once)
@@ -233,9 +233,9 @@ def test_segmentation_target_of_a_tie_survives_interpolation(share, expected):
     np.testing.assert_array_equal(transforms.segmentation_target(masks), expected)
 
 
-def counts_of(readings):
-    """(9, 6) rating_counts of readers who give all nine ratings the same class."""
-    return cohort.count_ratings(np.repeat(np.array(readings, int).reshape(-1, 1), len(schema.RATINGS), axis=1))
+def counts_of(classes):
+    """Return the rating_counts (9, 6) of readers who choose the same class for all nine ratings."""
+    return cohort.count_ratings(np.repeat(np.array(classes, int).reshape(-1, 1), len(schema.RATINGS), axis=1))
 
 
 def test_rating_targets_are_the_cohorts_rounded_ratings():
@@ -249,16 +249,16 @@ def test_rating_targets_are_the_cohorts_rounded_ratings():
     assert (expected == 0).any() and targets[expected == 0].sum() == 0
 
 
-@pytest.mark.parametrize(("readings", "label"), [([2, 3], 3), ([1, 2], 2), ([1, 1, 2], 1), ([1, 2, 4, 3], 3), ([], 0)])
-def test_rating_targets_round_half_up(readings, label):
+@pytest.mark.parametrize(("classes", "label"), [([2, 3], 3), ([1, 2], 2), ([1, 1, 2], 1), ([1, 2, 4, 3], 3), ([], 0)])
+def test_rating_targets_round_half_up(classes, label):
     one_hot = [float(k == label) for k in range(1, 7)]
-    np.testing.assert_array_equal(transforms.rating_targets(jnp.asarray(counts_of(readings)), "rounded")[0], one_hot)
+    np.testing.assert_array_equal(transforms.rating_targets(jnp.asarray(counts_of(classes)), "rounded")[0], one_hot)
 
 
 @pytest.mark.parametrize(
-    ("readings", "shares"),
+    ("classes", "shares"),
     [([2, 3], [0, 1 / 2, 1 / 2, 0, 0, 0]), ([1, 1, 2, 5], [1 / 2, 1 / 4, 0, 0, 1 / 4, 0]), ([], [0] * 6)],
 )
-def test_votes_as_targets_are_the_share_of_the_readers(readings, shares):
-    targets = transforms.rating_targets(jnp.asarray(counts_of(readings)), "rating_counts")
+def test_the_distribution_as_target_is_the_share_of_the_readers(classes, shares):
+    targets = transforms.rating_targets(jnp.asarray(counts_of(classes)), "distribution")
     np.testing.assert_allclose(targets[0], shares, rtol=1e-7)

@@ -1,8 +1,9 @@
-"""Flax modules. Every model maps windowed patches to mask logits and rating logits; `create` builds one by name."""
+"""Flax modules of PN-SAMP and the compared systems: from windowed patches to `Outputs`; `create` builds by name."""
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,13 @@ MODELS = {
 
 
 def create(name: str, dtype: str = "float32", axis_name: str | None = None, **fields) -> nn.Module:
-    """Builds the model `name`; `fields` are its own.
+    """Build a model by name.
+
+    Args:
+      name: one of `MODELS`.
+      dtype: of the activations.
+      axis_name: pmap axis over which BatchNorm averages its statistics, if any.
+      **fields: the model's other fields.
 
     Raises:
       UserError: there is no such model, or it has no such field.
@@ -44,29 +51,29 @@ def create(name: str, dtype: str = "float32", axis_name: str | None = None, **fi
 
 
 def layer_table(model: nn.Module, patch_size: int, channels: int) -> str:
-    """The layers of a model in the order in which they run, one a line: name, output shape, parameters; then the sum.
+    """Return the table of a model's layers in the order in which they run: name, output shape, parameters.
 
-    A `Block` is one line, and so is every layer with parameters of its own that lies in no other line. Nothing is
-    computed.
+    Each `Block` is one line, and so is each layer outside the blocks that has parameters itself. The last line is the
+    total. The shapes are traced; nothing is computed.
 
     Args:
-      model: of `create`.
+      model: from `create`.
       patch_size: voxels on a side of the input.
       channels: of the input.
     """
-    units = {}  # path of a block or layer -> shape of its output for one nodule
+    output_shapes: dict[tuple[str, ...], tuple[int, ...]] = {}  # by the path of a block or layer, for one nodule
 
-    def note(call, args, kwargs, context):
+    def record_shape(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         module = context.module
         output = call(*args, **kwargs)
-        own = any(not isinstance(value, Mapping) for value in module.variables.get("params", {}).values())
-        if isinstance(output, jax.Array) and (isinstance(module, Block) or own):
-            units[module.path] = output.shape[1:]
+        has_parameters = any(not isinstance(value, Mapping) for value in module.variables.get("params", {}).values())
+        if isinstance(output, jax.Array) and (isinstance(module, Block) or has_parameters):
+            output_shapes[module.path] = output.shape[1:]
         return output
 
-    def init(x: jax.Array) -> dict:  # a function of its own each time, since JAX remembers what it has traced
-        with nn.intercept_methods(note):
-            return model.init(jax.random.key(0), x)
+    def init(x: jax.Array) -> dict:  # a new function in each call, because JAX would not trace the same one again
+        with nn.intercept_methods(record_shape):
+            return dict(model.init(jax.random.key(0), x))
 
     patch = jax.ShapeDtypeStruct((1, patch_size, patch_size, patch_size, channels), jnp.float32)
     params = jax.eval_shape(init, patch)["params"]
@@ -75,9 +82,9 @@ def layer_table(model: nn.Module, patch_size: int, channels: int) -> str:
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
     rows = [("layer", "output", "parameters")]
-    for path, shape in units.items():
-        if any(path[:depth] in units for depth in range(len(path))):
-            continue
+    for path, shape in output_shapes.items():
+        if any(path[:depth] in output_shapes for depth in range(len(path))):
+            continue  # part of a block
         tree = params
         for name in path:
             tree = tree[name]

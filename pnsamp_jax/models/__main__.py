@@ -1,21 +1,30 @@
-"""Prints a model's table of layers: `python -m pnsamp_jax.models --config configs/pn_samp_m.py`."""
+"""Print the table of a model's layers: `python -m pnsamp_jax.models --config pn_samp_m`."""
 
 from absl import app, flags
-from ml_collections import config_flags
 
-from pnsamp_jax import models
+from pnsamp_jax import config_file
+from pnsamp_jax.errors import reported
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.")
+CONFIG = config_file.define_flag("A Python file, or the name of a shipped config.")
+flags.mark_flag_as_required("config")
 
 
 def main(argv: list[str]) -> None:
-    """Prints the table of the config's model at the config's patch size."""
+    """Print the table of layers of the config's model at the config's patch size."""
     del argv
-    fields = CONFIG.value.model.to_dict()
-    windows = fields.pop("windows")
-    print(models.layer_table(models.create(**fields), CONFIG.value.patch_size, len(windows)))
+    with reported():
+        from pnsamp_jax import models  # imports JAX, which a wrong command line need not wait for
+
+        fields = CONFIG.value.model.to_dict()
+        windows = fields.pop("windows")
+        print(models.layer_table(models.create(**fields), CONFIG.value.patch_size, len(windows)))
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parse the command line, and report a mistake in it as one line; see `config_file.parse_flags`."""
+    with reported():
+        return config_file.parse_flags(argv)
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -1,4 +1,4 @@
-"""What every model says of a batch of nodules."""
+"""The outputs that all models share."""
 
 from typing import NamedTuple
 
@@ -10,13 +10,13 @@ ABSENT = -1e9  # logit of a class that a rating does not have
 
 
 class Outputs(NamedTuple):
-    """What a model says of a batch of nodules; what it does not say is None.
+    """The outputs of a model for a batch of nodules; None for an output that the model lacks.
 
     Attributes:
       mask: (B, D, H, W) float32 logits of the segmentation.
-      ratings: (B, 9, 6) float32 logits in the order of `schema.RATINGS`; classes that a rating lacks are `ABSENT`, and
-        so is every class of a rating that the model does not give.
-      features: (B, F) float32 from which the ratings are made, or that a classifier reads in a second stage.
+      ratings: (B, 9, 6) float32 logits in the order of `schema.RATINGS`; `ABSENT` for the classes that a rating lacks,
+        and for every class of a rating that the model does not predict.
+      features: (B, F) float32 from which the ratings are predicted, or which a classifier of a second stage reads.
     """
 
     mask: Array | None = None
@@ -25,5 +25,5 @@ class Outputs(NamedTuple):
 
 
 def given(ratings: Array) -> Array:
-    """Which ratings a model gives: logits (..., 9, 6) -> (..., 9) bool."""
+    """Return which ratings a model predicts: logits (..., 9, 6) -> (..., 9) bool."""
     return ratings.max(axis=-1) > ABSENT / 2

@@ -2,14 +2,20 @@
 
 Wu et al., "Joint learning for pulmonary nodule segmentation, attributes and malignancy prediction", ISBI 2018.
 
-From the paper: the trunk (a 3D U-Net with half the convolutions and half the kernels, BatchNorm -> Conv -> ELU ->
-pool), the second way into the rating heads (a sub-3DCNN of four convolutions on the *predicted* segmentation, so that
-the ratings' gradients reach the trunk through both ways), their concatenation, one dense layer, the attribute heads,
-and malignancy built upon the attributes' features. Chosen here, because the paper is silent: the widths of the
-sub-3DCNN and of the dense layers, the mean and the maximum over space as the summary of a feature map (so that any
-patch size works), and that malignancy also sees the fused features.
+From the paper:
+- the trunk, a 3D U-Net with half the convolutions and half the channels: four blocks down, each BatchNorm -> Conv ->
+  ELU followed by max-pooling, and four blocks up with up-pooling and skips;
+- two paths from the trunk to the ratings: the features at the bottom of the trunk, and a sub-3DCNN of four
+  convolutions on the *predicted* segmentation, so that the gradients of the ratings reach the trunk through both;
+- the features of both paths concatenated and fused by one dense layer, a head for each attribute, and a malignancy
+  head built upon the attributes' features.
+
+Chosen here, because the paper does not say: the widths of the sub-3DCNN and of the dense layers; mean and maximum over
+space as the summary of a feature map, so that any patch size works; and that the malignancy head also receives the
+fused features.
 """
 
+from functools import partial
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -17,128 +23,34 @@ import jax
 import jax.numpy as jnp
 
 from pnsamp_jax.data import schema
-from pnsamp_jax.models.heads import rating_logits
-from pnsamp_jax.models.layers import Block, max_pool, up_pool
+from pnsamp_jax.models.heads import stack_logits
+from pnsamp_jax.models.layers import Block
 from pnsamp_jax.models.outputs import Outputs
+from pnsamp_jax.models.pooling import global_pool, max_pool, up_pool
 
 Array = jax.Array
 
-# Initial logit of the mask. A nodule fills about one voxel in a hundred; from an even start (0) the Dice loss first
-# spends hundreds of steps on unlearning the background.
+# Initial logit of the mask. A nodule fills about one voxel in a hundred. Starting from even odds (logit 0), the Dice
+# loss would first spend hundreds of steps on unlearning the background.
 MASK_PRIOR = -4.0
 
-
-class MaskHead(nn.Module):
-    """1x1x1 convolution of a map of half the size, up-pooled, joined with its skip: -> (B, D, H, W) float32 logits.
-
-    The sum of a convolution of either part, so that the joined map, the largest of the network, is never built.
-    """
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, skip: Array) -> Array:
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1] + skip.shape[-1], 1))
-        bias = self.param("bias", nn.initializers.constant(MASK_PRIOR), (1,))
-        below, beside = jnp.split(kernel.astype(self.dtype), [x.shape[-1]])
-        logits = up_pool(x.astype(self.dtype) @ below) + skip.astype(self.dtype) @ beside
-        return logits[..., 0].astype(jnp.float32) + bias
-
-
-def summarise(x: Array) -> Array:
-    """Mean and maximum over space: (B, D, H, W, C) -> (B, 2 C) float32."""
-    x = x.astype(jnp.float32)
-    return jnp.concatenate([x.mean(axis=(1, 2, 3)), x.max(axis=(1, 2, 3))], axis=-1)
-
-
-class RatingHeads(nn.Module):
-    """Fused features to the logits of all nine ratings.
-
-    Attributes:
-      train: whether dropout is on.
-      dropout: rate on the fused features.
-      fused: width of the dense layer that fuses both ways.
-      features: width of each rating's own features; malignancy sees those of all attributes.
-    """
-
-    train: bool
-    dropout: float = 0.0
-    fused: int = 192
-    features: int = 24
-
-    @nn.compact
-    def __call__(self, x: Array, average: Array | None = None, replaced: Array | None = None) -> Array:
-        """Rates nodules, where asked for as if in some respects they were an average one.
-
-        Args:
-          x: (B, F) features of both ways.
-          average: (F,) those of an average nodule.
-          replaced: (B, 9) bool, what malignancy is given of the average nodule instead: the features of the eight
-            attributes, and last the fused features that it sees beside them.
-
-        Returns:
-          (B, 9, 6) float32 logits.
-        """
-        fusion = nn.Dense(self.fused, name="fusion")
-        dropout = nn.Dropout(self.dropout, deterministic=not self.train)
-        fused = dropout(nn.elu(fusion(x)))
-        average = None if average is None else nn.elu(fusion(average))
-
-        def of_average(place: int, own: Array, average: Array) -> Array:
-            return jnp.where(replaced[:, place, None], average, own)
-
-        attributes, logits = [], {}
-        for place, rating in enumerate(schema.RATINGS):
-            inputs = fused
-            if rating.name == "malignancy":
-                direct = fused if replaced is None else of_average(place, fused, average)
-                inputs = jnp.concatenate([direct, *attributes], axis=-1)
-            dense = nn.Dense(self.features, name=f"{rating.name}_features")
-            hidden = nn.elu(dense(inputs))
-            logits[rating.name] = nn.Dense(rating.classes, name=rating.name)(hidden)
-            if replaced is not None and rating.name != "malignancy":
-                hidden = of_average(place, hidden, nn.elu(dense(average)))
-            attributes.append(hidden)
-        return rating_logits(logits)
-
-
-def contributions(heads: dict, features: Array, average: Array, temperature: Array) -> Array:
-    """By how much each part of what malignancy is built upon raises its expected rating.
-
-    That is the expected rating less what it would be if that part were an average nodule's. What one part shares with
-    another is credited to neither, so that they need not add up.
-
-    Args:
-      heads: parameters of `RatingHeads`.
-      features: (B, F) of the nodules, as `PNSAMP` gives them.
-      average: (F,) of an average nodule.
-      temperature: () of malignancy, see `calibration`.
-
-    Returns:
-      (B, 9) in classes of malignancy: of the eight attributes, and last of what is read off the image directly.
-    """
-    parts = len(schema.RATINGS)
-    replaced = jnp.tile(jnp.eye(1 + parts, parts, -1, dtype=bool), (len(features), 1))  # first nothing, then each
-    logits = RatingHeads(train=False).apply({"params": heads}, jnp.repeat(features, 1 + parts, 0), average, replaced)
-    p = nn.softmax(logits[:, schema.MALIGNANCY] / temperature)
-    expected = (p @ jnp.arange(1.0, schema.MAX_CLASSES + 1)).reshape(len(features), 1 + parts)
-    return expected[:, :1] - expected[:, 1:]
+ATTRIBUTES = tuple(rating for rating in schema.RATINGS if rating.name != "malignancy")
 
 
 class PNSAMP(nn.Module):
     """PN-SAMP in its multi-task and single-task forms.
 
     Attributes:
-      segment: whether there is a segmentation; without it (form C) the ratings come from the encoder alone.
-      rate: whether there are ratings; without them (form Seg) the trunk stands alone.
+      segment: whether to predict the segmentation; without it (form C) the ratings come from the encoder alone.
+      rate: whether to predict the ratings; without them (form Seg) the trunk stands alone.
       dropout: rate on the fused features.
       features: channels of the four blocks down; the blocks up mirror them.
-      mask_features: channels of the sub-3DCNN that reads the predicted segmentation.
+      mask_features: channels of the sub-3DCNN on the predicted segmentation.
       axis_name: pmap axis over which BatchNorm averages its statistics, if any.
       dtype: of the activations; parameters, statistics and outputs are float32.
     """
 
-    PATCH_MULTIPLE: ClassVar[int] = 16  # four poolings halve it
+    PATCH_MULTIPLE: ClassVar[int] = 16  # four poolings halve the patch
 
     segment: bool = True
     rate: bool = True
@@ -150,32 +62,97 @@ class PNSAMP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Outputs:
-        """Maps windowed patches (B, D, H, W, windows) in 0..1, D, H and W divisible by 16, to `Outputs`."""
-
-        def block(features: int, name: str) -> Block:
-            return Block(features, train, self.axis_name, self.dtype, of_data=name == "down_0", name=name)
+        """Map windowed patches (B, D, H, W, windows) in 0..1, with D, H and W divisible by 16, to `Outputs`."""
+        block = partial(Block, axis_name=self.axis_name, dtype=self.dtype)
 
         skips = []
         for level, features in enumerate(self.features):
-            x = block(features, f"down_{level}")(x)
+            # Training needs no gradient of the patch, the input of the first block.
+            x = block(features, fuse_affine=level == 0, name=f"down_{level}")(x, train=train)
             skips.append(x)
             x = max_pool(x)
-        summaries = [summarise(x)]
+        paths = [global_pool(x)]
 
         mask = None
         if self.segment:
-            beside = None
             for level, features in reversed(list(enumerate(self.features))):
-                x = block(features, f"up_{level}")(x, beside)  # joined with what was beside it on the way down
-                beside = skips[level]
-            mask = MaskHead(dtype=self.dtype, name="mask")(x, beside)
+                skip = None if level == len(skips) - 1 else skips[level + 1]  # there is none at the bottom
+                x = block(features, name=f"up_{level}")(x, skip, train=train)
+            mask = MaskHead(self.dtype, name="mask")(x, skips[0])
 
         if not self.rate:
             return Outputs(mask, None)
-        if self.segment:
-            y = nn.sigmoid(mask)[..., None]
+        if mask is not None:
+            y = nn.sigmoid(mask)[..., None]  # not thresholded, so that gradients pass
             for level, features in enumerate(self.mask_features):
-                y = max_pool(block(features, f"mask_{level}")(y))
-            summaries.append(summarise(y))
-        fused = jnp.concatenate(summaries, axis=-1)
-        return Outputs(mask, RatingHeads(train, self.dropout, name="heads")(fused), fused)
+                y = max_pool(block(features, name=f"mask_{level}")(y, train=train))
+            paths.append(global_pool(y))
+        both_paths = jnp.concatenate(paths, axis=-1)
+        return Outputs(mask, RatingHeads(self.dropout, name="heads")(both_paths, train=train), both_paths)
+
+
+class MaskHead(nn.Module):
+    """1x1x1 convolution of an up-pooled map concatenated with a skip, to one logit per voxel.
+
+    It is computed as the sum of two convolutions, one of which is up-pooled afterwards, because the concatenation
+    would be the largest array of the network.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, skip: Array) -> Array:
+        """Map x (B, D/2, H/2, W/2, C) and skip (B, D, H, W, S) to (B, D, H, W) float32 logits."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1] + skip.shape[-1], 1))
+        bias = self.param("bias", nn.initializers.constant(MASK_PRIOR), (1,))
+        kernel_x, kernel_skip = jnp.split(kernel.astype(self.dtype), [x.shape[-1]])
+        logits = up_pool(x.astype(self.dtype) @ kernel_x) + skip.astype(self.dtype) @ kernel_skip
+        return logits[..., 0].astype(jnp.float32) + bias
+
+
+class RatingHeads(nn.Module):
+    """The heads of all nine ratings, on the features of both paths.
+
+    Its steps can be applied one by one, as `inference.attribution` does. The parameters of a rating's two layers are
+    named after the rating: `subtlety_features` and `subtlety`.
+
+    Attributes:
+      dropout: rate on the fused features.
+      fused: width of the dense layer that fuses both paths.
+      features: width of each rating's own features.
+    """
+
+    dropout: float = 0.0
+    fused: int = 192
+    features: int = 24
+
+    def setup(self) -> None:
+        self.fusion = nn.Dense(self.fused)
+        for rating in schema.RATINGS:
+            setattr(self, f"{rating.name}_features", nn.Dense(self.features))
+            setattr(self, rating.name, nn.Dense(rating.classes))
+
+    @nn.compact  # for the dropout, whose draws depend on the name that Flax gives it here
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Map the features of both paths (B, F) to the logits of all ratings, (B, 9, 6) float32."""
+        fused = nn.Dropout(self.dropout, deterministic=not train)(self.fuse(x))
+        attributes, logits = [], {}
+        for rating in ATTRIBUTES:
+            features = self.attribute_features(rating.name, fused)
+            attributes.append(features)
+            logits[rating.name] = getattr(self, rating.name)(features)
+        logits["malignancy"] = self.malignancy_logits(fused, attributes)
+        return stack_logits(logits)
+
+    def fuse(self, x: Array) -> Array:
+        """Fuse the features of both paths: (..., F) -> (..., fused)."""
+        return nn.elu(self.fusion(x))
+
+    def attribute_features(self, name: str, fused: Array) -> Array:
+        """Compute the features of one attribute: (..., fused) -> (..., features)."""
+        return nn.elu(getattr(self, f"{name}_features")(fused))
+
+    def malignancy_logits(self, fused: Array, attributes: list[Array]) -> Array:
+        """Compute the logits of malignancy from the fused features and those of the eight attributes: (..., 5)."""
+        features = nn.elu(self.malignancy_features(jnp.concatenate([fused, *attributes], axis=-1)))
+        return self.malignancy(features)

@@ -1,6 +1,7 @@
-"""Every model of every config: its size, what it gives back, and that its parts hang together as the paper has it."""
+"""The model of every config: its size, its outputs, and that the parts of PN-SAMP are connected as in the paper."""
 
 import importlib
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,11 +13,11 @@ from pnsamp_jax import losses, models
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.models.outputs import ABSENT, Outputs
-from pnsamp_jax.models.pn_samp import RatingHeads, contributions
+from pnsamp_jax.models.pn_samp import RatingHeads
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-# Config -> parameters, whether it segments, whether it rates. A config that is missing here fails the test below.
+# Config -> number of parameters, whether it segments, whether it rates. Every config with a network must be here.
 EXPECTED = {
     "base": (1_510_404, True, True),
     "demo": (1_510_404, True, True),
@@ -35,7 +36,7 @@ EXPECTED = {
     "unet3d": (16_316_449, True, False),
     "weights": (1_510_404, True, True),
 }
-NO_NETWORK = {"diameter", "radiomics"}  # configs of what is no Flax module
+NO_NETWORK = {"diameter", "radiomics"}  # configs of methods that are not Flax modules
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 CONFIGS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 
@@ -79,14 +80,14 @@ total                                            1,510,404"""
 
 
 def build(config):
-    """The model of a config, and the number of its input channels."""
-    fields = importlib.import_module(f"configs.{config}").get_config().model.to_dict()
+    """Return the model of a config and the number of its input channels."""
+    fields = importlib.import_module(f"pnsamp_jax.configs.{config}").get_config().model.to_dict()
     windows = fields.pop("windows")
     return models.create(**fields), len(windows)
 
 
 def shapes(model, size, channels, batch=2):
-    """Shapes of the parameters and of the outputs; nothing is computed."""
+    """Return the shapes of the parameters and of the outputs, without computing anything."""
 
     def run(x):
         return model.init_with_output({"params": jax.random.key(0), "dropout": jax.random.key(1)}, x)
@@ -105,7 +106,7 @@ def test_parameters_and_outputs_of_each_config(config):
     assert config in EXPECTED, f"add configs/{config}.py to the table above"
     parameters, segments, rates = EXPECTED[config]
     model, channels = build(config)
-    size = importlib.import_module(f"configs.{config}").get_config().patch_size
+    size = importlib.import_module(f"pnsamp_jax.configs.{config}").get_config().patch_size
     params, outputs = shapes(model, size, channels)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((params, outputs)))
@@ -116,7 +117,7 @@ def test_parameters_and_outputs_of_each_config(config):
         assert outputs.ratings.shape == (2, len(schema.RATINGS), schema.MAX_CLASSES)
 
 
-def test_the_table_names_no_config_that_is_gone():
+def test_the_table_lists_only_configs_that_exist():
     assert EXPECTED.keys() <= set(CONFIGS)
 
 
@@ -141,7 +142,7 @@ def test_bfloat16_keeps_parameters_and_outputs_in_float32():
 
 def test_the_layer_table_of_pn_samp_m():
     model, channels = build("pn_samp_m")
-    for _ in range(2):  # the second time too, although JAX remembers what it has traced
+    for _ in range(2):  # also in the second call, although JAX caches what it has traced
         assert models.layer_table(model, 64, channels) == PN_SAMP_M
 
 
@@ -168,18 +169,18 @@ def test_an_unknown_field_is_the_users_error(field):
         models.create("pn_samp", **{field: 3})
 
 
-# How the parts hang together
+# How the parts are connected
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    """A small multi-task model, its variables, and one compiled run: outputs and gradients of the rating loss."""
-    model = models.create("pn_samp", features=(2, 4), mask_features=(2, 2))  # every further level compiles longer
+    """Return the gradients of the rating loss and the outputs of a small multi-task model."""
+    model = models.create("pn_samp", features=(2, 4), mask_features=(2, 2))  # more levels take longer to compile
     rng = np.random.default_rng(0)
     patch = jnp.asarray(rng.random((2, 16, 16, 16, 2)), jnp.float32)
     targets = jnp.zeros((2, 9, 6)).at[..., 1].set(1.0)
 
-    def draw(leaf):  # much quicker than to compile the initialisation
+    def draw(leaf):  # much faster than compiling the initialisation
         return (rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))).astype(np.float32)
 
     variables = jax.tree.map(draw, jax.eval_shape(model.init, jax.random.key(0), patch))
@@ -215,9 +216,10 @@ def test_the_rating_loss_reaches_the_encoder_and_the_decoder(tiny, part):
 
 @pytest.fixture(scope="module")
 def heads():
-    """Rating heads alone, their parameters and some fused features."""
-    module, x = RatingHeads(train=False, fused=8, features=3), jnp.asarray(np.random.default_rng(0).random((2, 5)))
-    return jax.jit(module.apply), jax.jit(module.init)(jax.random.key(0), x)["params"], x
+    """Return the compiled rating heads alone, their parameters and some features."""
+    module, x = RatingHeads(fused=8, features=3), jnp.asarray(np.random.default_rng(0).random((2, 5)))
+    apply, init = (jax.jit(partial(method, train=False)) for method in (module.apply, module.init))
+    return apply, init(jax.random.key(0), x)["params"], x
 
 
 @pytest.mark.parametrize("name", [name for name in schema.RATING_NAMES if name != "malignancy"])
@@ -229,57 +231,10 @@ def test_malignancy_is_built_upon_each_attributes_features(heads, name):
     assert {schema.RATING_NAMES[row] for row in np.flatnonzero(changed)} == {name, "malignancy"}
 
 
-def test_malignancys_own_features_matter_to_nothing_else(heads):
+def test_the_features_of_malignancy_change_no_other_rating(heads):
     apply, params, x = heads
     layer = {**params["malignancy_features"], "bias": params["malignancy_features"]["bias"] + 1.0}
     changed = np.asarray(
         apply({"params": {**params, "malignancy_features": layer}}, x) != apply({"params": params}, x)
     ).any((0, 2))
     np.testing.assert_array_equal(np.flatnonzero(changed), [schema.MALIGNANCY])
-
-
-# What malignancy is credited to
-
-
-@pytest.fixture(scope="module")
-def rated():
-    """Parameters of heads of the usual widths, features of three nodules and of an average one."""
-    random = np.random.default_rng(1)
-    features, average = random.normal(size=(3, 5)), random.normal(size=5)
-    params = jax.eval_shape(RatingHeads(train=False).init, jax.random.key(0), features)["params"]
-    params = jax.tree.map(lambda leaf: random.normal(0, 0.3, leaf.shape).astype(np.float32), params)
-    return params, jnp.asarray(features, jnp.float32), jnp.asarray(average, jnp.float32)
-
-
-def expected_malignancy(params, features, temperature):
-    logits = RatingHeads(train=False).apply({"params": params}, features)[:, schema.MALIGNANCY]
-    return jax.nn.softmax(logits / temperature) @ jnp.arange(1.0, 7.0)
-
-
-def test_an_average_nodule_owes_nothing_to_any_part(rated):
-    params, features, _ = rated
-    parts = contributions(params, features, features[0], 1.0)
-    assert parts.shape == (3, 9)
-    np.testing.assert_allclose(parts[0], 0, atol=1e-6)
-    assert np.abs(parts[1:]).max() > 1e-3
-
-
-@pytest.mark.parametrize("place", [0, 3, 7])
-def test_a_contribution_is_what_is_lost_with_the_average_nodules_features(rated, place):
-    params, features, average = rated
-    name = f"{schema.RATING_NAMES[place]}_features"
-    fused = jax.nn.elu(average @ params["fusion"]["kernel"] + params["fusion"]["bias"])
-    constant = fused @ params[name]["kernel"] + params[name]["bias"]
-    replaced = params | {name: {"kernel": jnp.zeros_like(params[name]["kernel"]), "bias": constant}}
-    lost = expected_malignancy(params, features, 1.7) - expected_malignancy(replaced, features, 1.7)
-    np.testing.assert_allclose(contributions(params, features, average, 1.7)[:, place], lost, atol=1e-5)
-
-
-def test_the_image_counts_apart_from_the_attributes(rated):
-    params, features, average = rated
-    kernel = params["malignancy_features"]["kernel"].copy()
-    kernel[:192] = 0  # malignancy sees the attributes alone
-    blind = params | {"malignancy_features": params["malignancy_features"] | {"kernel": kernel}}
-    parts = contributions(blind, features, average, 1.0)
-    np.testing.assert_allclose(parts[:, 8], 0, atol=1e-6)
-    assert np.abs(contributions(params, features, average, 1.0)[:, 8]).min() > 1e-3

@@ -1,4 +1,4 @@
-"""The networks of the compared systems: their sizes, what they give, and what each paper makes of a nodule."""
+"""The networks of the compared systems: their sizes, their outputs, and the inputs that they derive from a patch."""
 
 import importlib
 from functools import partial
@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from pnsamp_jax.configs import base
 
-from pnsamp_jax import config as settings
 from pnsamp_jax import losses, models
+from pnsamp_jax.config import read_settings
+from pnsamp_jax.configs import base
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.models.cnn_mtl import TASKS, Tower
@@ -23,7 +23,7 @@ from pnsamp_jax.models.unet3d import UpConv2x2x2
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-# Model -> parameters of its config, the ratings it gives, width of its features.
+# Model -> number of parameters with its config, ratings that it predicts, width of its features.
 SYSTEMS = {
     "unet3d": (16_316_449, (), None),
     "tumornet": (217_017, ("malignancy",), 64),
@@ -42,30 +42,30 @@ SIZE = {"mcnn": 24}  # the others take 16
 
 
 def config_of(system):
-    """The config of a system."""
+    """Return the config of a system."""
     return importlib.import_module(f"pnsamp_jax.configs.{system}").get_config()
 
 
-def shapes(model, size, channels, dtype=jnp.float32):
-    """Shapes of the variables and of the outputs for two nodules; nothing is computed."""
-    patch = jax.ShapeDtypeStruct((2, size, size, size, channels), dtype)
-    outputs, variables = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), patch)
+def shapes(model, size, channels, **arguments):
+    """Return the shapes of the variables and of the outputs for two nodules, without computing anything."""
+    patch = jax.ShapeDtypeStruct((2, size, size, size, channels), jnp.float32)
+    outputs, variables = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, **arguments), patch)
     return variables, outputs
 
 
 def count(params):
-    """Number of parameters."""
+    """Return the number of parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def draw(model, size, channels, seed=0):
-    """Random variables of a model, without compiling its initialisation."""
+def draw(model, size, channels, seed=0, **arguments):
+    """Return random variables of a model, without compiling its initialisation."""
     rng = np.random.default_rng(seed)
 
     def fill(leaf):
         return (rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))).astype(np.float32)
 
-    variables = jax.tree.map(fill, shapes(model, size, channels)[0])
+    variables = jax.tree.map(fill, shapes(model, size, channels, **arguments)[0])
     variables["batch_stats"] = jax.tree.map(lambda leaf: 0.5 + np.abs(leaf), variables["batch_stats"])
     return variables
 
@@ -100,7 +100,7 @@ def test_the_parameters_do_not_depend_on_the_patch_size(system, size):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_systems_config_keeps_what_it_does_not_own(system):
+def test_a_systems_config_keeps_the_fields_that_it_does_not_set(system):
     base = importlib.import_module("pnsamp_jax.configs.base").get_config()
     base.data.root, base.model.dtype, base.patch_size = "nodules", "bfloat16", 32
     config = importlib.import_module(f"pnsamp_jax.configs.{system}").apply_to(base)
@@ -108,21 +108,21 @@ def test_a_systems_config_keeps_what_it_does_not_own(system):
     assert config.patch_size == (48 if system == "mcnn" else 32)
 
 
-# What every system gives
+# Outputs and gradients of every system
 
 
 @pytest.fixture(scope="module", params=SYSTEMS)
 def run(request):
-    """A step of training a tiny system: its name, gradients, outputs, running statistics before and after."""
+    """Return the name of a tiny system and the gradients, outputs and running statistics of one training step."""
     system = request.param
     size = SIZE.get(system, 16)
-    # Three nodules: where one voxel is left of each, BatchNorm makes -1 and 1 of two, whatever they were.
+    # Three nodules: with two, and one voxel left of each, BatchNorm would return -1 and 1 whatever its input.
     x = jnp.asarray(np.random.default_rng(1).random((3, size, size, size, 2)), jnp.float32)
     model = models.create(system, **TINY[system])
     variables = draw(model, size, 2)
 
     @jax.jit
-    def step(params, x):  # a patch that is a constant of the program would be projected by the compiler, slowly
+    def step(params, x):  # x is an argument because the compiler would be slow in folding a constant patch
         def loss_of(params):
             outputs, updated = model.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
             loss = 0.0
@@ -151,7 +151,7 @@ def test_training_moves_the_running_statistics(run):
         assert moved, jax.tree_util.keystr(path)
 
 
-def test_only_the_ratings_of_the_paper_are_given(run):
+def test_only_the_ratings_of_the_paper_are_predicted(run):
     system, _, outputs, _ = run
     if outputs.ratings is None:
         assert not SYSTEMS[system][1]
@@ -192,7 +192,7 @@ def test_unet3d_starts_from_a_small_mask():
     assert jax.nn.sigmoid(bias(jax.random.key(0))) < 0.05
 
 
-def test_unet3d_without_such_an_up_is_the_users_error():
+def test_an_unknown_up_is_the_users_error():
     with pytest.raises(UserError, match=r"config\.model\.up: 'nearest' is none of pool, convolution"):
         shapes(models.create("unet3d", up="nearest"), 16, 1)
 
@@ -222,7 +222,7 @@ def test_tumornets_cross_entropy_is_a_regression_on_the_mean_rating(rating_count
     np.testing.assert_allclose(jax.grad(loss)(jnp.float32(mean)), expected - share @ classes, atol=1e-5)
 
 
-def test_tumornet_starts_in_the_middle_and_reads_one_window():
+def test_tumornet_starts_at_the_middle_class_and_uses_one_window():
     model = models.create("tumornet", **TINY["tumornet"])
     variables = draw(model, 16, 2)
     variables["params"]["mean"] = {"kernel": np.zeros((5, 1), np.float32), "bias": np.full(1, 3.0, np.float32)}
@@ -247,7 +247,7 @@ def test_shc_dcnn_takes_the_mean_of_the_two_central_slices():
 def test_shc_dcnn_gives_equal_planes_equal_features():
     model = models.create("shc_dcnn", **TINY["shc_dcnn"])
     variables = draw(model, 16, 1)
-    # A volume that is the same under any exchange of its axes has three equal planes.
+    # A volume that does not change when axes are exchanged has three equal planes.
     i, j, k = np.meshgrid(*[np.linspace(0, 1, 16, dtype=np.float32)] * 3, indexing="ij")
     volume = jnp.asarray(i * j * k)[None, ..., None]
     caught = jax.jit(partial(model.apply, capture_intermediates=lambda module, _: module.name == "planes"))(
@@ -261,7 +261,7 @@ def test_shc_dcnn_gives_equal_planes_equal_features():
 # MCNN
 
 
-def test_mcnn_sees_a_constant_alike_at_every_scale():
+def test_mcnn_has_equal_features_of_a_constant_at_every_scale():
     model = models.create("mcnn", **TINY["mcnn"])
     variables = draw(model, 24, 1)
     volume = jnp.full((1, 24, 24, 24, 1), 0.3)
@@ -275,8 +275,8 @@ def test_mcnn_sees_a_constant_alike_at_every_scale():
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize(
-    ("voxel", "seen"),
-    [  # of a patch of 24: cubes of 24, 16 (from 4) and 8 (from 8); a voxel is 1/27, 1/8 and 1 of a cell
+    ("voxel", "cells"),
+    [  # a patch of 24 has cubes of 24, 16 (from 4) and 8 (from 8); a voxel is 1/27, 1/8 and 1 of a cell
         ((0, 0, 0), {0: (0, 0, 0)}),
         ((4, 12, 19), {0: (1, 4, 6), 1: (0, 4, 7)}),
         ((3, 12, 12), {0: (1, 4, 4)}),
@@ -284,11 +284,11 @@ def test_mcnn_sees_a_constant_alike_at_every_scale():
         ((7, 12, 12), {0: (2, 4, 4), 1: (1, 4, 4)}),
     ],
 )
-def test_mcnns_cubes_are_centred(voxel, seen, flip):
+def test_mcnns_cubes_are_centred(voxel, cells, flip):
     volume = np.zeros((1, 24, 24, 24, 1), np.float32)
     volume[0][voxel] = 1.0
     expected = np.zeros((3, 8, 8, 8), np.float32)
-    for scale, cell in seen.items():
+    for scale, cell in cells.items():
         expected[scale][cell] = (1 / 27, 1 / 8, 1)[scale]
     if flip:
         volume, expected = volume[:, ::-1, ::-1, ::-1], expected[:, ::-1, ::-1, ::-1]
@@ -298,7 +298,7 @@ def test_mcnns_cubes_are_centred(voxel, seen, flip):
 # CNN-MTL
 
 
-def test_cnn_mtls_towers_share_nothing():
+def test_cnn_mtls_towers_share_no_weights():
     model = models.create("cnn_mtl", **TINY["cnn_mtl"])
     variables = draw(model, 16, 1)
     x = jnp.asarray(np.random.default_rng(0).random((1, 16, 16, 16, 1)), jnp.float32)
@@ -306,24 +306,24 @@ def test_cnn_mtls_towers_share_nothing():
     apply = jax.jit(lambda params: model.apply({**variables, "params": params}, x))
     params = variables["params"]
     before = apply(params)
-    for place, task in enumerate(TASKS):
+    for index, task in enumerate(TASKS):
         tower = jax.tree.map(lambda leaf: leaf + 0.1, params[f"{task}_tower"])
         bias = params["first"]["bias"].copy()
-        bias[2 * place : 2 * place + 2] += 0.1  # two kernels are this tower's
+        bias[2 * index : 2 * index + 2] += 0.1  # two channels belong to this tower
         for moved in ({f"{task}_tower": tower}, {"first": {**params["first"], "bias": bias}}):
             after = apply({**params, **moved})
             rows = np.flatnonzero((after.ratings != before.ratings).any(axis=(0, 2)))
             assert [schema.RATING_NAMES[row] for row in rows] == [task]
             blocks = (after.features != before.features).reshape(len(TASKS), -1).any(axis=1)
-            np.testing.assert_array_equal(np.flatnonzero(blocks), [place])
+            np.testing.assert_array_equal(np.flatnonzero(blocks), [index])
 
 
-def test_cnn_mtls_last_pooling_leaves_nothing_of_the_patch_out():
-    # 48 voxels are 24 after the first pooling and 3 before the last one: the far edge has to count too.
-    tower = Tower(features=(2, 2, 2, 2, 2), hidden=3, train=False)
-    variables = draw(tower, 24, 1)
+def test_cnn_mtls_last_pooling_includes_the_whole_patch():
+    # 48 voxels are 24 after the first pooling and 3 before the last one; the third must not be dropped.
+    tower = Tower(features=(2, 2, 2, 2, 2), hidden=3)
+    variables = draw(tower, 24, 1, train=False)
     x = jnp.asarray(np.random.default_rng(0).random((1, 24, 24, 24, 1)), jnp.float32)
-    features = jax.jit(tower.apply)
+    features = jax.jit(partial(tower.apply, train=False))
     assert np.abs(features(variables, x) - features(variables, x.at[:, -2:, -2:, -2:].set(5.0))).max() > 1e-6
 
 
@@ -338,10 +338,10 @@ def test_a_patch_is_a_multiple_of_what_the_model_needs(name):
     config = base.get_config()
     config.model = ConfigDict({"name": name, "windows": config.model.windows, "dtype": "float32"})
     config.patch_size = 3 * multiple
-    settings.check(config)
+    read_settings(config)
     config.patch_size += 4 if multiple > 4 else 1
     with pytest.raises(UserError, match=f"config.patch_size: .* is not divisible by {multiple}, as {name} needs"):
-        settings.check(config)
+        read_settings(config)
 
 
 @pytest.mark.parametrize("system", sorted(SYSTEMS))

@@ -1,0 +1,118 @@
+"""Attribution: which attributes, and which voxels, raise a nodule's expected malignancy rating."""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from pnsamp_jax import steps, transforms
+from pnsamp_jax.data import schema
+from pnsamp_jax.models.pn_samp import ATTRIBUTES, RatingHeads
+
+if TYPE_CHECKING:
+    from pnsamp_jax.inference.ensemble import Network, Networks, Predictions
+
+Array = jax.Array
+
+LUNG_HU = -850.0  # aerated lung, with which the saliency compares each voxel
+
+
+@jax.jit
+def contributions(heads: dict, features: Array, average: Array, temperature: Array) -> Array:
+    """Compute by how much each input of the malignancy head raises the expected malignancy rating.
+
+    That is the expected rating minus the one obtained when this input alone is replaced by that of an average nodule.
+    What two inputs contribute together is credited to neither, so the contributions need not add up.
+
+    Args:
+      heads: parameters of `RatingHeads`.
+      features: (B, F) of the nodules, as in `Outputs.features`.
+      average: (F,) features of an average nodule.
+      temperature: () of malignancy, see `inference.temperature`.
+
+    Returns:
+      (B, 9) in classes of malignancy: of the eight attributes and, last, of the fused features, that is, of what the
+      head reads from the image directly.
+    """
+
+    def apply(method: str, *args: object) -> Array:
+        output = RatingHeads().apply({"params": heads}, *args, method=method)
+        assert isinstance(output, Array)
+        return output
+
+    def head_inputs(features: Array) -> list[Array]:
+        fused = apply("fuse", features)
+        return [*(apply("attribute_features", rating.name, fused) for rating in ATTRIBUTES), fused]
+
+    # Ten variants of each nodule: as it is, then with one of its nine inputs replaced.
+    inputs = len(ATTRIBUTES) + 1
+    replaced = jnp.tile(jnp.eye(1 + inputs, inputs, -1, dtype=bool), (len(features), 1))
+    pairs = zip(head_inputs(jnp.repeat(features, 1 + inputs, axis=0)), head_inputs(average), strict=True)
+    *attributes, fused = [
+        jnp.where(replaced[:, i, None], of_average, own) for i, (own, of_average) in enumerate(pairs)
+    ]
+    logits = apply("malignancy_logits", fused, attributes)
+    expected = _expected_rating(logits, temperature).reshape(len(features), 1 + inputs)
+    return expected[:, :1] - expected[:, 1:]
+
+
+def _expected_rating(logits: Array, temperature: Array) -> Array:
+    """Compute the expected class of a rating: logits (..., K) -> (...)."""
+    return nn.softmax(logits / temperature) @ jnp.arange(1.0, logits.shape[-1] + 1)
+
+
+def mean_contributions(networks: "Networks", predictions: "Predictions") -> np.ndarray:
+    """Average the `contributions` over networks and flips.
+
+    Args:
+      networks: tested, so that their mean features are known.
+      predictions: of these networks for N nodules.
+
+    Returns:
+      (N, 9) float32.
+    """
+    assert predictions.features is not None, "a model without ratings has no features"
+    found = []
+    for network, features_of_flips in zip(networks.members.values(), predictions.features, strict=True):
+        assert network.mean_features is not None, "an untested network has no mean features"
+        heads, temperature = network.variables["params"]["heads"], network.temperatures[schema.MALIGNANCY]
+        found += [contributions(heads, features, network.mean_features, temperature) for features in features_of_flips]
+    return np.mean(found, axis=0)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def malignancy_gradient(model: nn.Module, windows: steps.Windows, network: "Network", images: Array) -> Array:
+    """Compute by how much each voxel raises the expected malignancy compared with lung in its place.
+
+    This is a first-order estimate: the gradient with respect to the model's input, times the input's difference from
+    that of lung.
+
+    Args:
+      model: that predicts ratings.
+      windows: of the model's input channels.
+      network: trained.
+      images: (B, S, S, S) HU, S the model's patch size.
+
+    Returns:
+      (B, S, S, S) float32 in classes of malignancy.
+    """
+    inputs = transforms.window(images, windows)
+
+    def total_expected(inputs: Array) -> Array:
+        ratings = steps.apply_model(model, network.variables, inputs).ratings
+        assert ratings is not None, "a model without ratings has no malignancy"
+        return _expected_rating(ratings[:, schema.MALIGNANCY], network.temperatures[schema.MALIGNANCY]).sum()
+
+    lung = transforms.window(jnp.array(LUNG_HU), windows)
+    return (jax.grad(total_expected)(inputs) * (inputs - lung)).sum(axis=-1)
+
+
+def saliency(networks: "Networks", images: np.ndarray) -> np.ndarray:
+    """Average the `malignancy_gradient` over the networks: (N, S, S, S) HU -> (N, S, S, S) float32."""
+    gradients = [
+        malignancy_gradient(networks.model, networks.windows, network, images) for network in networks.members.values()
+    ]
+    return np.mean(gradients, axis=0)

@@ -1,0 +1,116 @@
+"""pnsamp_jax.inference.attribution: contributions and saliency are the differences that they stand for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import made_up_run
+
+from pnsamp_jax.data import schema
+from pnsamp_jax.inference import attribution, ensemble
+from pnsamp_jax.models.pn_samp import RatingHeads
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory, quick_compilation):
+    """Return the networks of two folds of a run."""
+    return ensemble.load(made_up_run(tmp_path_factory.mktemp("run"), (0, 2)))
+
+
+@pytest.fixture(scope="module")
+def patches():
+    return np.random.default_rng(0).integers(-1000, 400, (3, 16, 16, 16)).astype(np.int16)
+
+
+# Contributions
+
+
+@pytest.fixture(scope="module")
+def rated():
+    """Return parameters of heads of the usual widths, features of three nodules and of an average one."""
+    random = np.random.default_rng(1)
+    features, average = random.normal(size=(3, 5)), random.normal(size=5)
+    shapes = jax.eval_shape(lambda x: RatingHeads().init(jax.random.key(0), x, train=False), features)["params"]
+    params = jax.tree.map(lambda leaf: random.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+    return params, jnp.asarray(features, jnp.float32), jnp.asarray(average, jnp.float32)
+
+
+def expected_malignancy(params, features, temperature):
+    """Return the expected malignancy that the heads predict from features."""
+    logits = RatingHeads().apply({"params": params}, features, train=False)[:, schema.MALIGNANCY]
+    return jax.nn.softmax(logits / temperature) @ jnp.arange(1.0, 7.0)
+
+
+def test_no_input_of_an_average_nodule_contributes(rated):
+    params, features, _ = rated
+    parts = attribution.contributions(params, features, features[0], 1.0)
+    assert parts.shape == (3, 9)
+    np.testing.assert_allclose(parts[0], 0, atol=1e-6)
+    assert np.abs(parts[1:]).max() > 1e-3
+
+
+@pytest.mark.parametrize("index", [0, 3, 7])
+def test_a_contribution_is_what_is_lost_with_the_average_nodules_features(rated, index):
+    params, features, average = rated
+    name = f"{schema.RATING_NAMES[index]}_features"
+    fused = jax.nn.elu(average @ params["fusion"]["kernel"] + params["fusion"]["bias"])
+    constant = fused @ params[name]["kernel"] + params[name]["bias"]
+    replaced = params | {name: {"kernel": jnp.zeros_like(params[name]["kernel"]), "bias": constant}}
+    lost = expected_malignancy(params, features, 1.7) - expected_malignancy(replaced, features, 1.7)
+    parts = attribution.contributions(params, features, average, 1.7)
+    np.testing.assert_allclose(parts[:, index], lost, atol=1e-5)
+
+
+def test_the_image_contributes_separately_from_the_attributes(rated):
+    params, features, average = rated
+    kernel = params["malignancy_features"]["kernel"].copy()
+    kernel[:192] = 0  # malignancy depends on the attributes alone
+    blind = params | {"malignancy_features": params["malignancy_features"] | {"kernel": kernel}}
+    parts = attribution.contributions(blind, features, average, 1.0)
+    np.testing.assert_allclose(parts[:, 8], 0, atol=1e-6)
+    assert np.abs(attribution.contributions(params, features, average, 1.0)[:, 8]).min() > 1e-3
+
+
+def test_mean_contributions_are_means_over_networks_and_flips(networks, patches):
+    predictions = ensemble.predict(networks, patches)
+    parts = [
+        attribution.contributions(
+            network.variables["params"]["heads"],
+            features,
+            network.mean_features,
+            network.temperatures[schema.MALIGNANCY],
+        )
+        for network, features_of_flips in zip(networks.members.values(), predictions.features, strict=True)
+        for features in features_of_flips
+    ]
+    assert len(parts) == 2 * 8 and np.ptp(parts, axis=0).max() > 1e-3
+    np.testing.assert_allclose(
+        attribution.mean_contributions(networks, predictions), np.mean(parts, axis=0), atol=1e-6
+    )
+
+
+# Saliency
+
+
+def test_the_saliency_is_the_derivative_towards_lung(networks, patches):
+    network, step = networks.members["fold_0"], 1e-2
+    one_network = networks._replace(members={"fold_0": network})
+    images = patches[:1].clip(-700, -300).astype(np.float32)  # where neither window clips
+
+    def expected(images):
+        probabilities = ensemble.predict(one_network, images, flips=False).mean_probabilities
+        return probabilities[:, schema.MALIGNANCY].astype(np.float64) @ np.arange(1, 7)
+
+    towards = step * (images - attribution.LUNG_HU)
+    slope = (expected(images + towards) - expected(images - towards)) / (2 * step)
+    # Central differences in float32, through maxima: they agree within a few hundredths.
+    assert attribution.saliency(one_network, images).sum() == pytest.approx(slope[0], rel=0.05, abs=2e-3)
+
+
+def test_the_saliency_is_the_mean_over_networks(networks, patches):
+    images = patches[:2].astype(np.float32)
+    alone = [attribution.saliency(networks.member(fold), images) for fold in (0, 2)]
+    np.testing.assert_allclose(attribution.saliency(networks, images), np.mean(alone, axis=0), atol=1e-6)
+    assert np.abs(alone[0] - alone[1]).max() > 1e-4
