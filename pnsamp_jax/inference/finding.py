@@ -1,4 +1,4 @@
-"""What is known of one nodule, in the form that every file that shows it reads."""
+"""The finding: everything predicted and known about one nodule, from which all output files are written."""
 
 from dataclasses import dataclass, replace
 
@@ -10,28 +10,30 @@ from pnsamp_jax.data import schema
 
 @dataclass(frozen=True)
 class Finding:
-    """What the network says of one nodule, and the voxels round it.
+    """The network's predictions for one nodule, and the voxels around it.
 
-    A patch is a cube (S, S, S) of isotropic voxels centred on the point; its axes run towards S(uperior),
-    P(osterior), L(eft), as `data.patches` has it: index 0 is the most inferior, anterior and right voxel.
+    A patch is a cube (S, S, S) of isotropic voxels centred on the point. As in `data.patches`, its axes run towards
+    S(uperior), P(osterior) and L(eft): index 0 is the most inferior, anterior and right voxel.
 
     Attributes:
       nodule_id: of letters, digits, ".", "_" and "-"; unique among the findings that are shown together.
       image: the CT, as the user named it.
-      point_mm: (3,) LPS mm, where the nodule was said to be.
-      spacing_mm: size of a patch's voxel.
+      point_mm: (3,) LPS mm, the position of the nodule as given by the user.
+      spacing_mm: edge length of a patch's voxel.
       hu: patch of int16.
       mask: patch of bool, the predicted segmentation.
       probabilities: (9, 6) in the order of `schema.RATINGS`, class k at index k-1; 0 where a rating lacks the class.
-      ensemble_spread: standard deviation of the expected malignancy over the networks of the ensemble, NaN for one.
-      flip_spread: the same over the flips of the patch, NaN without.
-      contributions: by how much each part raises the expected malignancy above what it would be if that part were
-        an average nodule's: the eight attributes by name, then "image", what is read off the image directly.
-      saliency: patch of float32, by how much the voxels there raise the expected malignancy; None if not computed.
+      ensemble_spread: standard deviation of the expected malignancy over the networks of the ensemble; NaN if there
+        is only one network.
+      flip_spread: the same over the flips of the patch; NaN without flips.
+      contributions: by how much each part raises the expected malignancy, compared with the same nodule with that
+        part replaced by an average nodule's: the eight attributes by name, then "image", which is the contribution
+        of the image features that bypass the attributes.
+      saliency: patch of float32, by how much each voxel raises the expected malignancy; None if not computed.
       volume_mm3: of the mask.
-      diameter_mm: the longest in any axial slice of the mask.
-      readers_mask: patch of bool, the readers' consensus; None if not known.
-      truth: (9,) int, the rounded mean of the readers, 0 where there is none; None if not known.
+      diameter_mm: the longest diameter in any axial slice of the mask.
+      readers_mask: patch of bool, the readers' consensus; None if unknown.
+      truth: (9,) int, the rounded mean of the readers, 0 for a rating that they did not give; None if unknown.
     """
 
     nodule_id: str
@@ -51,27 +53,26 @@ class Finding:
     truth: np.ndarray | None = None
 
     def without_patches(self) -> "Finding":
-        """The same with empty patches: of many nodules these are nearly all of the memory."""
+        """Return a copy with empty patches, which take up nearly all of a finding's memory."""
         nothing = np.zeros((0, 0, 0))
         return replace(self, hu=nothing, mask=nothing, saliency=None, readers_mask=None)
 
     @property
     def arg_max(self) -> np.ndarray:
-        """(9,) int: the likeliest class of each rating."""
+        """Return the likeliest class of each rating, (9,) int."""
         return metrics.arg_max(self.probabilities)
 
     @property
     def within_one(self) -> np.ndarray:
-        """(9,) int: the class of each rating that is best within one."""
+        """Return the best class within one of each rating, (9,) int; see `metrics.best_within_one`."""
         return metrics.best_within_one(self.probabilities)
 
     @property
     def expected(self) -> np.ndarray:
-        """(9,) float: the mean of each rating; of little meaning for calcification, whose classes have no order."""
+        """Return the mean of each rating, (9,) float; meaningless for calcification, whose classes have no order."""
         return metrics.expected(self.probabilities)
 
     @property
-    def suspicion(self) -> float:
-        """P(4) + P(5) of malignancy, given that it is not 3."""
-        p = self.probabilities[schema.MALIGNANCY]
-        return float(p[3:].sum() / max(p[3:].sum() + p[:2].sum(), 1e-9))
+    def malignant_probability(self) -> float:
+        """Return P(4) + P(5) of malignancy, given that the class is not 3."""
+        return float(metrics.malignant_probability(self.probabilities[schema.MALIGNANCY]))

@@ -1,4 +1,4 @@
-"""Predicted masks: from the network's patch to the CT's own grid, and what is measured of them."""
+"""Predicted masks: resample them from the network's patch to the CT's own grid, and measure them."""
 
 import numpy as np
 from scipy import ndimage
@@ -6,30 +6,30 @@ from scipy.spatial.distance import pdist
 
 from pnsamp_jax.ct.volume import Volume
 
-SAMPLE_MM = 0.6  # a voxel's share of a mask is averaged over points at most this far apart
+SAMPLE_MM = 0.6  # largest distance between the points over which a voxel's share of a mask is averaged
 
 
 def central_component(mask: np.ndarray) -> np.ndarray:
-    """The part of a mask (D, H, W) bool that hangs together by faces and lies nearest to the middle.
+    """Return the face-connected component of a mask (D, H, W) bool that lies nearest to the centre of the array.
 
-    Of parts that are equally near the largest; an empty mask stays empty.
+    If several components are equally near, the largest is returned. An empty mask stays empty.
     """
     labels, count = ndimage.label(mask)
     if not count:
         return mask
     voxels = np.argwhere(mask)
-    away, label = ((voxels - (np.array(mask.shape) - 1) / 2) ** 2).sum(axis=1), labels[mask]
-    nearest = ndimage.minimum(away, label, np.arange(1, count + 1))
-    size = np.bincount(label, minlength=count + 1)[1:]
+    squared_distance = ((voxels - (np.array(mask.shape) - 1) / 2) ** 2).sum(axis=1)
+    nearest = ndimage.minimum(squared_distance, labels[mask], np.arange(1, count + 1))
+    size = np.bincount(labels[mask], minlength=count + 1)[1:]
     return labels == 1 + np.lexsort((-size, nearest))[0]
 
 
 def onto_grid(mask: Volume, shape: tuple[int, ...], affine: np.ndarray) -> Volume:
-    """Resamples a mask onto another grid and keeps its volume.
+    """Resample a mask onto another grid without changing its volume.
 
-    Each voxel of the grid gets the share of it that the mask covers, and the voxels with the greatest shares are
-    taken, as many as have the mask's volume: to within half a voxel of the grid, and one voxel at the least. What
-    lies beyond the grid is lost, and counts no more.
+    Compute which share of each voxel of the grid the mask covers, then mark the voxels with the largest shares, as
+    many as make up the mask's volume. The volume is therefore kept to within half a voxel of the grid, and at least
+    one voxel is marked. Parts of the mask outside the grid are dropped and do not count towards the volume.
 
     Args:
       mask: (d, h, w) bool with its affine.
@@ -43,21 +43,22 @@ def onto_grid(mask: Volume, shape: tuple[int, ...], affine: np.ndarray) -> Volum
     marked = np.argwhere(mask.array)
     if not len(marked):
         return result
-    # The box of the grid that the mask can touch: where the corners of the mask's box, a voxel wider, come to lie.
+    # Work only on the part of the grid that the mask can touch: the bounding box, on the grid, of the corners of the
+    # mask's own bounding box, which is first enlarged by one voxel.
     corners = np.stack(np.meshgrid(*np.stack([marked.min(0) - 1, marked.max(0) + 1], 1), indexing="ij"), -1)
-    at = result.to_index(mask.to_lps(corners.reshape(-1, 3)))
-    low = np.clip(np.floor(at.min(0)).astype(int), 0, shape)
-    high = np.clip(np.ceil(at.max(0)).astype(int) + 1, 0, shape)
+    grid_index = result.to_index(mask.to_lps(corners.reshape(-1, 3)))
+    low = np.clip(np.floor(grid_index.min(0)).astype(int), 0, shape)
+    high = np.clip(np.ceil(grid_index.max(0)).astype(int) + 1, 0, shape)
     if (low >= high).any():
         return result
 
-    splits = np.maximum(1, np.ceil(result.spacing / SAMPLE_MM - 1e-6)).astype(int)
-    fine = [low[i] - 0.5 + (np.arange((high - low)[i] * splits[i]) + 0.5) / splits[i] for i in range(3)]
+    samples = np.maximum(1, np.ceil(result.spacing / SAMPLE_MM - 1e-6)).astype(int)  # per voxel, along each axis
+    fine = [low[i] - 0.5 + (np.arange((high - low)[i] * samples[i]) + 0.5) / samples[i] for i in range(3)]
     points = mask.to_index(result.to_lps(np.stack(np.meshgrid(*fine, indexing="ij"), -1)))
     values = ndimage.map_coordinates(
         mask.array.astype(np.float32), np.moveaxis(points, -1, 0), order=1, mode="grid-constant"
     )
-    blocks = np.stack([high - low, splits], axis=1).ravel()
+    blocks = np.stack([high - low, samples], axis=1).ravel()
     share = values.reshape(blocks).mean(axis=(1, 3, 5))
 
     covered_mm3 = _voxel_mm3(mask) * marked_inside(mask, result)
@@ -69,24 +70,24 @@ def onto_grid(mask: Volume, shape: tuple[int, ...], affine: np.ndarray) -> Volum
 
 
 def marked_inside(mask: Volume, grid: Volume) -> int:
-    """How many of a mask's voxels have their centre within a grid."""
-    at = grid.to_index(mask.to_lps(np.argwhere(mask.array)))
-    return int(((at >= -0.5) & (at < np.array(grid.array.shape) - 0.5)).all(axis=1).sum())
+    """Count the marked voxels of a mask whose centres lie inside a grid."""
+    index = grid.to_index(mask.to_lps(np.argwhere(mask.array)))
+    return int(((index >= -0.5) & (index < np.array(grid.array.shape) - 0.5)).all(axis=1).sum())
 
 
 def volume_mm3(mask: Volume) -> float:
-    """Volume of a mask."""
+    """Return the volume of a mask in mm^3."""
     return float(mask.array.sum() * _voxel_mm3(mask))
 
 
 def longest_axial_diameter_mm(mask: np.ndarray, spacing_mm: float) -> float:
-    """The longest diameter of a mask in any axial slice, as a radiologist measures it; 0 of an empty one.
+    """Return the longest diameter of a mask in any axial slice, as radiologists measure it; 0 for an empty mask.
 
-    From the centre of one voxel to that of another, and half a voxel at either end.
+    The diameter is the distance between the centres of two voxels plus half a voxel at either end.
 
     Args:
-      mask: (d, h, w) bool on an isotropic grid whose first axis is the body's.
-      spacing_mm: size of a voxel.
+      mask: (d, h, w) bool on an isotropic grid; d runs along the body.
+      spacing_mm: edge length of a voxel.
     """
     longest = 0.0
     for plane in mask[mask.any(axis=(1, 2))]:

@@ -1,1 +1,1 @@
-"""Pictures of what came out."""
+"""Outputs for people and viewers: figures, the HTML report, DICOM objects, and the files of a prediction."""

@@ -1,92 +1,23 @@
-"""Findings as DICOM objects: a Segmentation and a structured report that viewers and archives read beside the CT.
+"""Findings as DICOM objects: a Segmentation and a structured report, for viewers and archives that hold the CT."""
 
-The ratings are coded as in TCIA's DICOM version of the LIDC-IDRI readings (Fedorov et al., *DICOM re-encoding of
-volumetrically annotated Lung Imaging Database Consortium (LIDC) nodules*, Medical Physics 2020), so that what finds
-those finds these.
-"""
-
-import os
-import struct
-from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
-import pydicom
 from pydicom import Dataset
-from pydicom.multival import MultiValue
-from pydicom.sr.codedict import Code, codes
+from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
-from pydicom.valuerep import DA, TM
 
 from pnsamp_jax import __version__
-from pnsamp_jax.ct.dicom import SAME_MM, quiet_pydicom
+from pnsamp_jax.ct.dicom import quiet_pydicom
 from pnsamp_jax.data import schema
-from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.inference.finding import Finding
+from pnsamp_jax.report.dicom_codes import RATING_CODES
+from pnsamp_jax.report.dicom_headers import UTF8, read_headers
 
 NAME = "PN-SAMP"
-_UTF8 = "ISO_IR 192"
-
-
-def _codes_of(scheme: str) -> Callable[[str, str], Code]:
-    return lambda value, meaning: Code(value, scheme, meaning)
-
-
-_lidc, _ncit, _radlex = map(_codes_of, ("99LIDCQIICR", "NCIt", "RadLex"))
-_2, _3, _4 = _lidc("002", "2 out of 5"), _lidc("003", "3 out of 5"), _lidc("004", "4 out of 5")
-
-# What each of `schema.RATINGS` is called, and its classes 1, 2, ...
-RATING_CODES: dict[str, tuple[Code, tuple[Code, ...]]] = {
-    "subtlety": (_ncit("C45992", "Subtlety score"), (
-        _lidc("101", "1 out of 5 (Extremely subtle)"), _lidc("102", "2 out of 5 (Moderately subtle)"),
-        _lidc("103", "3 out of 5 (Fairly subtle)"), _lidc("104", "4 out of 5 (Moderately obvious)"),
-        _lidc("105", "5 out of 5 (Obvious)"))),
-    "internal_structure": (_lidc("200", "Internal structure"), (
-        _ncit("C12471", "Soft tissue"), _ncit("C25278", "Fluid"), _ncit("C12472", "Adipose tissue"),
-        _ncit("C73434", "Air"))),
-    "calcification": (_ncit("C3672", "Calcification"), (
-        _radlex("RID35453", "Popcorn calcification sign"), _lidc("302", "Laminated appearance"),
-        _radlex("RID5741", "Solid appearance"), _lidc("304", "Non-central appearance"),
-        _radlex("RID5827", "Central calcification"), _radlex("RID28473", "Absent"))),
-    "sphericity": (_lidc("400", "Sphericity"), (
-        _radlex("RID5811", "linear"), _2, _radlex("RID5800", "ovoid"), _4, _radlex("RID5799", "round"))),
-    "margin": (_ncit("C25563", "Margin"), (
-        _radlex("RID5709", "Indistinct margin"), _2, _3, _4, _radlex("RID5707", "Circumscribed margin"))),
-    "lobulation": (_ncit("C62175", "Lobular Pattern"), (
-        _lidc("601", "1 out of 5 (No lobulation)"), _2, _3, _4, _lidc("605", "5 out of 5 (Marked lobulation)"))),
-    "spiculation": (_ncit("C28749", "Spiculation"), (
-        _lidc("701", "1 out of 5 (No spiculation)"), _2, _3, _4, _lidc("705", "5 out of 5 (Marked spiculation)"))),
-    "texture": (_ncit("C41144", "Texture"), (
-        _radlex("RID50153", "non-solid pulmonary nodule"), _2, _radlex("RID50152", "part-solid pulmonary nodule"),
-        _4, _radlex("RID50151", "solid pulmonary nodule"))),
-    "malignancy": (_radlex("RID36042", "Malignancy"), (
-        _lidc("901", "1 out of 5 (Highly Unlikely for Cancer)"),
-        _lidc("902", "2 out of 5 (Moderately Unlikely for Cancer)"),
-        _lidc("903", "3 out of 5 (Indeterminate Likelihood)"),
-        _lidc("904", "4 out of 5 (Moderately Suspicious for Cancer)"),
-        _lidc("905", "5 out of 5 (Highly Suspicious for Cancer)"))),
-}  # fmt: skip
-
-_SHARED = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-_NEEDED = ("SOPClassUID", "SOPInstanceUID", *_SHARED)
-# What highdicom wants to find in a header, if only empty, and what makes a value one that it can take.
-_MAY_BE_EMPTY = {
-    "PatientID": str,
-    "PatientName": str,
-    "PatientBirthDate": DA,
-    "PatientSex": hd.PatientSexValues,
-    "AccessionNumber": str,
-    "StudyID": str,
-    "StudyDate": DA,
-    "StudyTime": TM,
-    "ReferringPhysicianName": str,
-}
-
-
-# What pydicom raises, not before it is asked for, on a value that is not of its kind.
-_UNSOUND = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, NotImplementedError, struct.error)
 
 
 def write_objects(
@@ -97,40 +28,40 @@ def write_objects(
     seg_path: Path,
     sr_path: Path,
 ) -> None:
-    """Writes what was found in one CT series as a DICOM Segmentation and a DICOM structured report.
+    """Write the findings in one CT series as a DICOM Segmentation and a DICOM structured report.
 
-    The Segmentation (binary) has a segment for each finding whose mask marks a voxel of a slice that is really there,
-    numbered from 1 in the order of the findings. The report (TID 1500, Comprehensive 3D SR, not verified) has a
-    measurement group for every finding: the likeliest class of the nine ratings, the expected malignancy and, where
-    there is a segment, its volume and diameter; where there is none, `point_mm` stands for it. Both objects carry the
-    patient and the study of the CT and share its frame of reference; all other UIDs are new each time, save that of
-    the program as the observer.
+    The Segmentation (binary) has one segment for each finding whose mask marks a voxel in one of the series' slices,
+    numbered from 1 in the order of the findings. The report (TID 1500, Comprehensive 3D SR, unverified) has a
+    measurement group for every finding, with the likeliest class of each rating and the expected malignancy. If the
+    finding has a segment, the group refers to it and gives the volume and the diameter; otherwise it refers to
+    `point_mm`. Both objects carry the patient and the study of the CT and use its frame of reference. All other UIDs
+    are new in every call, except the one that identifies this program as the observer.
 
     Args:
-      findings: at least one; a `nodule_id` becomes the tracking identifier in both objects. Their patches are not
-        read and may be empty.
-      marked: (V, 3) int of each finding, the index (d, h, w) on the grid of `read_series(paths)` of the V voxels that
-        its mask marks. Where that grid was resampled along depth, a slice takes what lies nearest to it.
+      findings: at least one; a `nodule_id` becomes the tracking identifier in both objects. The patches are not read
+        and may be empty.
+      marked: for each finding (V, 3) int, the index (d, h, w) on the grid of `read_series(paths)` of the V voxels
+        that its mask marks. If `read_series` resampled along depth, each slice takes the mask at the nearest depth.
       affine: (4, 4) of that grid.
-      paths: the series' files in any order, of which `read_series` has made a volume.
-      seg_path: where to write the Segmentation. If there is no segment none is written, and one of an earlier call
-        is removed.
+      paths: the series' files in any order, already read by `read_series` without error.
+      seg_path: where to write the Segmentation. If there is no segment, an existing file is removed instead.
       sr_path: where to write the report.
 
     Raises:
-      UserError: a file's header lacks what the objects must refer to, or the files do not share it.
+      UserError: a header lacks an identifier that the objects must refer to, or the files do not share it.
     """
     with quiet_pydicom():
-        headers, depths = _read_headers(paths, affine)
+        headers, depths = read_headers(paths, affine)
         uids = [hd.UID() for _ in findings]
         touched = np.array([np.isin(depths, voxels[:, 0]) for voxels in marked])  # (finding, slice)
         shown, used = np.flatnonzero(touched.any(axis=1)), np.flatnonzero(touched.any(axis=0))
-        seg, segments = None, {}
+        seg: hd.seg.Segmentation | None = None
+        segments: dict[int, hd.sr.ReferencedSegment] = {}
         if len(shown):
             planes = _planes([marked[i] for i in shown], depths[used], (headers[0].Rows, headers[0].Columns))
             names = [(findings[i].nodule_id, uids[i]) for i in shown]
             seg = _segmentation(names, planes, [headers[k] for k in used])
-            for number, i in enumerate(shown, 1):
+            for number, i in enumerate(shown.tolist(), 1):
                 segments[i] = _segment(seg, number, [headers[k] for k in np.flatnonzero(touched[i])])
         groups = [
             _measurement_group(finding, uid, segments.get(i), headers[0])
@@ -141,103 +72,48 @@ def write_objects(
             seg_path.unlink(missing_ok=True)
         for path, dataset in ((seg_path, seg), (sr_path, report)):
             if dataset:
-                dataset.SpecificCharacterSet = _UTF8  # which not every highdicom takes from the headers
+                dataset.SpecificCharacterSet = UTF8  # not every version of highdicom copies it from the headers
                 with atomic_path(path) as temporary:
                     dataset.save_as(temporary, enforce_file_format=True)
 
 
 def _planes(marked: list[np.ndarray], depths: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Slices at these depths of segments, each given as the (V, 3) index of its voxels.
+    """Draw segments, each given as the (V, 3) index of its voxels, into the slices at these depths.
 
     Returns:
-      (slice, h, w) with the numbers of the segments, from 1; or, only where a voxel is of two segments, since memory
-      then grows with slices times segments, (slice, h, w, segment) bool.
+      (slice, h, w) with the numbers of the segments, from 1. If segments overlap, (slice, h, w, segment) bool, which
+      takes as many times the memory as there are segments.
     """
-    apart = len(np.unique(np.concatenate(marked), axis=0)) == sum(map(len, marked))
-    labels = np.min_scalar_type(len(marked))
-    planes = np.zeros((len(depths), *shape), labels) if apart else np.zeros((len(depths), *shape, len(marked)), bool)
-    for place, voxels in enumerate(marked):
+    disjoint = len(np.unique(np.concatenate(marked), axis=0)) == sum(map(len, marked))
+    if disjoint:
+        planes = np.zeros((len(depths), *shape), np.min_scalar_type(len(marked)))
+    else:
+        planes = np.zeros((len(depths), *shape, len(marked)), bool)
+    for index, voxels in enumerate(marked):
         for plane, depth in zip(planes, depths, strict=True):
-            at = tuple(voxels[voxels[:, 0] == depth, 1:].T)
-            if apart:
-                plane[at] = place + 1
+            pixels = tuple(voxels[voxels[:, 0] == depth, 1:].T)
+            if disjoint:
+                plane[pixels] = index + 1
             else:
-                plane[(*at, place)] = True
+                plane[(*pixels, index)] = True
     return planes
 
 
-def _read_headers(paths: Iterable, affine: np.ndarray) -> tuple[list[Dataset], np.ndarray]:
-    """Headers of the slices that `read_series` keeps, by depth, and the depth index on its grid nearest to each."""
-    paths = sorted(map(os.fspath, paths))
-    headers = [_read_header(path) for path in paths]
-    first = headers[0]
-    for path, header in zip(paths, headers, strict=True):
-        for tag in _SHARED:
-            if header[tag].value != first[tag].value:
-                raise UserError(f"{path}: {tag} differs from that of {paths[0]}; give the slices of one volume")
-        header.ImageOrientationPatient = first.ImageOrientationPatient  # `read_series` lets it differ by a rounding
+def _segmentation(names: list[tuple[str, hd.UID]], planes: np.ndarray, headers: list[Dataset]) -> hd.seg.Segmentation:
+    """Build the Segmentation.
 
-    # The same order, and the same slices taken for repeats, as in `read_series`.
-    depth, height, width = affine[:3, :3].T
-    normal = np.cross(width, height) / np.linalg.norm(np.cross(width, height))
-    step = depth @ normal
-    positions = np.array([header.ImagePositionPatient for header in headers], np.float64)
-    along = (positions - affine[:3, 3]) @ normal
-    order = np.argsort(along, kind="stable")
-    order = order[np.diff(along[order], prepend=-np.inf) >= SAME_MM]
-
-    even = np.allclose(np.diff(along[order]), step, rtol=0.01)
-    owners = {}
-    for i in order:
-        if headers[i].SOPInstanceUID in owners:
-            other = owners[headers[i].SOPInstanceUID]
-            raise UserError(f"{paths[i]}: SOPInstanceUID is also that of {other}; export the series again")
-        owners[headers[i].SOPInstanceUID] = paths[i]
-        thickness = headers[i].get("SliceThickness")
-        sound = isinstance(thickness, float) and 0 < thickness < np.inf
-        headers[i].SliceThickness = thickness if sound else round(step, 6)
-        headers[i].SpacingBetweenSlices = round(step, 6) if even else None
-    return [headers[i] for i in order], np.rint(along[order] / step).astype(int)
-
-
-def _read_header(path: str) -> Dataset:
-    """A slice's header with all that highdicom reads, empty where need be; UserError where it must not be empty.
-
-    An element whose value is not of its kind, such as a SliceThickness that is no number, counts as absent.
+    Args:
+      names: (tracking id, tracking UID) of each segment.
+      planes: of `_planes`.
+      headers: of the slices, one for each plane.
     """
-    header = pydicom.dcmread(path, stop_before_pixels=True)
-    for tag in list(header.keys()):
-        try:
-            header[tag]
-        except _UNSOUND:
-            del header[tag]
-    header.SpecificCharacterSet = _UTF8
-    for keyword in _NEEDED:
-        value = header.get(keyword)
-        if not value or not isinstance(value, str):
-            raise UserError(f"{path}: has no {keyword}, which a DICOM object must refer to; export the series again")
-    if header.SOPClassUID.is_private:
-        raise UserError(f"{path}: is of a private kind (its SOPClassUID); export the series as CT images")
-    for keyword, kind in _MAY_BE_EMPTY.items():
-        value = header.get(keyword)
-        try:
-            kind(value)
-        except (TypeError, ValueError):
-            value = None
-        if value is None or isinstance(value, MultiValue):
-            setattr(header, keyword, None)
-    return header
-
-
-def _segmentation(names: list[tuple[str, str]], planes: np.ndarray, headers: list[Dataset]) -> hd.seg.Segmentation:
-    """Makes segments of what `_planes` gives, given their (tracking id, tracking UID) and the slices."""
     algorithm = hd.AlgorithmIdentificationSequence(
         name=NAME, family=codes.cid7162.ArtificialIntelligence, version=__version__
     )
     descriptions = [
         hd.seg.SegmentDescription(
             segment_number=number,
-            segment_label=nodule_id[:64],  # as long as a label may be
+            segment_label=nodule_id[:64],  # the longest label that DICOM allows
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
             segmented_property_type=codes.SCT.Nodule,
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -260,7 +136,7 @@ def _segmentation(names: list[tuple[str, str]], planes: np.ndarray, headers: lis
 
 
 def _segment(seg: hd.seg.Segmentation, number: int, headers: list[Dataset]) -> hd.sr.ReferencedSegment:
-    """Refers to a segment and to the slices that it marks."""
+    """Build a reference to a segment and to the slices that it marks."""
     return hd.sr.ReferencedSegment(
         sop_class_uid=seg.SOPClassUID,
         sop_instance_uid=seg.SOPInstanceUID,
@@ -272,8 +148,8 @@ def _segment(seg: hd.seg.Segmentation, number: int, headers: list[Dataset]) -> h
 def _measurement_group(
     finding: Finding, uid: str, segment: hd.sr.ReferencedSegment | None, header: Dataset
 ) -> hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    """What is known of a finding, of its segment or, where it has none, of its point."""
-    measurements = []
+    """Build the measurement group of a finding: for its segment or, if it has none, for its point."""
+    measurements, point = [], None
     if segment is None:
         point = hd.sr.VolumeSurface(
             "POINT",
@@ -281,13 +157,11 @@ def _measurement_group(
             header.FrameOfReferenceUID,
             source_series=hd.sr.SourceSeriesForSegmentation.from_source_image(header),
         )
-        region = {"referenced_volume_surface": point}
     else:
         measurements += [
             hd.sr.Measurement(codes.SCT.Volume, round(float(finding.volume_mm3), 2), codes.UCUM.CubicMillimeter),
             hd.sr.Measurement(codes.SCT.Diameter, round(float(finding.diameter_mm), 2), codes.UCUM.Millimeter),
         ]
-        region = {"referenced_segment": segment}
     expected = round(float(finding.expected[schema.MALIGNANCY]), 3)
     concept, _ = RATING_CODES["malignancy"]
     measurements.append(hd.sr.Measurement(concept, expected, codes.UCUM.NoUnits, derivation=codes.SCT.Mean))
@@ -302,14 +176,15 @@ def _measurement_group(
         algorithm_id=hd.sr.AlgorithmIdentification(NAME, __version__),
         measurements=measurements,
         qualitative_evaluations=evaluations,
-        **region,
+        referenced_volume_surface=point,
+        referenced_segment=segment,
     )
 
 
 def _report(groups: list, evidence: list[Dataset]) -> hd.sr.Comprehensive3DSR:
-    """The structured report of measurement groups."""
+    """Build the structured report from its measurement groups."""
     device = hd.sr.DeviceObserverIdentifyingAttributes(
-        uid=generate_uid(entropy_srcs=[NAME, __version__]),  # of the program, so the same each time
+        uid=generate_uid(entropy_srcs=[NAME, __version__]),  # identifies the program, so it is always the same
         name=NAME,
         manufacturer_name="pnsamp_jax",
         model_name=NAME,
@@ -331,8 +206,8 @@ def _report(groups: list, evidence: list[Dataset]) -> hd.sr.Comprehensive3DSR:
     )
 
 
-def _instance(series_number: int, description: str) -> dict:
-    """What both objects say of themselves: each is the only one of a new series."""
+def _instance(series_number: int, description: str) -> dict[str, Any]:
+    """Return the elements that identify an object: each is the only instance of a new series."""
     return {
         "series_instance_uid": hd.UID(),
         "series_number": series_number,

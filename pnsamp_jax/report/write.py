@@ -1,7 +1,10 @@
-"""The files of a prediction, see `predict`: written, and those of an earlier one removed."""
+"""Write the files of a prediction, listed in `predict`, and remove those of an earlier one."""
 
 import csv
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +17,51 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.masks import onto_grid
-from pnsamp_jax.inference.requests import NODULE_ID, POINT_COLUMNS, Located, Request
+from pnsamp_jax.inference.requests import NODULE_ID, POINT_COLUMNS, Failure, Located, Request
 
 MASK_FILE = "masks/{}.nii.gz"  # by nodule id
 DICOM_FILES = ("dicom/{}_seg.dcm", "dicom/{}_sr.dcm")  # by the id of a series' first nodule
 FIGURES = ("figures/nodules.png", "figures/nodules.pdf")
 
 
+@dataclass
+class Series:
+    """The findings of one DICOM series, as `report.dicom_objects.write_objects` takes them.
+
+    Attributes:
+      affine: (4, 4) of the series' grid.
+      files: of the series.
+      findings: without their patches, which would take much memory.
+      marked: for each finding the (V, 3) index (d, h, w) of the V voxels that its mask marks.
+    """
+
+    affine: np.ndarray
+    files: list[str]
+    findings: list[Finding] = field(default_factory=list)
+    marked: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass
+class Results:
+    """What the tables and the report are made of; large arrays are kept for the shown findings only.
+
+    Attributes:
+      rows: of predictions.csv, by nodule id.
+      details: further fields of predictions.json, by nodule id.
+      shown: the findings in the report and the figures.
+      series: the DICOM series.
+      failures: requests that could not be answered.
+    """
+
+    rows: dict[str, dict] = field(default_factory=dict)
+    details: dict[str, dict] = field(default_factory=dict)
+    shown: list[Finding] = field(default_factory=list)
+    series: list[Series] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
 def columns() -> list[str]:
-    """The columns of predictions.csv, in order."""
+    """Return the columns of predictions.csv, in order."""
     names = ["nodule_id", "image", "x_mm", "y_mm", "z_mm", "status", "mask", "volume_mm3", "diameter_mm"]
     for rating in schema.RATINGS:
         names += [f"{rating.name}_{what}" for what in ("pred", "within_one", "expected")]
@@ -30,8 +69,46 @@ def columns() -> list[str]:
     return names
 
 
+def write_masks(outcomes: Iterable[tuple[Located, Finding] | Failure], max_shown: int, workdir: Path) -> Results:
+    """Write the masks as the findings come in, and collect what the other files need.
+
+    Args:
+      outcomes: those of one image one after the other.
+      max_shown: most findings in the report.
+      workdir: where the files go.
+    """
+    results = Results()
+    for _, group in groupby(outcomes, key=_image_path):
+        series = None
+        for outcome in group:
+            if isinstance(outcome, Failure):
+                results.failures.append(outcome)
+                continue
+            located, finding = outcome
+            voxels = write_mask_file(located, finding, workdir)
+            results.rows[finding.nodule_id] = row_of(finding)
+            results.details[finding.nodule_id] = details(finding)
+            if len(results.shown) < max_shown:
+                results.shown.append(finding)
+            if located.files:
+                series = series or Series(located.affine, located.files)
+                series.findings.append(finding.without_patches())
+                series.marked.append(voxels)
+        if series:
+            results.series.append(series)
+    return results
+
+
+def _image_path(outcome: tuple[Located, Finding] | Failure) -> Path:
+    return outcome.request.path if isinstance(outcome, Failure) else outcome[0].request.path
+
+
 def write_mask_file(located: Located, finding: Finding, workdir: Path) -> np.ndarray:
-    """Writes a nodule's mask in the grid of its image; gives the (V, 3) index (d, h, w) of the V voxels it marks."""
+    """Write a nodule's mask in the grid of its image.
+
+    Returns:
+      (V, 3) int32 index (d, h, w) of the V voxels that the mask marks.
+    """
     patch = Volume(finding.mask, patch_affine(finding.point_mm, len(finding.mask), finding.spacing_mm))
     mask = onto_grid(patch, located.shape, located.affine)
     with atomic_path(workdir / MASK_FILE.format(finding.nodule_id)) as temporary:
@@ -39,24 +116,28 @@ def write_mask_file(located: Located, finding: Finding, workdir: Path) -> np.nda
     return np.argwhere(mask.array).astype(np.int32)
 
 
-def write_dicom_files(
-    findings: list[Finding], marked: list[np.ndarray], affine: np.ndarray, files: list[str], workdir: Path
-) -> None:
-    """Writes the DICOM objects of one series; the arguments are those of `report.dicom_objects.write_objects`.
+def write_dicom_objects(all_series: list[Series], workdir: Path) -> list[str]:
+    """Write a segmentation and a structured report for each series.
 
-    Raises:
-      UserError: the series' headers do not allow of them.
+    Returns:
+      The reason for each series whose headers do not allow it.
     """
-    from pnsamp_jax.report.dicom_objects import write_objects  # which other images do not need
+    complaints = []
+    for series in all_series:
+        from pnsamp_jax.report.dicom_objects import write_objects  # slow to import, and not needed for other images
 
-    # Named by the first nodule: a UID from a header is no safe file name, and two folders may hold one series.
-    paths = [workdir / name.format(findings[0].nodule_id) for name in DICOM_FILES]
-    write_objects(findings, marked, affine, files, *paths)
+        # Named by the first nodule: a UID from a header is no safe file name, and two folders may hold one series.
+        seg_path, sr_path = (workdir / name.format(series.findings[0].nodule_id) for name in DICOM_FILES)
+        try:
+            write_objects(series.findings, series.marked, series.affine, series.files, seg_path, sr_path)
+        except UserError as error:
+            complaints.append(str(error))
+    return complaints
 
 
 def row_of(finding: Finding) -> dict:
-    """The row of predictions.csv of a nodule that was found."""
-    row = {
+    """Return the row of predictions.csv of a predicted nodule."""
+    row: dict[str, str | int] = {
         "nodule_id": finding.nodule_id,
         "image": finding.image,
         "status": "ok",
@@ -64,35 +145,46 @@ def row_of(finding: Finding) -> dict:
     }
     row |= {name: f"{value:.6g}" for name, value in zip(POINT_COLUMNS["mm"], finding.point_mm, strict=True)}
     row |= {"volume_mm3": f"{finding.volume_mm3:.6g}", "diameter_mm": f"{finding.diameter_mm:.6g}"}
-    for place, rating in enumerate(schema.RATINGS):
-        row[f"{rating.name}_pred"] = int(finding.arg_max[place])
-        row[f"{rating.name}_within_one"] = int(finding.within_one[place])
-        row[f"{rating.name}_expected"] = f"{finding.expected[place]:.6g}"
-        p = finding.probabilities[place, : rating.classes]
+    for index, rating in enumerate(schema.RATINGS):
+        row[f"{rating.name}_pred"] = int(finding.arg_max[index])
+        row[f"{rating.name}_within_one"] = int(finding.within_one[index])
+        row[f"{rating.name}_expected"] = f"{finding.expected[index]:.6g}"
+        p = finding.probabilities[index, : rating.classes]
         row |= {f"{rating.name}_p{k}": f"{value:.6g}" for k, value in enumerate(p, start=1)}
     return row
 
 
-def failed_row(request: Request, units: str, reason: str) -> dict:
-    """The row of a nodule that could not be predicted; without coordinates in mm if none were given."""
-    row = {"nodule_id": request.nodule_id, "image": request.image, "status": reason}
+def failed_row(failure: Failure, units: str) -> dict:
+    """Return the row of a nodule that could not be predicted, without coordinates in mm if none were given."""
+    request = failure.request
+    row = {"nodule_id": request.nodule_id, "image": request.image, "status": failure.reason}
     if units == "mm":
         row |= {name: f"{value:.6g}" for name, value in zip(POINT_COLUMNS["mm"], request.point, strict=True)}
     return row
 
 
 def details(finding: Finding) -> dict:
-    """What predictions.json says beyond the row."""
+    """Return the fields of predictions.json that are not in the row."""
     spreads = {"ensemble": finding.ensemble_spread, "flips": finding.flip_spread}
     return {
         "malignancy_spread": {name: None if np.isnan(value) else value for name, value in spreads.items()},
-        "suspicion": finding.suspicion,
+        "suspicion": finding.malignant_probability,
         "contributions": finding.contributions,
     }
 
 
-def write_tables(rows: list[dict], extra: dict[str, dict], header: dict, workdir: Path) -> None:
-    """Writes predictions.csv and predictions.json; `extra` holds further fields of the latter by nodule id."""
+def write_tables(requests: list[Request], results: Results, units: str, header: dict, workdir: Path) -> None:
+    """Write predictions.csv and predictions.json.
+
+    Args:
+      requests: all of them, in the order of the rows.
+      results: of `write_masks`.
+      units: of the points, a key of `POINT_COLUMNS`.
+      header: first fields of predictions.json.
+      workdir: where the files go.
+    """
+    by_id = results.rows | {failure.request.nodule_id: failed_row(failure, units) for failure in results.failures}
+    rows = [by_id[request.nodule_id] for request in requests]
     with (
         atomic_path(workdir / "predictions.csv") as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
@@ -104,15 +196,17 @@ def write_tables(rows: list[dict], extra: dict[str, dict], header: dict, workdir
     nodules = []
     for row in rows:
         numbers = {name: json.loads(str(value)) for name, value in row.items() if name not in texts}
-        nodules.append({name: row[name] for name in row if name in texts} | numbers | extra.get(row["nodule_id"], {}))
+        nodules.append(
+            {name: row[name] for name in row if name in texts} | numbers | results.details.get(row["nodule_id"], {})
+        )
     with atomic_path(workdir / "predictions.json") as temporary:
         temporary.write_text(json.dumps({**header, "nodules": nodules}, indent=1))
 
 
-def write_pictures(findings: list[Finding], workdir: Path) -> None:
-    """Writes the figure and the report."""
-    from pnsamp_jax.report.nodules import draw_nodules
-    from pnsamp_jax.report.page import write_page
+def write_figures(findings: list[Finding], workdir: Path) -> None:
+    """Write the figure of the nodules and the HTML report."""
+    from pnsamp_jax.report.html_page import write_page
+    from pnsamp_jax.report.nodule_figure import draw_nodules
 
     for name in FIGURES:
         draw_nodules(findings, workdir / name)
@@ -120,13 +214,13 @@ def write_pictures(findings: list[Finding], workdir: Path) -> None:
 
 
 def remove_earlier(workdir: Path) -> None:
-    """Removes the files of an earlier prediction, and no others, so that two are never mixed.
+    """Remove the files of an earlier prediction, and no others, so that two predictions are never mixed.
 
     Raises:
       UserError: the workdir holds a training run, or a predictions.json that no prediction wrote.
     """
     if (workdir / "folds.json").exists():
-        raise UserError(f"{workdir}: holds a training run, whose tables would be lost; take another --workdir")
+        raise UserError(f"{workdir}: holds a training run, whose tables would be lost; choose another --workdir")
     earlier = workdir / "predictions.json"
     if not earlier.exists():
         return
@@ -134,7 +228,7 @@ def remove_earlier(workdir: Path) -> None:
         ids = [nodule["nodule_id"] for nodule in json.loads(earlier.read_text())["nodules"]]
         ids = [nodule_id for nodule_id in ids if NODULE_ID.fullmatch(nodule_id)]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{earlier}: not of a prediction, or damaged; take another --workdir") from error
+        raise UserError(f"{earlier}: not written by a prediction, or damaged; choose another --workdir") from error
     names = [name.format(nodule_id) for nodule_id in ids for name in (MASK_FILE, *DICOM_FILES)]
     for name in (*names, *FIGURES, "report.html", "predictions.csv", "predictions.json"):
         (workdir / name).unlink(missing_ok=True)

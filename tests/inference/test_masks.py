@@ -1,6 +1,9 @@
+"""Predicted masks: moving them to the grid of a CT and back, choosing a component, and measuring."""
+
 import numpy as np
 import pytest
 
+from pnsamp_jax import metrics
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.patches import patch_affine, sample
 from pnsamp_jax.inference import masks
@@ -9,14 +12,14 @@ CENTRE = np.array([12.3, -45.6, 78.9])
 
 
 def ball(radius_mm, size=64, spacing_mm=0.6, offset_mm=(0, 0, 0)):
-    """A ball as a predicted patch; the offset is (x, y, z)."""
+    """Return a ball as a predicted patch; the offset is (x, y, z)."""
     patch = Volume(np.zeros((size,) * 3, bool), patch_affine(CENTRE, size, spacing_mm))
     away = patch.to_lps(np.moveaxis(np.indices(patch.array.shape), 0, -1)) - CENTRE - offset_mm
     return Volume(np.linalg.norm(away, axis=-1) <= radius_mm, patch.affine)
 
 
 def grid_affine(spacing, origin, axes=((0, 0, 1), (0, 1, 0), (1, 0, 0))):
-    """An affine whose columns are the steps along d, h, w."""
+    """Return the affine of a grid with this spacing along d, h, w."""
     affine = np.eye(4)
     affine[:3, :3] = np.array(axes, float).T * np.array(spacing)
     affine[:3, 3] = origin
@@ -24,13 +27,13 @@ def grid_affine(spacing, origin, axes=((0, 0, 1), (0, 1, 0), (1, 0, 0))):
 
 
 def around(affine, shape):
-    """The affine moved so that `CENTRE` lies near the middle of the grid, but on no voxel's centre."""
+    """Return the affine moved so that `CENTRE` is near the middle of the grid, but not at the centre of a voxel."""
     moved = affine.copy()
     moved[:3, 3] += CENTRE - (affine @ [*(np.array(shape) / 2 - [0.3, 0.1, 0.4]), 1])[:3]
     return moved
 
 
-TILTED = ((0, 0.2588, 0.9659), (0, 1, 0), (1, 0, 0))  # a gantry of 15 degrees: sheared
+TILTED = ((0, 0.2588, 0.9659), (0, 1, 0), (1, 0, 0))  # a gantry tilted by 15 degrees shears the grid
 FLIPPED = ((0, 0, -1), (-1, 0, 0), (0, 1, 0))
 GRIDS = {
     "thick slices": (grid_affine((2.5, 0.703, 0.703), (0, 0, 0)), (40, 90, 90)),
@@ -42,79 +45,79 @@ GRIDS = {
 
 @pytest.mark.parametrize("name", GRIDS)
 @pytest.mark.parametrize("radius_mm", [2.0, 5.0, 11.0])
-def test_the_volume_is_kept_to_within_half_a_voxel(name, radius_mm):
+def test_the_volume_changes_by_at_most_half_a_voxel(name, radius_mm):
     affine, shape = GRIDS[name]
-    there = masks.onto_grid(ball(radius_mm), shape, around(affine, shape))
+    resampled = masks.onto_grid(ball(radius_mm), shape, around(affine, shape))
     voxel_mm3 = abs(np.linalg.det(affine[:3, :3]))
-    assert abs(masks.volume_mm3(there) - masks.volume_mm3(ball(radius_mm))) <= voxel_mm3 / 2 + 1e-6
+    assert abs(masks.volume_mm3(resampled) - masks.volume_mm3(ball(radius_mm))) <= voxel_mm3 / 2 + 1e-6
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_the_mask_stays_where_it_is(name):
+def test_the_mask_keeps_its_position(name):
     affine, shape = GRIDS[name]
     offset = np.array([4.0, -3.0, 2.0])
-    there = masks.onto_grid(ball(6.0, offset_mm=offset), shape, around(affine, shape))
-    centroid = there.to_lps(np.argwhere(there.array).mean(axis=0))
-    # The centroid of some hundred voxels of a ball, none of which is cut, is off by a small part of a voxel.
-    assert np.abs(centroid - CENTRE - offset).max() < 0.15 * there.spacing.max()
+    resampled = masks.onto_grid(ball(6.0, offset_mm=offset), shape, around(affine, shape))
+    centroid = resampled.to_lps(np.argwhere(resampled.array).mean(axis=0))
+    # The centroid of a ball of some hundred whole voxels is off by a small fraction of a voxel.
+    assert np.abs(centroid - CENTRE - offset).max() < 0.15 * resampled.spacing.max()
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_there_and_back_gives_the_mask_again(name):
+def test_resampling_there_and_back_restores_the_mask(name):
     affine, shape = GRIDS[name]
     patch = ball(8.0)
-    there = masks.onto_grid(patch, shape, around(affine, shape))
-    back = masks.onto_grid(there, patch.array.shape, patch.affine)
-    overlap = 2 * (back.array & patch.array).sum() / (back.array.sum() + patch.array.sum())
-    # Slices of 3 mm leave the poles of a ball of 8 mm uncertain by half a slice: a twentieth of its volume.
-    assert overlap > (0.94 if there.spacing.max() > 2 else 0.97)
+    resampled = masks.onto_grid(patch, shape, around(affine, shape))
+    back = masks.onto_grid(resampled, patch.array.shape, patch.affine)
+    overlap = metrics.dice(back.array, patch.array)
+    # With slices of 3 mm, the poles of a ball of 8 mm are off by up to half a slice: a twentieth of the volume.
+    assert overlap > (0.94 if resampled.spacing.max() > 2 else 0.97)
 
 
-def test_a_grid_like_the_patch_changes_nothing():
+def test_resampling_onto_the_same_grid_changes_nothing():
     patch = ball(7.0)
     assert np.array_equal(masks.onto_grid(patch, patch.array.shape, patch.affine).array, patch.array)
 
 
-def test_it_undoes_the_resampling_of_a_reader_s_mask():
+def test_onto_grid_undoes_the_resampling_of_a_readers_mask():
     affine, shape = GRIDS["thick slices"]
     affine = around(affine, shape)
     native = masks.onto_grid(ball(8.0), shape, affine)
     share = sample(Volume(native.array.astype(np.float32), affine), CENTRE, 64, 0.6, outside="grid-constant")
     back = masks.onto_grid(Volume(share >= 0.5, ball(8.0).affine), shape, affine)
-    overlap = 2 * (back.array & native.array).sum() / (back.array.sum() + native.array.sum())
-    # The half-way surface of linear interpolation lies within the voxels that were marked at either pole.
+    overlap = metrics.dice(back.array, native.array)
+    # At the poles, the half-way surface of linear interpolation lies inside the outermost marked voxels.
     assert overlap > 0.95
 
 
-def test_a_mask_smaller_than_a_voxel_keeps_one():
+def test_a_mask_smaller_than_a_voxel_still_marks_one():
     tiny = Volume(np.zeros((16,) * 3, bool), patch_affine(CENTRE, 16, 0.6))
     tiny.array[8, 8, 8] = True
     affine = around(grid_affine((5.0, 2.0, 2.0), (0, 0, 0)), (10, 20, 20))
-    there = masks.onto_grid(tiny, (10, 20, 20), affine)
-    assert there.array.sum() == 1
-    assert np.abs(there.to_lps(np.argwhere(there.array)[0]) - tiny.to_lps((8, 8, 8))).max() <= 2.5
+    resampled = masks.onto_grid(tiny, (10, 20, 20), affine)
+    assert resampled.array.sum() == 1
+    assert np.abs(resampled.to_lps(np.argwhere(resampled.array)[0]) - tiny.to_lps((8, 8, 8))).max() <= 2.5
 
 
-def test_what_lies_beyond_the_grid_is_lost():
+def test_parts_of_the_mask_outside_the_grid_are_dropped():
     patch = ball(6.0)
-    middle = grid_affine((1.0, 1.0, 1.0), CENTRE - [20, 20, -0.5])  # its rim cuts the ball in half
-    there = masks.onto_grid(patch, (30, 40, 40), middle)
-    assert masks.volume_mm3(there) == pytest.approx(masks.volume_mm3(patch) / 2, rel=0.1)
+    middle = grid_affine((1.0, 1.0, 1.0), CENTRE - [20, 20, -0.5])  # the border of the grid cuts the ball in half
+    resampled = masks.onto_grid(patch, (30, 40, 40), middle)
+    assert masks.volume_mm3(resampled) == pytest.approx(masks.volume_mm3(patch) / 2, rel=0.1)
     assert not masks.onto_grid(patch, (5, 5, 5), grid_affine((1, 1, 1), CENTRE + 100)).array.any()
     empty = Volume(np.zeros((8,) * 3, bool), patch.affine)
     assert not masks.onto_grid(empty, (30, 40, 40), middle).array.any()
 
 
-def test_the_component_at_the_middle_is_kept():
+def test_the_component_nearest_to_the_centre_is_kept():
     mask = np.zeros((9, 9, 9), bool)
     mask[3:5, 4, 4] = mask[6:9, 6:9, 6:9] = True
-    mask[5, 5, 5] = True  # touches the larger one by a corner only, and is further off than the first
+    mask[5, 5, 5] = True  # touches the larger component at a corner only, and is further away than the first
     kept = masks.central_component(mask)
     assert kept.sum() == 2 and kept[4, 4, 4]
     assert not masks.central_component(np.zeros((2, 2, 2), bool)).any()
 
 
-def test_of_components_as_near_the_largest_is_kept():
+def test_of_two_equally_near_components_the_larger_is_kept():
     mask = np.zeros((9, 9, 9), bool)
     mask[4, 4, 1] = mask[4, 4, 7:9] = True
     assert np.argwhere(masks.central_component(mask)).tolist() == [[4, 4, 7], [4, 4, 8]]
@@ -129,5 +132,5 @@ def test_diameters():
     rod[:, 5, 5] = True  # long along the body, thin in every axial slice
     rod[7, 5, 5:9] = True
     assert masks.longest_axial_diameter_mm(rod, 0.5) == pytest.approx(2.0)
-    # A ball's widest slice is known to within a voxel at either rim.
+    # The widest slice of a voxelised ball is off by up to half a voxel at either end.
     assert masks.longest_axial_diameter_mm(ball(9.0).array, 0.6) == pytest.approx(18.0, abs=0.6)

@@ -1,8 +1,9 @@
-"""One HTML file that shows findings: a table of the nodules and, for each, a viewer and its ratings.
+"""The HTML report: one file with a table of the nodules and, for each nodule, a viewer and the ratings.
 
-The file loads nothing: its data stand inside it as JSON, and a nodule's voxels are unpacked when it is opened. Voxels
-are HU in steps of `HU_STEP` from `AIR` on, 256 levels, so that the greys of either window of the network are right to
-within two of 256. For 20 real nodules of LIDC-IDRI, 64 voxels on a side, that makes some 2.6 MB.
+The file loads nothing from elsewhere: it contains its data as JSON, and a nodule's voxels are unpacked when the nodule
+is opened. Voxels are stored as HU in 256 steps of `HU_STEP`, starting from `AIR`, so that grey values in either window
+of the network are exact to within 2 of 256. A report of 20 nodules of LIDC-IDRI with patches of 64^3 voxels has about
+2.6 MB.
 """
 
 import base64
@@ -19,11 +20,11 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.files import atomic_path, readable
 from pnsamp_jax.inference.finding import Finding
 
-TEMPLATE = Path(__file__).with_name("page.html")
+TEMPLATE = Path(__file__).with_name("html_page.html")
 HU_STEP = 8  # 256 levels end at 1016 HU, above soft tissue, contrast and most calcifications
-SALIENCY_CELLS = 32  # on a side, at most: finer than what a network tells apart
+SALIENCY_CELLS = 32  # along each side, at most: a network's saliency has no finer detail
 
-# What the classes of a rating mean, from 1 on, as LIDC-IDRI asked its readers.
+# The meaning of the classes 1, 2, ... of each rating, as LIDC-IDRI explained them to its readers.
 CLASS_WORDS = {
     "subtlety": ("extremely subtle", "moderately subtle", "fairly subtle", "moderately obvious", "obvious"),
     "internal_structure": ("soft tissue", "fluid", "fat", "air"),
@@ -44,11 +45,11 @@ CLASS_WORDS = {
 
 
 def write_page(findings: list[Finding], title: str, path: Path) -> None:
-    """Writes the page of findings.
+    """Write the HTML report of findings.
 
     Args:
-      findings: in the order of the table's rows; their ids differ.
-      title: what was read, in the user's words.
+      findings: in the order of the table's rows, with unique ids.
+      title: heading of the page; any text.
       path: of the HTML file.
     """
     content = {
@@ -62,13 +63,14 @@ def write_page(findings: list[Finding], title: str, path: Path) -> None:
         "data": json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
     }
     template = TEMPLATE.read_text(encoding="utf-8")
-    text = re.sub(r"\{\{(\w+)\}\}", lambda field: fields[field[1]], template)  # in one pass: a title may hold {{data}}
+    # All fields are filled in one pass, as a title may contain {{data}}.
+    text = re.sub(r"\{\{(\w+)\}\}", lambda field: fields[field[1]], template)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def _describe(finding: Finding) -> dict:
-    """One finding as JSON; numbers as predictions.csv has them, null where there is none."""
+    """Return a finding as JSON, its numbers rounded as in predictions.csv, null where a value is missing."""
     truth = np.zeros(len(schema.RATINGS), int) if finding.truth is None else finding.truth
     return {
         "nodule_id": finding.nodule_id,
@@ -78,7 +80,7 @@ def _describe(finding: Finding) -> dict:
         "size": len(finding.hu),
         "diameter_mm": _number(finding.diameter_mm),
         "volume_mm3": _number(finding.volume_mm3),
-        "suspicion": _number(finding.suspicion),
+        "malignant_probability": _number(finding.malignant_probability),
         "probabilities": [
             [_number(value) for value in row[: rating.classes]]
             for row, rating in zip(finding.probabilities, schema.RATINGS, strict=True)
@@ -98,16 +100,17 @@ def _describe(finding: Finding) -> dict:
 
 
 def _number(value: float) -> float | None:
+    """Round to 6 digits; return None for NaN and infinity, which JSON lacks."""
     return float(f"{value:.6g}") if np.isfinite(value) else None
 
 
 def _levels(hu: np.ndarray) -> np.ndarray:
-    """HU as uint8 levels, `HU_STEP` apart."""
+    """Convert HU to uint8 levels that are `HU_STEP` apart."""
     return np.clip(np.rint((hu.astype(np.float32) - AIR) / HU_STEP), 0, 255).astype(np.uint8)
 
 
 def _coarse(saliency: np.ndarray) -> dict:
-    """Means over blocks of voxels as uint8: 128 is 0, and 1 and 255 are minus and plus `strongest`."""
+    """Pack the means over blocks of voxels as uint8: 128 is 0, 1 is minus and 255 is plus the `strongest`."""
     size = len(saliency)
     block = next(width for width in range(-(-size // SALIENCY_CELLS), size + 1) if size % width == 0)
     cells = size // block
@@ -118,19 +121,20 @@ def _coarse(saliency: np.ndarray) -> dict:
 
 
 def _pack(levels: np.ndarray) -> dict:
-    """A cube of uint8, compressed; running sums modulo 256 along its first `summed` axes restore it.
+    """Compress a cube of uint8. To restore it, take running sums modulo 256 along the first `summed` axes.
 
-    Differences suit smooth voxels, as of thick slices, and harm noisy ones, so whatever packs best is taken.
+    Differences along an axis make smooth voxels smaller, such as those of thick slices, but noisy voxels larger.
+    Therefore every number of axes is tried, and the smallest result is kept.
     """
-    forms = [levels]
+    differences = [levels]
     for axis in range(levels.ndim):
-        forms.append(np.diff(forms[-1], axis=axis, prepend=np.uint8(0)))
-    texts = [_text(form) for form in forms]
+        differences.append(np.diff(differences[-1], axis=axis, prepend=np.uint8(0)))
+    texts = [_text(array) for array in differences]
     summed = min(range(len(texts)), key=lambda axes: len(texts[axes]))
     return {"summed": summed, "voxels": texts[summed]}
 
 
 def _text(array: np.ndarray) -> str:
-    """The bytes of an array, compressed, in base64."""
-    packer = zlib.compressobj(strategy=zlib.Z_RLE)  # noise has no repeats to search for: as small, and in no time
+    """Return the compressed bytes of an array in base64."""
+    packer = zlib.compressobj(strategy=zlib.Z_RLE)  # fast: noise has no longer repeats to search for
     return base64.b64encode(packer.compress(array.tobytes()) + packer.flush()).decode("ascii")

@@ -1,10 +1,12 @@
-"""Figures of an evaluation, drawn without a display."""
+"""Figures of an evaluation: the panels of one run, and dot plots that compare systems. Drawn without a display."""
 
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -13,18 +15,18 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.files import atomic_path
 
 BLUE, GREY = "#2166ac", "#8c8c8c"
-LINE_STYLES = {"--": "- -", ":": "···"}  # and how they are written
+LINE_STYLES = {"--": "- -", ":": "···"}  # and what stands for them in a legend
 
 
 class Dots(NamedTuple):
-    """One panel: a figure of R systems, in per cent; NaN where a system has none.
+    """One panel of a dot plot: a metric of R systems in per cent, NaN where a system lacks it.
 
     Attributes:
-      title: stands above the panel.
+      title: text above the panel.
       values: (R,) the dots.
       intervals: (R, 2) low and high.
-      published: (R,) what was published of it, drawn hollow.
-      lines: at most two values that the dots are held against, by name.
+      published: (R,) published values, drawn as hollow dots.
+      lines: at most two reference values by name, drawn as vertical lines.
     """
 
     title: str
@@ -34,36 +36,36 @@ class Dots(NamedTuple):
     lines: dict[str, float]
 
 
-def draw_evaluation(table: dict[str, np.ndarray], suspicion: np.ndarray, note: str, path: Path) -> bool:
-    """Draws Dice by nodule, and the reliability and confusion of malignancy, side by side.
+def draw_evaluation(table: dict[str, np.ndarray], malignant_probability: np.ndarray, note: str, path: Path) -> bool:
+    """Draw Dice against diameter, and the reliability and confusion of malignancy, side by side.
 
     Args:
-      table: of one context, as `predictions.read_tables` gives it.
-      suspicion: (N,) predicted probability of malignant against benign.
-      note: what kind of voxels these are; stands above the panels.
+      table: the nodules of one context, as `workdir.tables.read_tables` returns them.
+      malignant_probability: (N,) predicted probability of malignant rather than benign.
+      note: the kind of voxels, written above the panels.
       path: of the PNG file.
 
     Returns:
-      Whether there was anything to draw.
+      False if there was nothing to draw, and so no file was written.
     """
-    panels = []
+    panels: list[Callable[[Axes, dict[str, np.ndarray], np.ndarray], None]] = []
     if not np.isnan(table["dice"]).all():
         panels.append(_dice_panel)
     if table["arg_max"][:, schema.MALIGNANCY].any():
         panels += [_reliability_panel, _confusion_panel]
     if not panels:
         return False
-    picture = Figure(figsize=(4.6 * len(panels), 4.4), layout="constrained")
-    FigureCanvasAgg(picture)
-    picture.suptitle(f"{len(table['nodule_id'])} nodules ({note})", fontsize=10)
-    for place, draw in enumerate(panels, start=1):
-        draw(picture.add_subplot(1, len(panels), place), table, suspicion)
+    figure = Figure(figsize=(4.6 * len(panels), 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"{len(table['nodule_id'])} nodules ({note})", fontsize=10)
+    for number, draw in enumerate(panels, start=1):
+        draw(figure.add_subplot(1, len(panels), number), table, malignant_probability)
     with atomic_path(path) as temporary:
-        picture.savefig(temporary, dpi=120)
+        figure.savefig(temporary, dpi=120)
     return True
 
 
-def _dice_panel(axes, table: dict[str, np.ndarray], suspicion: np.ndarray) -> None:
+def _dice_panel(axes: Axes, table: dict[str, np.ndarray], malignant_probability: np.ndarray) -> None:
     axes.scatter(table["diameter_mm"], table["dice"], s=10, color=BLUE, alpha=0.5, linewidths=0)
     for name, color, style in (("dice", BLUE, "-"), ("reader_dice", GREY, "--")):
         value = metrics.mean_score(table[name])
@@ -74,10 +76,10 @@ def _dice_panel(axes, table: dict[str, np.ndarray], suspicion: np.ndarray) -> No
     axes.legend(loc="lower right", fontsize=8)
 
 
-def _reliability_panel(axes, table: dict[str, np.ndarray], suspicion: np.ndarray) -> None:
+def _reliability_panel(axes: Axes, table: dict[str, np.ndarray], malignant_probability: np.ndarray) -> None:
     truth = table["truth"][:, schema.MALIGNANCY]
     outcome = np.where((truth > 0) & (truth != 3), truth > 3, np.nan)
-    mean, rate, count = metrics.calibration(suspicion, outcome)
+    mean, rate, count = metrics.reliability_bins(malignant_probability, outcome)
     filled = count > 0
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="perfect")
     axes.plot(mean[filled], rate[filled], color=BLUE)
@@ -87,7 +89,7 @@ def _reliability_panel(axes, table: dict[str, np.ndarray], suspicion: np.ndarray
     axes.legend(loc="upper left", fontsize=8)
 
 
-def _confusion_panel(axes, table: dict[str, np.ndarray], suspicion: np.ndarray) -> None:
+def _confusion_panel(axes: Axes, table: dict[str, np.ndarray], malignant_probability: np.ndarray) -> None:
     classes = schema.RATINGS[schema.MALIGNANCY].classes
     truth, predicted = table["truth"][:, schema.MALIGNANCY], table["arg_max"][:, schema.MALIGNANCY]
     counts = np.zeros((classes, classes), int)
@@ -104,43 +106,43 @@ def _confusion_panel(axes, table: dict[str, np.ndarray], suspicion: np.ndarray) 
 
 
 def draw_dots(names: list[str], panels: list[Dots], note: str, path: Path, columns: int = 5) -> None:
-    """Draws systems one below the other, as dots with their intervals.
+    """Draw a dot plot: the metrics of several systems, one system below the other, with their intervals.
 
     Args:
       names: of the R systems, from the top.
-      panels: side by side, in rows of `columns`; all share the names.
-      note: what kind of voxels these are; stands above the panels.
+      panels: drawn side by side, in rows of `columns`; all have the same R systems.
+      note: the kind of voxels, written above the panels.
       path: of the PNG file.
       columns: panels in a row.
     """
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     width, height = 2.5 + 2.9 * columns, 0.5 + rows * (1.4 + 0.26 * len(names))
-    picture = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(picture)
-    letters = int(14 * width)  # of size 9 that fit into the width
-    picture.suptitle("\n".join(textwrap.fill(line, letters) for line in note.splitlines()), fontsize=9)
-    for place, panel in enumerate(panels):
-        axes = picture.add_subplot(rows, columns, place + 1)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    letters = int(14 * width)  # in a line of font size 9
+    figure.suptitle("\n".join(textwrap.fill(line, letters) for line in note.splitlines()), fontsize=9)
+    for index, panel in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, index + 1)
         _dots_panel(axes, panel)
-        axes.set_yticks(range(len(names)), names if place % columns == 0 else [""] * len(names), fontsize=8)
+        axes.set_yticks(range(len(names)), names if index % columns == 0 else [""] * len(names), fontsize=8)
         axes.set_ylim(len(names) - 0.4, -0.6)
     with atomic_path(path) as temporary:
-        picture.savefig(temporary, dpi=120)
+        figure.savefig(temporary, dpi=120)
 
 
-def _dots_panel(axes, panel: Dots) -> None:
+def _dots_panel(axes: Axes, panel: Dots) -> None:
     rows, hollow, lines = np.arange(len(panel.values)), ~np.isnan(panel.published), []
     axes.hlines(rows, *panel.intervals.T, color=BLUE, linewidth=1.5, alpha=0.6)
     axes.scatter(panel.values, rows, s=22, color=BLUE, zorder=3)
-    for (name, value), (style, written) in zip(panel.lines.items(), LINE_STYLES.items(), strict=False):
+    for (name, value), (style, symbol) in zip(panel.lines.items(), LINE_STYLES.items(), strict=False):
         if not np.isnan(value):
             axes.axvline(value, color=GREY, linestyle=style)
-            lines.append(f"{written} {name} {value:.1f}")
+            lines.append(f"{symbol} {name} {value:.1f}")
     if hollow.any():
         axes.scatter(panel.published[hollow], rows[hollow], s=26, facecolors="none", edgecolors="black", zorder=4)
     axes.set_title(panel.title, fontsize=9)
     legend = ["    ".join(lines), *["○ published"] * bool(hollow.any())]
-    axes.set_xlabel("\n".join(legend).strip(), fontsize=7)  # below the axes, where no dot can lie beneath it
+    axes.set_xlabel("\n".join(legend).strip(), fontsize=7)  # a legend inside the axes could cover dots
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", alpha=0.25)

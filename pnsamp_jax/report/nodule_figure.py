@@ -1,10 +1,11 @@
-"""The paper's Figure 2 for any nodules: three slices of each with its outlines, and its ratings beside them."""
+"""The paper's Figure 2 for any nodules: three slices of each nodule with outlines, next to a table of its ratings."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
@@ -14,20 +15,21 @@ from matplotlib.patheffects import withStroke
 from pnsamp_jax.data import schema
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.inference.finding import Finding
-from pnsamp_jax.report.figures import BLUE, GREY
+from pnsamp_jax.report.evaluation_figures import BLUE, GREY
 
 ROWS_OF_PAGE, ROWS_OF_PNG, DPI = 6, 20, 200
-READERS, PREDICTED, RED = "#ffd92f", "#4eb3ff", "#b2182b"  # outlines; a rating that is further off than one
-MARKERS = {BLUE: "o", RED: "x", GREY: ""}  # the same said without colour
+READERS, PREDICTED, RED = "#ffd92f", "#4eb3ff", "#b2182b"  # the outlines; ratings that are off by more than one
+MARKERS = {BLUE: "o", RED: "x", GREY: ""}  # for those who cannot tell the colours apart
 LOW, HIGH = -1400, 200  # HU: window 1600, centre -600
 BAR_MM = 10
 PLANES = {"axial": "APRL", "coronal": "SIRL", "sagittal": "SIAP"}  # what is at the top, bottom, left and right
-# Fonts that come with matplotlib, so that every machine draws the same; embedded as TrueType, as publishers ask.
-STYLE = {"font.family": "DejaVu Sans", "font.size": 6.5, "text.parse_math": False, "pdf.fonttype": 42}
+# Fonts that come with matplotlib, so that every machine draws the same figure; publishers ask for TrueType in a PDF.
+# `Any`, since matplotlib versions differ in how they type the names of these parameters.
+STYLE: Any = {"font.family": "DejaVu Sans", "font.size": 6.5, "text.parse_math": False, "pdf.fonttype": 42}
 MONO, MONO_SIZE = "DejaVu Sans Mono", 7
-LETTER = np.ceil(0.602 * MONO_SIZE / 72 * DPI) / DPI  # its width in inches; a PNG's letters are whole pixels
+LETTER = np.ceil(0.602 * MONO_SIZE / 72 * DPI) / DPI  # width in inches; in a PNG it is a whole number of pixels
 
-# Inches. A page of six rows fits on A4 and on Letter.
+# Layout in inches. A page of six rows fits on A4 and on Letter.
 WIDTH, MARGIN, SIDE, GAP, TITLE, HEAD = 7.0, 0.08, 1.5, 0.04, 0.25, 0.42
 TABLE = MARGIN + 3 * SIDE + 2 * GAP + 0.14
 PREDICTION_AT, TRUTH_AT, MARKER_AT = TABLE + 1.06, TABLE + 1.72, TABLE + 2.04  # columns of the table
@@ -35,7 +37,7 @@ LINE = SIDE / 11.6
 
 
 class Cell(NamedTuple):
-    """One line of the table of ratings, as it is written; the colour is that of both classes."""
+    """One line of the table of ratings as text; the colour is for both the prediction and the truth."""
 
     name: str
     prediction: str
@@ -44,20 +46,20 @@ class Cell(NamedTuple):
 
 
 def draw_nodules(findings: list[Finding], path: Path) -> None:
-    """Draws one row a nodule: axial, coronal and sagittal slice with the outlines, and the ratings beside them.
+    """Draw one row for each nodule: axial, coronal and sagittal slices with the outlines, and a table of the ratings.
 
-    A PDF takes all findings, six to a page; a PNG is one tall picture of the first 20, and says so if there are more.
-    The same findings give the same bytes.
+    A PDF shows all findings, six on a page. A PNG is a single tall figure of the first 20, with a note if there are
+    more. The same findings always give the same bytes.
 
     Args:
       findings: in the order of the rows.
       path: of the file; ends in .png or .pdf.
 
     Raises:
-      ValueError: there is no finding, or the path ends in something else.
+      ValueError: `findings` is empty, or `path` has another suffix.
     """
     if path.suffix not in (".png", ".pdf"):
-        raise ValueError(f"{path}: draws .png or .pdf")
+        raise ValueError(f"{path}: must end in .png or .pdf")
     if not findings:
         raise ValueError("no finding to draw")
     with matplotlib.rc_context(STYLE), atomic_path(path) as temporary:
@@ -73,21 +75,24 @@ def draw_nodules(findings: list[Finding], path: Path) -> None:
 
 
 def rating_cells(finding: Finding) -> list[Cell]:
-    """The nine ratings: the likeliest class, then the best within one in brackets if that is another.
+    """Return the nine lines of the table of ratings.
 
-    Blue where the likeliest is within one of the truth, red where it is further off, grey where there is no truth.
+    The prediction is the likeliest class, followed by the best class within one in brackets if that is different. The
+    colour is blue if the likeliest class is within one of the truth, red if it is not, grey if the truth is unknown.
     """
     truth = np.zeros(len(schema.RATINGS), int) if finding.truth is None else finding.truth
     cells = []
-    for name, said, near, true in zip(schema.RATING_NAMES, finding.arg_max, finding.within_one, truth, strict=True):
-        color = GREY if true == 0 else BLUE if abs(said - true) <= 1 else RED
-        prediction = f"{said}" if said == near else f"{said} ({near})"
+    for name, likeliest, best, true in zip(
+        schema.RATING_NAMES, finding.arg_max, finding.within_one, truth, strict=True
+    ):
+        color = GREY if true == 0 else BLUE if abs(likeliest - true) <= 1 else RED
+        prediction = f"{likeliest}" if likeliest == best else f"{likeliest} ({best})"
         cells.append(Cell(name.replace("_", " "), prediction, f"{true}" if true else "–", color))
     return cells
 
 
 def summary(finding: Finding) -> list[str]:
-    """What stands below the ratings: size, and expected malignancy ± its spread over the ensemble."""
+    """Return the lines below the ratings: size, and expected malignancy ± its spread over the ensemble."""
     size = f"diameter {finding.diameter_mm:.1f} mm, volume {finding.volume_mm3:,.0f} mm³"
     malignancy = f"expected malignancy {finding.expected[schema.MALIGNANCY]:.2f}"
     if not np.isnan(finding.ensemble_spread):
@@ -96,26 +101,30 @@ def summary(finding: Finding) -> list[str]:
 
 
 def slice_indices(mask: np.ndarray) -> tuple[int, int, int]:
-    """Along each axis, of the slices that the mask touches the one nearest to its centroid; the middle if empty."""
+    """Return along each axis the index of the slice to show: the marked one nearest to the centroid of the mask.
+
+    For an empty mask this is the middle slice.
+    """
     if not mask.any():
-        return tuple(size // 2 for size in mask.shape)
-    chosen = []
-    for axis in range(3):
-        area = mask.sum(axis=tuple({0, 1, 2} - {axis}))
-        marked = np.flatnonzero(area)  # the centroid of two separate parts may lie in neither
-        centroid = np.average(marked, weights=area[marked])
-        chosen.append(int(marked[np.argmin(abs(marked - centroid))]))
-    return tuple(chosen)
+        return mask.shape[0] // 2, mask.shape[1] // 2, mask.shape[2] // 2
+    return _central_slice(mask, 0), _central_slice(mask, 1), _central_slice(mask, 2)
+
+
+def _central_slice(mask: np.ndarray, axis: int) -> int:
+    area = mask.sum(axis=tuple({0, 1, 2} - {axis}))
+    marked = np.flatnonzero(area)  # the slice at the centroid of two separate parts may show neither
+    centroid = np.average(marked, weights=area[marked])
+    return int(marked[np.argmin(abs(marked - centroid))])
 
 
 def displayed(patch: np.ndarray, at: tuple[int, int, int]) -> dict[str, np.ndarray]:
-    """The `PLANES` of an (S, P, L) patch through the voxel `at`: row 0 on top, column 0 on the viewer's left."""
+    """Return the `PLANES` of an (S, P, L) patch through the voxel `at`; row 0 is at the top, column 0 at the left."""
     superior, posterior, left = at
     return {"axial": patch[superior], "coronal": patch[::-1, posterior], "sagittal": patch[::-1, :, left]}
 
 
 def shortened(text: str, letters: int) -> str:
-    """The text with its middle left out if it is too long, and "?" for what the font cannot show."""
+    """Return the text with "?" for letters that the font lacks, and "…" in place of the middle if it is too long."""
     known = get_font(findfont(MONO)).get_charmap()
     text = "".join(letter if ord(letter) in known and letter.isprintable() else "?" for letter in text)
     return text if len(text) <= letters else text[: (letters - 1) // 2] + "…" + text[len(text) - letters // 2 :]
@@ -123,23 +132,23 @@ def shortened(text: str, letters: int) -> str:
 
 def _draw_page(findings: list[Finding], note: str) -> Figure:
     height = HEAD + len(findings) * (TITLE + SIDE) + MARGIN
-    picture = Figure(figsize=(WIDTH, height))
-    FigureCanvasAgg(picture)
-    axes = picture.add_axes((0, 0, 1, 1), autoscale_on=False)
-    axes.set(xlim=(0, WIDTH), ylim=(height, 0))  # so that all places are inches from the upper left corner
+    figure = Figure(figsize=(WIDTH, height))
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1), autoscale_on=False)
+    axes.set(xlim=(0, WIDTH), ylim=(height, 0))  # so that coordinates are inches from the upper left corner
     axes.set_axis_off()
     _draw_head(axes, findings, note)
     for row, finding in enumerate(findings):
         top = HEAD + row * (TITLE + SIDE) + TITLE
         _draw_title(axes, finding, top - 0.05)
         at = slice_indices(finding.mask)
-        for place, name in enumerate(PLANES):
-            _draw_slice(axes, finding, name, at, MARGIN + place * (SIDE + GAP), top)
+        for column, name in enumerate(PLANES):
+            _draw_slice(axes, finding, name, at, MARGIN + column * (SIDE + GAP), top)
         _draw_table(axes, finding, top)
-    return picture
+    return figure
 
 
-def _draw_head(axes, findings: list[Finding], note: str) -> None:
+def _draw_head(axes: Axes, findings: list[Finding], note: str) -> None:
     axes.plot([], [], color=PREDICTED, linewidth=1.5, label="predicted outline")
     if any(finding.readers_mask is not None for finding in findings):
         axes.plot([], [], color=READERS, linewidth=2.5, label="readers' outline")
@@ -147,36 +156,38 @@ def _draw_head(axes, findings: list[Finding], note: str) -> None:
     for color, label in ((BLUE, "likeliest class within one of the readers'"), (RED, "further off")):
         if color in colors:
             axes.plot([], [], color=color, marker=MARKERS[color], markersize=3.5, linestyle="none", label=label)
-    place = {"loc": "center left", "bbox_to_anchor": (MARGIN, 0.1), "bbox_transform": axes.transData}
-    axes.legend(**place, ncols=4, frameon=False, borderpad=0, borderaxespad=0, handlelength=1.6, columnspacing=1.6)
+    position: dict[str, Any] = {"bbox_to_anchor": (MARGIN, 0.1), "bbox_transform": axes.transData}
+    spacing = {"borderpad": 0, "borderaxespad": 0, "handlelength": 1.6, "columnspacing": 1.6}
+    axes.legend(loc="center left", ncols=4, frameon=False, **position, **spacing)
     axes.text(WIDTH - MARGIN, 0.1, note, ha="right", va="center", color=GREY)
-    middles = [MARGIN + SIDE / 2 + place * (SIDE + GAP) for place in range(len(PLANES))]
+    middles = [MARGIN + SIDE / 2 + column * (SIDE + GAP) for column in range(len(PLANES))]
     for x, name in zip([*middles, TRUTH_AT], [*PLANES, "readers"], strict=True):
         axes.text(x, HEAD, name, ha="center", color=GREY)
     axes.text(PREDICTION_AT, HEAD, "likeliest\n(best ±1)", color=GREY)
 
 
-def _draw_title(axes, finding: Finding, y: float) -> None:
-    room, style = int((WIDTH - 2 * MARGIN) / LETTER) - 2, {"family": MONO, "fontsize": MONO_SIZE}
+def _draw_title(axes: Axes, finding: Finding, y: float) -> None:
+    room = int((WIDTH - 2 * MARGIN) / LETTER) - 2
+    style: dict[str, Any] = {"family": MONO, "fontsize": MONO_SIZE}
     name = shortened(finding.nodule_id, room // 2)
     axes.text(MARGIN, y, name, weight="bold", **style)
     image = shortened(finding.image, room - len(name))
     axes.text(MARGIN + LETTER * (len(name) + 2), y, image, color=GREY, **style)
 
 
-def _draw_slice(axes, finding: Finding, plane: str, at: tuple[int, int, int], left: float, top: float) -> None:
-    """One plane through the voxel `at`, in a square with this upper left corner."""
+def _draw_slice(axes: Axes, finding: Finding, plane: str, at: tuple[int, int, int], left: float, top: float) -> None:
+    """Draw one plane through the voxel `at`, in a square with this upper left corner."""
     image = displayed(finding.hu, at)[plane]
     voxel, corners = SIDE / len(image), (left, left + SIDE, top + SIDE, top)
     axes.imshow(image, cmap="gray", vmin=LOW, vmax=HIGH, interpolation="bicubic", extent=corners)
-    # The thinner line lies on top, so that both show where they are one.
+    # The thinner line is drawn on top, so that both are visible where they coincide.
     for mask, color, thickness in ((finding.readers_mask, READERS, 1.7), (finding.mask, PREDICTED, 0.9)):
         if mask is not None and displayed(mask, at)[plane].any():
-            outline = np.pad(displayed(mask, at)[plane], 1)  # with a rim, it closes where the patch ends
+            outline = np.pad(displayed(mask, at)[plane], 1)  # closes the outline at the border of the patch
             middles = (np.arange(len(outline)) - 0.5) * voxel
             axes.contour(left + middles, top + middles, outline, levels=[0.5], colors=color, linewidths=thickness)
     rim = [withStroke(linewidth=1.2, foreground="black")]
-    style = {"color": "white", "ha": "center", "va": "center", "path_effects": rim}
+    style: dict[str, Any] = {"color": "white", "ha": "center", "va": "center", "path_effects": rim}
     for letter, x, y in zip(PLANES[plane], (0.5, 0.5, 0.04, 0.96), (0.045, 0.955, 0.5, 0.5), strict=True):
         axes.text(left + x * SIDE, top + y * SIDE, letter, **style)
     if plane == "axial":
@@ -186,7 +197,7 @@ def _draw_slice(axes, finding: Finding, plane: str, at: tuple[int, int, int], le
         axes.text(ends.mean(), y - 0.08, f"{BAR_MM} mm", **style)
 
 
-def _draw_table(axes, finding: Finding, top: float) -> None:
+def _draw_table(axes: Axes, finding: Finding, top: float) -> None:
     y = top + LINE / 2
     for cell in rating_cells(finding):
         axes.text(TABLE, y, cell.name, va="center")
@@ -194,5 +205,5 @@ def _draw_table(axes, finding: Finding, top: float) -> None:
         axes.text(TRUTH_AT, y, cell.truth, va="center", ha="center", color=cell.color)
         axes.plot(MARKER_AT, y, color=cell.color, marker=MARKERS[cell.color], markersize=3.5)
         y += LINE
-    for place, line in enumerate(summary(finding)):
-        axes.text(TABLE, y + (place + 0.4) * LINE, line, va="center")
+    for index, line in enumerate(summary(finding)):
+        axes.text(TABLE, y + (index + 0.4) * LINE, line, va="center")

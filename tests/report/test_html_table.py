@@ -1,0 +1,132 @@
+"""The HTML report in a browser: the table of nodules, and opening a nodule."""
+
+import numpy as np
+from findings import make_finding
+from page_data import rounded
+
+from pnsamp_jax.data import schema
+from pnsamp_jax.report import html_page
+
+
+def test_the_table_holds_the_findings(user, nodules):
+    assert user.find("h1").text == user.driver.title == "Nodules & <co>"
+    assert user.texts("#rows a") == [*nodules.findings]
+    assert not user.find("#viewer").is_displayed()
+    for row, finding in enumerate(nodules.findings.values(), start=1):
+        expected = {
+            "id": finding.nodule_id,
+            "image": finding.image,
+            **dict(zip("xyz", finding.point_mm, strict=True)),
+            "mm": finding.diameter_mm,
+            "mm³": finding.volume_mm3,
+            "suspicion": finding.malignant_probability,
+            "arg max": finding.arg_max[schema.MALIGNANCY],
+            "within one": finding.within_one[schema.MALIGNANCY],
+            "expected": finding.expected[schema.MALIGNANCY],
+            "± networks": finding.ensemble_spread,
+            "± flips": finding.flip_spread,
+            "readers": float("nan") if finding.truth is None else finding.truth[schema.MALIGNANCY],
+        }
+        assert user.texts("#columns [aria-sort]") == [*expected]
+        cells = user.values(f"#rows tr:nth-child({row}) [data-column]")
+        for (name, value), shown in zip(expected.items(), cells, strict=True):
+            if not isinstance(value, str):
+                shown = None if shown is None else float(shown)
+                value = None if np.isnan(value) else rounded(value)
+            assert shown == value, name
+
+
+def test_empty_columns_are_left_out(user, tmp_path):
+    html_page.write_page([make_finding(known=False, flip_spread=float("nan"))], "bare", tmp_path / "page.html")
+    user.load(tmp_path / "page.html")
+    heads = user.texts("#columns [aria-sort]")
+    assert "expected" in heads and "readers" not in heads and "± flips" not in heads
+
+
+def test_a_page_without_nodules_says_so(user, tmp_path):
+    html_page.write_page([], "none", tmp_path / "page.html")
+    user.load(tmp_path / "page.html")
+    assert user.find("#nothing").is_displayed()
+
+
+def test_a_single_nodule_is_opened_at_once(user, tmp_path):
+    html_page.write_page([make_finding("alone")], "one", tmp_path / "page.html")
+    user.load(tmp_path / "page.html")
+    assert user.find("#viewer-name").text == "alone"
+    assert user.driver.execute_script("return scrollY") == 0
+
+
+def test_rows_are_sorted_by_any_column(user, nodules):
+    head = user.find("#columns th[data-column=id]")
+    head.find_element("css selector", "button").click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert user.texts("#rows a") == ["nodule_1", "nodule_2", "nodule_10"]
+
+    by_volume = sorted(nodules.findings.values(), key=lambda finding: finding.volume_mm3)
+    button = user.find("#columns th[data-column='mm³'] button")
+    button.click()
+    assert head.get_attribute("aria-sort") == "none"
+    assert user.texts("#rows a") == [finding.nodule_id for finding in by_volume]
+    button.send_keys(user.keys.ENTER)
+    assert user.texts("#rows a") == [finding.nodule_id for finding in by_volume[::-1]]
+
+    button = user.find("#columns th[data-column=readers] button")
+    for _ in range(2):
+        button.click()
+        assert user.texts("#rows a")[-1] == "nodule_10"  # without a value, in either direction
+
+
+def test_rows_are_filtered_by_text(user):
+    field = user.find("#filter")
+    field.send_keys("FIRST nodule")
+    assert user.texts("#rows a") == ["nodule_1"]
+    assert user.find("#count").text == "1 of 3 shown"
+    field.send_keys("x")
+    assert user.find("#nothing").is_displayed()
+    user.empty(field)
+    assert len(user.texts("#rows a")) == 3
+
+
+def test_a_row_opens_its_nodule_with_its_ratings(user, nodules):
+    for row, finding in enumerate(nodules.findings.values(), start=1):
+        user.find(f"#rows tr:nth-child({row}) [data-column=expected]").click()
+        user.wait_for(finding.nodule_id)
+        assert user.find("#viewer-image").text == finding.image
+        order = [schema.MALIGNANCY, *(index for index in range(len(schema.RATINGS)) if index != schema.MALIGNANCY)]
+        known = finding.truth is not None
+        for name, values in {
+            "data-fact=arg_max": finding.arg_max[order],
+            "data-fact=within_one": finding.within_one[order],
+            "data-fact=expected": finding.expected[order],
+            "data-fact=truth": finding.truth[order] if known else [],
+            "data-class": finding.probabilities[order][schema.CLASS_EXISTS[order]],
+        }.items():
+            assert [float(value) for value in user.values(f".rating [{name}]")] == [*map(rounded, values)], name
+        if known:
+            beyond = np.abs(finding.truth - finding.arg_max)[order] > 1
+            marks = [f"{truth} {'✗' if far else '✓'}" for truth, far in zip(finding.truth[order], beyond, strict=True)]
+            assert user.texts(".rating [data-fact=truth]") == marks
+            assert user.texts(".rating [data-fact=truth].beyond") == [mark for mark in marks if "✗" in mark]
+        parts = dict(zip(user.texts("#parts th"), map(float, user.values("#parts [data-value]")), strict=True))
+        assert [*map(abs, parts.values())] == sorted(map(abs, parts.values()), reverse=True)
+        assert sorted(parts.values()) == sorted(map(rounded, finding.contributions.values()))
+        assert parts["Internal structure"] == rounded(finding.contributions["internal_structure"])
+        assert parts["Image, directly"] == rounded(finding.contributions["image"])
+
+
+def test_previous_and_next_follow_the_table(user):
+    user.find("#columns th[data-column=id] button").click()
+    user.open("nodule_1")
+    assert not user.find("#previous").is_enabled()
+    for nodule_id in ("nodule_2", "nodule_10"):
+        user.find("#next").click()
+        user.wait_for(nodule_id)
+    assert not user.find("#next").is_enabled()
+    user.driver.back()
+    user.wait_for("nodule_2")
+
+
+def test_a_link_opens_its_nodule(user, nodules):
+    user.driver.get("about:blank")
+    user.driver.get(nodules.path.as_uri() + "#nodule/nodule_10")
+    user.wait_for("nodule_10")
