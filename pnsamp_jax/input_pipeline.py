@@ -1,65 +1,65 @@
-"""Batches of stored patches: a pure function of (seed, step), through tf.data or from arrays on the device.
+"""Batches of stored patches, each a pure function of (seed, step).
 
-Training reads an endless stream of nodules, one random permutation of the training set after the other, and step s
-takes the places s B .. (s + 1) B of it. A run that resumes at step s therefore sees what the uninterrupted run would
-have seen, with no iterator state to save. Only int16 HU and uint8 masks travel; windows and augmentation are applied
-inside the compiled step.
+Training goes through an endless sequence of nodules, one random permutation of the training set after the other, and
+step s takes the positions s B .. (s + 1) B of it. A run that resumes at step s therefore sees the same batches as an
+uninterrupted one, with no iterator state to save. Batches hold int16 HU and uint8 masks only; windows and augmentation
+are applied inside the compiled step.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pnsamp_jax.data import schema
 
 PIPELINES = ("device", "tfdata")
-FEATURES = (schema.IMAGE, schema.MASK, schema.RATING_COUNTS)
+FEATURES = (schema.IMAGE, schema.MASK, schema.RATING_COUNTS)  # of a batch
 
-Records = dict[str, np.ndarray | jax.Array]
+Arrays = dict[str, Any]  # NumPy arrays on the host, or JAX arrays on the device
 
 
 def batch_indices(seed: int, step: int, num_nodules: int, batch_size: int) -> np.ndarray:
-    """Which nodules make up the batch of a step: (batch_size,) int64."""
-    places = np.arange(step * batch_size, (step + 1) * batch_size)
-    epochs, within = np.divmod(places, num_nodules)
+    """Return which nodules make up the batch of a step: (batch_size,) int64."""
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs, within = np.divmod(positions, num_nodules)
     orders = {epoch: np.random.default_rng((seed, epoch)).permutation(num_nodules) for epoch in np.unique(epochs)}
-    return np.array([orders[epoch][place] for epoch, place in zip(epochs, within, strict=True)])
+    return np.array([orders[epoch][position] for epoch, position in zip(epochs, within, strict=True)])
 
 
-def to_device(records: Records) -> Records:
-    """The same records with what a step reads (`FEATURES`) on the default device instead of the host."""
+def to_device(records: Arrays) -> Arrays:
+    """Return the records with their `FEATURES` on the default device instead of the host."""
     return {**records, **{name: jnp.asarray(records[name]) for name in FEATURES}}
 
 
-def gather(records: Records, nodules: np.ndarray) -> Records:
-    """The features of the nodules at the given places, on the device if the records are there."""
+def gather(records: Arrays, nodules: np.ndarray) -> Arrays:
+    """Return the `FEATURES` of the nodules at the given indices, on the device if the records are there."""
     return {name: records[name][nodules] for name in FEATURES}
 
 
 def train_batches(
-    records: Records, nodules: np.ndarray, *, pipeline: str, seed: int, steps: range, batch_size: int
-) -> Iterator[Records]:
-    """Yields the batches of the given steps, the same from either pipeline.
+    records: Arrays, nodules: np.ndarray, *, pipeline: str, seed: int, steps: range, batch_size: int
+) -> Iterator[Arrays]:
+    """Yield the batches of the given steps, the same from either pipeline.
 
     Args:
       records: under the names of `schema`.
-      nodules: (n,) places of the training nodules in the records.
-      pipeline: "device" gathers where the records are; "tfdata" streams them from the host.
+      nodules: (n,) indices of the training nodules in the records.
+      pipeline: "device" gathers each batch where the records are; "tfdata" prepares batches ahead on the host.
       seed: decides the order.
-      steps: which ones; a resumed run begins at the steps it has taken.
-      batch_size: nodules a batch.
+      steps: a resumed run begins at the number of steps that it has taken.
+      batch_size: nodules in a batch.
     """
 
-    def batch(step: int) -> Records:
+    def batch(step: int) -> Arrays:
         return gather(records, nodules[batch_indices(seed, step, len(nodules), batch_size)])
 
-    return _stream(batch, steps, records) if pipeline == "tfdata" else map(batch, steps)
+    return _prefetched(batch, steps, records) if pipeline == "tfdata" else map(batch, steps)
 
 
-def _stream(batch: Callable[[int], Records], steps: range, records: Records) -> Iterator[Records]:
-    """The batches through tf.data, made ahead while the device is busy."""
+def _prefetched(batch: Callable[[int], Arrays], steps: range, records: Arrays) -> Iterator[Arrays]:
+    """Yield the batches from tf.data, which calls `batch` on arrays in memory ahead of time, in threads of its own."""
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")  # the accelerators belong to JAX
@@ -73,8 +73,11 @@ def _stream(batch: Callable[[int], Records], steps: range, records: Records) -> 
     return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
-def eval_batches(records: Records, nodules: np.ndarray, batch_size: int) -> Iterator[tuple[Records, int]]:
-    """Yields every nodule once, in order, as (batch, how many of it are real); the last is padded by repeats."""
+def eval_batches(records: Arrays, nodules: np.ndarray, batch_size: int) -> Iterator[tuple[Arrays, int]]:
+    """Yield (batch, number of real nodules in it) so that every nodule comes once, in order.
+
+    The last batch is filled up with repeats of the last nodule.
+    """
     for start in range(0, len(nodules), batch_size):
-        places = np.minimum(np.arange(start, start + batch_size), len(nodules) - 1)
-        yield gather(records, nodules[places]), min(batch_size, len(nodules) - start)
+        indices = np.minimum(np.arange(start, start + batch_size), len(nodules) - 1)
+        yield gather(records, nodules[indices]), min(batch_size, len(nodules) - start)

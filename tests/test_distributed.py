@@ -9,9 +9,10 @@ import sys
 import flax.linen as nn
 import jax
 import numpy as np
-from pnsamp_jax.configs import base
 
-from pnsamp_jax import steps, train
+from pnsamp_jax import steps
+from pnsamp_jax.config import read_settings
+from pnsamp_jax.configs import base
 from pnsamp_jax.data import schema
 from pnsamp_jax.models.layers import BatchNorm
 from pnsamp_jax.models.outputs import Outputs
@@ -27,7 +28,7 @@ class Thin(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False):
-        [(x, scale, bias)] = BatchNorm(train, self.axis_name)(x)
+        [(x, scale, bias)] = BatchNorm(self.axis_name)(x, train=train)
         return Outputs(nn.Dense(1)(nn.elu(nn.Dense(3)(scale * x + bias)))[..., 0] - 2, None)
 
 
@@ -40,7 +41,7 @@ def run_some_steps(first: int, last: int) -> dict[str, list[float]]:
         schema.RATING_COUNTS: np.ones((BATCH, 9, 6), np.uint8),
     }
     batch = {name: values[first:last] for name, values in batch.items()}
-    task = train.make_task(base.get_config())._replace(model=Thin(steps.AXIS), patch_size=SIDE)
+    task = read_settings(base.get_config()).task._replace(model=Thin(steps.AXIS), patch_size=SIDE)
     state, step = steps.replicate(create_state(Thin(), SIDE, 2, seed=0)), steps.compile_train_step(task)
     found = {"metrics": []}
     for _ in range(STEPS):

@@ -194,5 +194,5 @@ def test_a_missing_table_says_what_to_run(tmp_path):
         ({"name": "unet3d"}, None),
     ],
 )
-def test_which_of_the_papers_forms_a_model_is(changes, form):
-    assert evaluate.paper_form({**CONFIG["model"], **changes}) == form
+def test_which_variant_of_the_paper_a_model_is(changes, form):
+    assert evaluate.paper_variant({**CONFIG["model"], **changes}) == form

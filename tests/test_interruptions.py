@@ -15,6 +15,7 @@ import pytest
 from tiny_run import tiny_config
 
 from pnsamp_jax import train
+from pnsamp_jax.config import read_settings
 from pnsamp_jax.errors import Interrupted, UserError
 from pnsamp_jax.state import state_shapes
 from pnsamp_jax.workdir import layout
@@ -42,7 +43,7 @@ def copy(finished, tmp_path):
 
 
 def state_of(workdir, which="last"):
-    task = train.make_task(tiny_config())
+    task = read_settings(tiny_config()).task
     like = state_shapes(task.model, task.patch_size, len(task.windows))
     with Checkpoints(workdir / "fold_0" / "checkpoints") as checkpoints:
         return checkpoints.restore(like, which)
@@ -96,20 +97,20 @@ def test_the_command_line_ends_with_the_status_of_sigterm(tmp_path):
 
 
 def test_a_second_run_on_a_fold_is_refused_and_changes_nothing(copy):
-    program = "import sys; from pathlib import Path; from pnsamp_jax import rundir\n"
-    program += "with rundir.sole(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    program = "import sys; from pathlib import Path; from pnsamp_jax.workdir import layout\n"
+    program += "with layout.locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", program, str(copy / "fold_0")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
         before = files_of(copy / "fold_0")
         with pytest.raises(UserError, match="fold_0: another run is at work on it"):
             train.train_and_evaluate(tiny_config(**CONFIG), copy)
-        with layout.sole(copy / "fold_1"):  # another fold is free
+        with layout.locked(copy / "fold_1"):  # another fold is free
             pass
         assert files_of(copy / "fold_0") == before
         other.kill()
         other.wait()
-    with layout.sole(copy / "fold_0"), layout.sole(copy / "fold_0"):  # the lock went with the process
+    with layout.locked(copy / "fold_0"), layout.locked(copy / "fold_0"):  # the lock went with the process
         pass
 
 
@@ -166,7 +167,9 @@ def test_a_checkpoint_of_another_config_is_refused_by_the_first_difference(copy,
     shutil.rmtree(copy / "fold_0" / "checkpoints")
     train.train_and_evaluate(tiny_config(**other), tmp_path / "other")
     shutil.copytree(tmp_path / "other" / "fold_0" / "checkpoints", copy / "fold_0" / "checkpoints")
-    with pytest.raises(UserError, match=r"there config\.learning_rate is 0\.01, here 0\.001; take another --workdir"):
+    with pytest.raises(
+        UserError, match=r"there config\.learning_rate is 0\.01, here 0\.001; choose another --workdir"
+    ):
         train.train_and_evaluate(tiny_config(**CONFIG), copy)
 
 
@@ -194,7 +197,9 @@ def test_a_half_written_file_gets_a_line(copy, name, content, message):
 def test_folds_of_other_settings_are_refused(copy, field, value):
     path = copy / "folds.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
-    with pytest.raises(UserError, match=rf"folds\.json: is of {field} '?{value}'?, not .*; take another --workdir"):
+    with pytest.raises(
+        UserError, match=rf"folds\.json: was made for {field} '?{value}'?, not .*; choose another --workdir"
+    ):
         train.train_and_evaluate(tiny_config(**CONFIG), copy)
 
 

@@ -15,15 +15,15 @@ import pytest
 import SimpleITK as sitk
 from findings import make_finding
 from ml_collections import ConfigDict
-from pnsamp_jax.configs import predict as predict_config
 from tiny_run import made_up_run
 
 from pnsamp_jax import predict
+from pnsamp_jax.configs import predict as predict_config
 from pnsamp_jax.ct.read import read_image
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.inference import ensemble, requests
+from pnsamp_jax.inference import attribution, ensemble, requests
 from pnsamp_jax.report import write
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -247,9 +247,9 @@ def test_a_broken_image_or_a_stray_point_stops_nothing_else(workdir, image, tmp_
     [
         ({"image": "", "points": "1,2,3"}, r"config\.predict\.image: is empty"),
         ({"image": "a.nii", "points": ""}, r"config\.predict\.points: is empty"),
-        ({"image": "a.nii", "points": "1,2"}, r"config\.predict\.points: '1,2' is no point"),
-        ({"image": "a.nii", "points": "1,2,x"}, "is no point"),
-        ({"image": "a.nii", "points": "1,2,nan"}, "is no point"),
+        ({"image": "a.nii", "points": "1,2"}, r"config\.predict\.points: '1,2' is not a point"),
+        ({"image": "a.nii", "points": "1,2,x"}, "is not a point"),
+        ({"image": "a.nii", "points": "1,2,nan"}, "is not a point"),
         ({"image": "a.nii", "points": "p.csv"}, r"config\.predict\.image: leave it out"),
         ({"points": "no/such.csv"}, r"no/such\.csv: no such file"),
         ({"image": "a.nii", "points": "1,2,3", "units": "cm"}, r"config\.predict\.units: 'cm' is none of mm, voxel"),
@@ -292,7 +292,7 @@ def test_a_second_prediction_takes_the_place_of_the_first(workdir, image, tmp_pa
     assert len(rows_of(tmp_path)) == 1
     assert {path.name for path in (tmp_path / "masks").iterdir()} == {"nodule_1.nii.gz", "mine.nii.gz"}
     (tmp_path / "predictions.json").write_text('{"nodules": 3}')
-    with pytest.raises(UserError, match=r"predictions\.json: not of a prediction"):
+    with pytest.raises(UserError, match=r"predictions\.json: not written by a prediction"):
         predict.predict(options(workdir, image=str(image), points=text(OTHER)), tmp_path)
     assert len(rows_of(tmp_path)) == 1
 
@@ -314,13 +314,14 @@ def balls(monkeypatch):
     """Networks that find a ball, 12 mm wide, at every point: nothing is compiled."""
     mask = np.linalg.norm(np.indices((16,) * 3) - 7.5, axis=0) < 3
 
-    def answer(asked, images, flips):
+    def find_balls(networks, images, flips):
         n = len(images)
-        p = np.tile(schema.CLASS_EXISTS / schema.CLASS_EXISTS.sum(axis=1, keepdims=True), (n, 1, 1))
-        return ensemble.Answers(np.tile(mask * 1.0, (n, 1, 1, 1)), p, np.zeros(n), np.zeros(n), np.zeros((n, 9)))
+        p = np.tile(schema.CLASS_EXISTS / schema.CLASS_EXISTS.sum(axis=1, keepdims=True), (1, 1, n, 1, 1))
+        return ensemble.Predictions(np.tile(mask * 1.0, (n, 1, 1, 1)), p, np.zeros((1, 1, n, 4)))
 
-    monkeypatch.setattr(ensemble, "predict", answer)
-    monkeypatch.setattr(ensemble, "saliency", lambda asked, images: images.astype(np.float32))
+    monkeypatch.setattr(ensemble, "predict", find_balls)
+    monkeypatch.setattr(attribution, "mean_contributions", lambda _, found: np.zeros((found.features.shape[2], 9)))
+    monkeypatch.setattr(attribution, "saliency", lambda networks, images: images.astype(np.float32))
 
 
 @pytest.mark.parametrize("kind", ["dicom", "missing"])
@@ -403,7 +404,7 @@ def test_one_image_at_a_time_is_in_memory(ct, tmp_path, monkeypatch):
 
     monkeypatch.setattr(requests, "read_ct", read_watched)
     wanted = [requests.Request(name, name, tmp_path / name, POINT) for name in "abc"]
-    assert len(list(requests.locate(wanted, "mm", 16, 2.0, {}))) == 3
+    assert len(list(requests.locate(wanted, "mm", 16, 2.0))) == 3
     assert alive == [0, 0, 0]
 
 
@@ -412,28 +413,30 @@ def test_no_patch_is_kept_of_a_nodule_of_a_series_but_of_those_that_are_shown(
 ):
     series = {"step": (0, 0, SPACING[0]), "origin": ORIGIN, "spacing": SPACING[1:]}
     ct_files.write_series(tmp_path / "ct", ct.array, FrameOfReferenceUID="1.2.9", **series)
-    patches, alive, make = [], [], predict.make_finding
+    patches, alive, make = [], [], predict.make_findings
 
-    def make_watched(*args, **given):
-        finding = make(*args, **given)
-        patches.append((weakref.ref(finding.hu), weakref.ref(finding.mask)))
-        return finding
+    def make_watched(*arguments):
+        findings = make(*arguments)
+        patches.extend((weakref.ref(finding.hu), weakref.ref(finding.mask)) for finding in findings)
+        return findings
 
-    def look(findings, marked, *_):
+    def look(all_series, *_):
         alive.append([any(patch() is not None for patch in pair) for pair in patches])
         masks = sorted((tmp_path / "out" / "masks").iterdir())
-        for voxels, path in zip(marked, masks, strict=True):
+        (series,) = all_series
+        for voxels, path in zip(series.marked, masks, strict=True):
             assert len(voxels) == sitk.GetArrayViewFromImage(sitk.ReadImage(str(path))).sum() > 0
-        assert all(voxels.nbytes == 12 * len(voxels) for voxels in marked)
+        assert all(voxels.nbytes == 12 * len(voxels) for voxels in series.marked)
+        return []
 
-    monkeypatch.setattr(predict, "make_finding", make_watched)
-    monkeypatch.setattr(write, "write_dicom_files", look)
-    monkeypatch.setattr(write, "write_pictures", lambda *_: None)
+    monkeypatch.setattr(predict, "make_findings", make_watched)
+    monkeypatch.setattr(write, "write_dicom_objects", look)
+    monkeypatch.setattr(write, "write_figures", lambda *_: None)
     places = [POINT + (step, 0, 0) for step in range(7)]
     config = options(workdir, image=str(tmp_path / "ct"), points=text(*places), shown=1)
     config.batch_size = 2
     predict.predict(config, tmp_path / "out")
-    assert alive == [[True, False, False, False, False, False, True]]  # the one that is shown, and the last batch
+    assert alive == [[True, False, False, False, False, False, False]]  # the one that is shown
 
 
 def test_from_the_command_line(workdir, image, tmp_path):

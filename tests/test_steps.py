@@ -15,6 +15,7 @@ import pytest
 
 from pnsamp_jax import input_pipeline, losses, metrics, models, steps, transforms
 from pnsamp_jax.data import schema
+from pnsamp_jax.inference import temperature
 from pnsamp_jax.state import create_state
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -63,6 +64,13 @@ def initial_state():
     return jax.device_get(create_state(make_task().model, make_task().patch_size, len(WINDOWS), seed=0))
 
 
+def predict(variables, batch):
+    """The compiled prediction step on a batch, with temperatures of 1."""
+    task = make_task()
+    step = steps.compile_predict_step(task.model, task.patch_size, task.windows)
+    return step(variables, np.ones(len(schema.RATINGS), np.float32), batch[schema.IMAGE])
+
+
 def run_some_steps():
     """Two training steps and an evaluation: {"state": , "metrics": , "results": , "start": } of flat trees."""
     task, batch = make_task(), make_records(BATCH)
@@ -73,7 +81,8 @@ def run_some_steps():
     for _ in range(2):
         state, measured = step(state, batch, 7, np.float32(1e-3))
         history.append(measured)
-    results = steps.compile_eval_step(task)(state.params, state.batch_stats, batch)
+    variables = state.variables
+    results = steps.compile_eval_step(task)(variables, batch) | predict(variables, batch)
     return {"start": start, "state": flatten(state), "metrics": flatten(history), "results": flatten(results)}
 
 
@@ -227,7 +236,7 @@ def evaluate(initial, records, batch_size):
     """Results of all nodules, padding left out."""
     step = steps.compile_eval_step(make_task())
     parts = [
-        {name: np.asarray(values)[:count] for name, values in step(initial.params, initial.batch_stats, batch).items()}
+        {name: np.asarray(values)[:count] for name, values in step(initial.variables, batch).items()}
         for batch, count in input_pipeline.eval_batches(
             records, np.arange(len(records[schema.RATING_COUNTS])), batch_size
         )
@@ -238,8 +247,8 @@ def evaluate(initial, records, batch_size):
 def test_evaluation_depends_on_neither_batch_size_nor_padding_nor_order(initial):
     records = make_records(7)
     results = evaluate(initial, records, BATCH)
-    assert results.keys() == {"loss", "segmentation", "attributes", "malignancy", "dice", "probabilities", "features"}
-    assert results["probabilities"].shape == (7, 9, 6) and results["dice"].shape == (7,)
+    assert results.keys() == {"loss", "segmentation", "attributes", "malignancy", "dice"}
+    assert all(values.shape == (7,) for values in results.values())
     assert len(np.unique(results["loss"])) == 7
     order = np.array([6, 2, 0, 5, 1, 4, 3])
     shuffled = evaluate(initial, {name: values[order] for name, values in records.items()}, BATCH)
@@ -256,33 +265,26 @@ def test_probabilities_are_distributions_over_the_classes_that_exist(one_device)
 
 
 def test_predictions_are_what_the_evaluation_scores(initial):
-    task, batch = make_task(), make_records(BATCH)
-    said = steps.compile_predict_step(task)(initial.params, initial.batch_stats, batch)
-    scored = steps.compile_eval_step(task)(initial.params, initial.batch_stats, batch)
-    np.testing.assert_allclose(said["probabilities"], scored["probabilities"], rtol=1e-5)
+    batch = make_records(BATCH)
+    predicted = predict(initial.variables, batch)
+    scored = steps.compile_eval_step(make_task())(initial.variables, batch)
+    classes = np.floor(batch[schema.RATING_COUNTS] @ np.arange(1, 7) / batch[schema.RATING_COUNTS].sum(-1) + 0.5)
+    true = np.take_along_axis(np.asarray(predicted["probabilities"]), classes.astype(int)[..., None] - 1, axis=-1)
+    np.testing.assert_allclose(scored["malignancy"], -np.log(true[:, schema.MALIGNANCY, 0]), rtol=1e-4)
     inner = slice(MARGIN, -MARGIN)
     truth = batch[schema.MASK][:, inner, inner, inner] > 0
-    expected = [metrics.dice(mask, reference) for mask, reference in zip(said["mask"], truth, strict=True)]
+    expected = [metrics.dice(mask, reference) for mask, reference in zip(predicted["mask"] > 0.5, truth, strict=True)]
     np.testing.assert_allclose(scored["dice"], expected, rtol=1e-5)
 
 
-def test_flips_make_the_predictions_those_of_the_flipped_patch_too(initial):
-    task, batch = make_task()._replace(flips=True), make_records(BATCH)
-    predict = steps.compile_predict_step(task)
-    said = predict(initial.params, initial.batch_stats, batch)
-    mirrored = {**batch, schema.IMAGE: batch[schema.IMAGE][:, ::-1, :, ::-1]}
-    other = predict(initial.params, initial.batch_stats, mirrored)
-    np.testing.assert_allclose(other["probabilities"], said["probabilities"], rtol=1e-4)
-    assert (np.asarray(other["mask"])[:, ::-1, :, ::-1] == said["mask"]).mean() > 0.999  # but for ties at one half
-    plain = steps.compile_predict_step(make_task())(initial.params, initial.batch_stats, batch)
-    assert abs(plain["probabilities"] - said["probabilities"]).max() > 1e-6
-
-
-@pytest.mark.parametrize("flip", [(True, False, False), (False, True, True)])
-def test_mirror_flips_the_chosen_axes(flip):
-    x = np.arange(2 * 3 * 4 * 5 * 2.0).reshape(2, 3, 4, 5, 2)
-    axes = [axis + 1 for axis, chosen in enumerate(flip) if chosen]
-    np.testing.assert_array_equal(steps.mirror(x, jnp.array(flip)), np.flip(x, axes))
+def test_temperatures_divide_the_logits(initial):
+    task, batch = make_task(), make_records(BATCH)
+    step = steps.compile_predict_step(task.model, task.patch_size, task.windows)
+    temperatures = np.linspace(0.5, 2.5, 9, dtype=np.float32)
+    plain, scaled = (step(initial.variables, t, batch[schema.IMAGE]) for t in (np.ones(9, np.float32), temperatures))
+    expected = temperature.scale(plain["probabilities"], temperatures)
+    np.testing.assert_allclose(scaled["probabilities"], expected, rtol=1e-4)
+    np.testing.assert_array_equal(scaled["mask"], plain["mask"])
 
 
 def test_dice_is_that_of_the_metrics():

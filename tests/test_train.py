@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,11 +12,12 @@ import pytest
 from tiny_run import tiny_config
 
 from pnsamp_jax import train
+from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import temperature
+from pnsamp_jax.run import open_run, prepare_run
 from pnsamp_jax.state import state_shapes
-from pnsamp_jax.workdir import layout
 from pnsamp_jax.workdir.checkpoint import Checkpoints
 from pnsamp_jax.workdir.tables import prediction_columns, read_tables
 
@@ -33,7 +35,7 @@ def finished(tmp_path_factory, quick_compilation):
 
 def last_parameters(workdir: Path, fold: int):
     """All leaves of the last checkpoint of a fold."""
-    task = train.make_task(tiny_config())
+    task = read_settings(tiny_config()).task
     like = state_shapes(task.model, task.patch_size, len(task.windows))
     with Checkpoints(workdir / f"fold_{fold}" / "checkpoints") as checkpoints:
         return jax.tree.leaves(checkpoints.restore(like, "last"))
@@ -132,26 +134,27 @@ def test_evaluate_mode_can_test_the_last_checkpoint(finished, tmp_path):
 
 def test_a_wider_cohort_joins_the_training_part_but_no_patient_of_the_others(tmp_path):
     config = tiny_config(**{"data.train_cohort": "all"})
-    records, folds = layout.open_run(config, tmp_path)
+    run = open_run(config, tmp_path)
+    records, folds = run.records, run.folds
     unsure = cohort.rounded_rating(records[schema.RATING_COUNTS])[:, schema.MALIGNANCY] == 3
     assert 0 < unsure.sum() < 24
     split = {nodule for part in folds[0].values() for nodule in part}
     assert split == set(records[schema.NODULE_ID][~unsure])  # tested and validated on the cohort alone
     joined = 0
-    for fold in folds:
-        places = layout.part_places(config, records, fold)
-        patients = {part: set(records[schema.PATIENT_ID][places[part]]) for part in places}
+    for number, fold in enumerate(folds):
+        indices = run.indices(number)
+        patients = {subset: set(records[schema.PATIENT_ID][indices[subset]]) for subset in indices}
         assert not patients["train"] & (patients["validation"] | patients["test"])
-        assert not unsure[places["validation"]].any() and not unsure[places["test"]].any()
-        assert set(fold["train"]) == set(records[schema.NODULE_ID][places["train"]][~unsure[places["train"]]])
-        joined += unsure[places["train"]].sum()
+        assert not unsure[indices["validation"]].any() and not unsure[indices["test"]].any()
+        assert set(fold["train"]) == set(records[schema.NODULE_ID][indices["train"]][~unsure[indices["train"]]])
+        joined += unsure[indices["train"]].sum()
     assert joined > 0
-    without = layout.part_places(tiny_config(), {k: v[~unsure] for k, v in records.items()}, folds[0])
-    assert len(without["train"]) == len(folds[0]["train"])
+    without = replace(run, records={name: values[~unsure] for name, values in records.items()})
+    assert len(without.indices(0)["train"]) == len(folds[0]["train"])
 
 
 def test_prepare_mode_needs_no_folds(tmp_path, capsys):
-    train.prepare_data(tiny_config(**{"data.phantom_nodules": 2}), tmp_path)
+    prepare_run(tiny_config(**{"data.phantom_nodules": 2}), tmp_path)
     assert "Prepared 2 nodules of the cohort rounded_ne_3" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["readers.csv"]
 
@@ -175,7 +178,7 @@ def test_nan_stops_with_a_line_and_keeps_the_last_checkpoint(tmp_path):
         ({"loss.labels": "soft"}, "config.loss.labels: 'soft' is none of rounded, distribution"),
         ({"data.pipeline": "fast"}, "config.data.pipeline: 'fast' is none of"),
         ({"fold": 3}, "config.fold: 3 is not -1"),
-        ({"num_folds": 30}, "config.num_folds: 30 folds need"),
+        ({"num_folds": 30}, "config.num_folds: 30 must be at least 2"),
         ({"split": "scan"}, "config.split: 'scan'"),
         ({"data.min_readers": 9}, "min_readers 9"),
         ({"schedule": "steps"}, "config.schedule: 'steps'"),
@@ -183,6 +186,15 @@ def test_nan_stops_with_a_line_and_keeps_the_last_checkpoint(tmp_path):
         ({"model.segment": False, "model.rate": False}, "nothing to learn"),
         ({"seed": -1}, "config.seed: -1 is negative"),
         ({"batch_size": 0}, "config.batch_size: 0 must be positive"),
+        (
+            {"model.windows": (1600.0, -600.0)},
+            "config.model.windows: (1600.0, -600.0): give one or more",
+        ),
+        ({"model.windows": ()}, "config.model.windows: (): give one or more"),
+        ({"model.windows": ((1600.0, -600.0), (0.0, 40.0))}, "(width, centre) pairs"),
+        ({"model.windows": ((1600.0, "lung"),)}, "(width, centre) pairs"),
+        ({"augment.rotate": -5.0}, "config.augment.rotate: -5.0 is negative"),
+        ({"learning_rate": float("nan")}, "config.learning_rate: nan must be positive"),
     ],
 )
 def test_settings_that_cannot_work_get_one_line(tmp_path, changes, message):
@@ -224,13 +236,3 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, arguments, st
     assert message in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "x").exists()
-
-
-def test_a_workdir_from_before_a_field_was_added_goes_on(finished, tmp_path):
-    workdir, _ = finished
-    there = json.loads((workdir / "config.json").read_text())
-    assert there["augment"].pop("permute") is False
-    (tmp_path / "config.json").write_text(json.dumps(there))
-    layout.check(tiny_config(), tmp_path)
-    with pytest.raises(UserError, match=r"config\.augment\.permute is False, here True"):
-        layout.check(tiny_config(**{"augment.permute": True}), tmp_path)

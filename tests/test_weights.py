@@ -1,4 +1,4 @@
-"""The weights that come with the project: whole, small, and of use on a real scan that they were not trained on."""
+"""The shipped weights are complete and small, and they work on a real scan that they were not trained on."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ def shipped():
     return ensemble.load(SHIPPED)
 
 
-def test_they_are_two_networks_at_the_papers_size_in_a_few_megabytes(shipped):
+def test_weights_are_two_networks_of_the_papers_size_in_a_few_megabytes(shipped):
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 15e6
     assert list(shipped.members) == ["fold_0", "fold_1"]
     assert (shipped.patch_size, shipped.spacing_mm) == (64, 0.6)
@@ -30,7 +30,7 @@ def test_they_are_two_networks_at_the_papers_size_in_a_few_megabytes(shipped):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(shipped.members))
 
 
-def test_they_tell_of_nobodys_machine():
+def test_weights_hold_no_path_of_a_machine():
     config = json.loads((SHIPPED / "config.json").read_text())
     assert config["data"]["root"] == config["data"]["cache"] == ""
     contents = [path.read_bytes() for path in SHIPPED.rglob("*") if path.is_file()]
@@ -43,17 +43,17 @@ def test_a_damaged_file_is_noticed(tmp_path):
     content = bytearray(path.read_bytes())
     content[1000] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"fold_1/weights: damaged, it does not fit weights\.sha256"):
+    with pytest.raises(UserError, match=r"fold_1/weights: damaged, since it does not match weights\.sha256"):
         ensemble.load(copy)
 
 
-def test_they_find_the_nodule_of_a_real_scan_and_share_the_readers_suspicion(shipped):
+def test_weights_outline_the_nodule_of_a_real_scan_and_find_it_suspicious_as_its_readers_did(shipped):
     if not REAL.is_dir():
-        pytest.skip("the real scan LIDC-IDRI-0001 is not in ../shared/data/dicom")
+        pytest.skip("needs the scan LIDC-IDRI-0001, which is not part of the repository")
     source = LidcSource(str(REAL))
     (marked,) = source.load(source.series()[0])
     record = make_record(marked, Geometry(64, 0, 0.6))
-    said = ensemble.predict(shipped, record[schema.IMAGE][None], flips=False)
-    dice = metrics.dice(said.mask > 0.5, record[schema.MASK][None] >= schema.MASK_UNIT / 2)
+    predicted = ensemble.predict(shipped, record[schema.IMAGE][None], flips=False)
+    dice = metrics.dice(predicted.mask > 0.5, record[schema.MASK][None] >= schema.MASK_UNIT / 2)
     assert dice > 0.7  # 0.81 in the scan's own grid; readers agree to about 0.8
-    assert metrics.expected(said.probabilities[:, schema.MALIGNANCY])[0] > 3.5  # the readers: 5, 5, 5 and 4
+    assert metrics.expected(predicted.mean_probabilities[:, schema.MALIGNANCY])[0] > 3.5  # the readers: 5, 5, 5 and 4

@@ -1,12 +1,10 @@
 """Whole runs for tests: of seconds, or made up in less."""
 
-import json
-
 import jax
 import numpy as np
-from pnsamp_jax.configs import base
 
-from pnsamp_jax import train
+from pnsamp_jax.config import read_settings
+from pnsamp_jax.configs import base
 from pnsamp_jax.data import schema
 from pnsamp_jax.inference import temperature
 from pnsamp_jax.state import state_shapes
@@ -29,8 +27,9 @@ def tiny_config(**changes):
 def made_up_run(folder, folds):
     """Writes what a training of these folds leaves for those who predict: random networks that mark some voxels."""
     config = tiny_config()
-    task = train.make_task(config)
-    layout.claim(config, folder)
+    settings = read_settings(config)
+    task = settings.task
+    layout.write_config(folder, settings.fields)
     for fold in folds:
         random = np.random.default_rng(fold)
         like = state_shapes(task.model, task.patch_size, len(task.windows))
@@ -38,7 +37,7 @@ def made_up_run(folder, folds):
         variances = jax.tree.map(lambda leaf: 0.5 + np.abs(leaf), state.batch_stats)
         state = state.replace(step=np.int32(1), batch_stats=variances)
         with Checkpoints(folder / f"fold_{fold}" / "checkpoints") as checkpoints:
-            checkpoints.save(state, json.loads(config.to_json()), loss=1.0)
+            checkpoints.save(state, settings.fields, loss=1.0)
         probabilities = random.dirichlet(np.ones(6), (40, 9)) * schema.CLASS_EXISTS
         features = random.normal(size=(40, state.params["heads"]["fusion"]["kernel"].shape[0]))
         path = folder / f"fold_{fold}" / "calibration.json"

@@ -1,10 +1,10 @@
-"""The trained networks of a run, ready to predict: one of each fold, whose answers are averaged.
+"""The networks of a run, one for each fold: reading them, and averaging their predictions.
 
-They are read from the workdir of a run, or from what `experiments/export_weights.py` keeps of one:
+They are read from the workdir of a run, or from the files that `experiments/export_weights.py` keeps of one:
 
     config.json                    of the run
-    fold_<k>/checkpoints/          of training; or, without what only training needs, fold_<k>/weights/
-    fold_<k>/calibration.json      temperatures and average features, see `temperature`
+    fold_<k>/checkpoints/          of the training; in exported weights fold_<k>/weights/ instead
+    fold_<k>/calibration.json      temperatures and mean features, see `temperature`
 
 A fold is ready once it is tested, which writes its calibration.json.
 """
@@ -14,42 +14,38 @@ import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from pnsamp_jax import models, transforms
+from pnsamp_jax import steps
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import readable
 from pnsamp_jax.inference import temperature
-from pnsamp_jax.models.pn_samp import PNSAMP, contributions
+from pnsamp_jax.models.pn_samp import PNSAMP
 from pnsamp_jax.state import TrainState, state_shapes
 from pnsamp_jax.workdir.checkpoint import Checkpoints, load_weights
 
-Array = jax.Array
-
-FLIPS = tuple(itertools.product((False, True), repeat=3))  # of depth, height and width; the first is none
-LUNG_HU = -850.0  # what the saliency holds a voxel against
+FLIPS = tuple(itertools.product((False, True), repeat=3))  # of depth, height and width; the first flips nothing
 
 
 class Network(NamedTuple):
-    """One network.
+    """One trained network.
 
     Attributes:
       variables: parameters and batch statistics.
-      temperatures: (9,) of the ratings.
-      average: (F,) features of an average nodule.
+      temperatures: (9,) float32 of the ratings.
+      mean_features: (F,) over the fold's validation nodules; None if not known.
     """
 
     variables: dict
-    temperatures: Array
-    average: Array
+    temperatures: np.ndarray
+    mean_features: np.ndarray | None
 
 
 class Networks(NamedTuple):
@@ -57,58 +53,131 @@ class Networks(NamedTuple):
 
     Attributes:
       model: the architecture.
-      patch_size: voxels on a side that it sees.
+      patch_size: voxels on a side of its input.
       spacing_mm: size of a voxel.
-      windows: (width, centre) in HU of each channel.
+      windows: (width, centre) in HU of each input channel.
       members: by the name of their fold.
     """
 
     model: nn.Module
     patch_size: int
     spacing_mm: float
-    windows: tuple[tuple[float, float], ...]
+    windows: steps.Windows
     members: dict[str, Network]
 
+    def member(self, fold: int) -> "Networks":
+        """Return the network of one fold alone.
 
-class Answers(NamedTuple):
-    """What the networks say of N nodules, averaged over them and over the flips.
+        Raises:
+          UserError: the fold has no network.
+        """
+        name = f"fold_{fold}"
+        if name not in self.members:
+            raise UserError(f"{name}: is not trained and tested; ready are {', '.join(self.members)}")
+        return self._replace(members={name: self.members[name]})
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What M networks predict of N nodules over F flips; None where the model lacks an output.
 
     Attributes:
-      mask: (N, S, S, S) float32 probability.
-      probabilities: (N, 9, 6) calibrated.
-      ensemble_spread: (N,) standard deviation of the expected malignancy over the networks, NaN for one.
-      flip_spread: (N,) the same over the flips, NaN without.
-      contributions: (N, 9), see `models.pn_samp.contributions`.
+      mask: (N, S, S, S) float32, mean probability over networks and flips.
+      probabilities: (M, F, N, 9, 6), calibrated.
+      features: (M, F, N, C).
     """
 
-    mask: np.ndarray
-    probabilities: np.ndarray
-    ensemble_spread: np.ndarray
-    flip_spread: np.ndarray
-    contributions: np.ndarray
+    mask: np.ndarray | None
+    probabilities: np.ndarray | None
+    features: np.ndarray | None
+
+    @property
+    def mean_probabilities(self) -> np.ndarray:
+        """Return the mean probabilities over networks and flips: (N, 9, 6)."""
+        assert self.probabilities is not None, "a model without ratings has no probabilities"
+        return self.probabilities.mean(axis=(0, 1))
+
+    @property
+    def ensemble_spread(self) -> np.ndarray:
+        """Return the standard deviation over networks of the expected malignancy: (N,), NaN for a single network."""
+        return _sample_deviation(self._expected_malignancy().mean(axis=1))
+
+    @property
+    def flip_spread(self) -> np.ndarray:
+        """Return the standard deviation over flips of the expected malignancy: (N,), NaN without flips."""
+        return _sample_deviation(self._expected_malignancy().mean(axis=0))
+
+    def _expected_malignancy(self) -> np.ndarray:
+        assert self.probabilities is not None, "a model without ratings has no probabilities"
+        return self.probabilities[..., schema.MALIGNANCY, :] @ np.arange(1, schema.MAX_CLASSES + 1)
+
+
+def predict(networks: Networks, images: np.ndarray, flips: bool = True) -> Predictions:
+    """Ask all networks about nodules, in one batch for each network and flip.
+
+    Args:
+      networks: at least one.
+      images: (N, S, S, S) HU around the nodules, S at least the patch size, of which the centre is used; N is a
+        multiple of the number of local devices.
+      flips: whether to predict all eight flips of the patch, or the patch as it is only.
+    """
+    chosen = FLIPS if flips else FLIPS[:1]
+    predict_step = steps.compile_predict_step(networks.model, networks.patch_size, networks.windows)
+
+    def ask(network: Network, flip: tuple[bool, ...]) -> dict[str, np.ndarray]:
+        axes = tuple(axis for axis, flipped in enumerate(flip, start=1) if flipped)
+        outputs = jax.device_get(predict_step(network.variables, network.temperatures, np.flip(images, axes)))
+        if "mask" in outputs:
+            outputs["mask"] = np.flip(outputs["mask"], axes)
+        return outputs
+
+    count = len(networks.members) * len(chosen)
+    mask: Any = None
+    rest: dict[str, list[np.ndarray]] = {"probabilities": [], "features": []}
+    # On CPU one forward pass keeps one and a half cores busy; on other devices several would only queue.
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1) as pool:
+        for outputs in pool.map(ask, *zip(*itertools.product(networks.members.values(), chosen), strict=True)):
+            if "mask" in outputs:
+                mask = (0.0 if mask is None else mask) + outputs["mask"] / count
+            for name, values in rest.items():
+                if name in outputs:
+                    values.append(outputs[name])
+
+    def stacked(values: list[np.ndarray]) -> np.ndarray | None:
+        return np.stack(values).reshape(len(networks.members), len(chosen), *values[0].shape) if values else None
+
+    return Predictions(mask, stacked(rest["probabilities"]), stacked(rest["features"]))
 
 
 def load(folder: Path) -> Networks:
-    """Reads the networks of a folder; folds that are not tested yet are left out, and named on stderr.
+    """Read the networks of a folder. Folds that are not tested yet are left out and named on stderr.
 
     Raises:
-      UserError: it holds no networks that are ready, none that predict the mask and the ratings, or one whose
-        calibration is of another checkpoint than config.json names.
+      UserError: the folder holds no network that is ready, the networks do not predict mask and ratings, or a
+        calibration belongs to another checkpoint than config.json names.
     """
-    path = folder / "config.json"
+    config_file = folder / "config.json"
     try:
-        config = json.loads(path.read_text())
-        fields = {name: tuple(it) if isinstance(it, list) else it for name, it in config["model"].items()}
-        windows = tuple(tuple(pair) for pair in fields.pop("windows"))
+        config = json.loads(config_file.read_text())
+        fields = config["model"] | {"dtype": "float32"}
+        model, windows = steps.build_model(fields)
         patch_size, spacing_mm, which = config["patch_size"], config["spacing_mm"], config["checkpoint"]
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; give the workdir of a training") from error
+        raise UserError(f"{config_file}: no such file; give the workdir of a training") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: is not the config of a run ({error}); give the workdir of a training") from error
-    model = models.create(**fields | {"dtype": "float32"})
+        raise UserError(
+            f"{config_file}: is not the config of a run ({error}); give the workdir of a training"
+        ) from error
     if not isinstance(model, PNSAMP) or not (model.segment and model.rate):
-        raise UserError(f"{path}: is of a network that lacks the mask or the ratings; take a PN-SAMP M, S1 or S2")
+        raise UserError(f"{config_file}: its network lacks the mask or the ratings; use a PN-SAMP M, S1 or S2")
     like = state_shapes(model, patch_size, len(windows))
+    folds = _tested_folds(folder)
+    members = {fold.name: _load_member(fold, like, which, config["model"]) for fold in folds}
+    return Networks(model, patch_size, spacing_mm, windows, members)
+
+
+def _tested_folds(folder: Path) -> list[Path]:
+    """Return the folders of the folds that are trained and tested."""
     trained = sorted({path.parent for kind in ("weights", "checkpoints") for path in folder.glob(f"fold_*/{kind}")})
     tested = [fold for fold in trained if (fold / "calibration.json").exists()]
     untested = [fold.name for fold in trained if fold not in tested]
@@ -121,120 +190,39 @@ def load(folder: Path) -> Networks:
         )
     if untested:
         print(readable(f"{folder}: left out, since not tested yet: {', '.join(untested)}"), file=sys.stderr)
-    members = {fold.name: _load_member(fold, like, which, config["model"]) for fold in tested}
-    return Networks(model, patch_size, spacing_mm, windows, members)
+    return tested
 
 
 def _load_member(fold: Path, like: TrainState, which: str, model: dict) -> Network:
-    """The network of a tested fold, of its checkpoint "best" or "last" if it has any, else of its weights.
+    """Read the network of a tested fold from its weights, or else from its checkpoints.
 
     Args:
       fold: its folder.
       like: a state of the same shapes.
-      which: checkpoint.
+      which: checkpoint, "best" or "last".
       model: the fields of config.model.
     """
     path = fold / "calibration.json"
-    found = temperature.read(path)
+    calibration = temperature.read(path)
     if (fold / "weights").is_dir():
-        variables = load_weights(fold / "weights", {"params": like.params, "batch_stats": like.batch_stats})
+        variables = load_weights(fold / "weights", like.variables)
     else:
         with Checkpoints(fold / "checkpoints") as checkpoints:
             if checkpoints.config(which)["model"] != model:
                 raise UserError(
-                    f"{fold}: saved by another config than {fold.parent / 'config.json'}; take one workdir"
+                    f"{fold}: saved by another config than {fold.parent / 'config.json'}; use one workdir for each"
                 )
             state = checkpoints.restore(like, which)
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        if found.step not in (None, int(state.step)):
+        variables = state.variables
+        if calibration.step != int(state.step):
             raise UserError(
-                f"{path}: is of the {found.checkpoint} checkpoint, step {found.step}, but config.json names the "
-                f"{which} one, now step {int(state.step)}; run --mode evaluate on this workdir, which writes it anew"
+                f"{path}: belongs to the {calibration.checkpoint} checkpoint, step {calibration.step}, but "
+                f"config.json names the {which} one, now step {int(state.step)}; run --mode evaluate on this workdir, "
+                "which writes it anew"
             )
-    return Network(variables, jnp.asarray(found.temperatures, jnp.float32), jnp.asarray(found.features))
+    return Network(variables, calibration.temperatures.astype(np.float32), calibration.features)
 
 
-def of_fold(networks: Networks, fold: int) -> Networks:
-    """The network of one fold, alone.
-
-    Raises:
-      UserError: it is not among them.
-    """
-    name = f"fold_{fold}"
-    if name not in networks.members:
-        raise UserError(f"{name}: is not trained and tested; ready are {', '.join(networks.members)}")
-    return networks._replace(members={name: networks.members[name]})
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def answer(model: nn.Module, windows: tuple, network: Network, images: Array) -> tuple[Array, Array, Array]:
-    """What a network says of (B, S, S, S) HU: mask (B, S, S, S), probabilities (B, 9, 6), contributions (B, 9)."""
-    outputs = model.apply(network.variables, transforms.window(images, windows))
-    probabilities = nn.softmax(outputs.ratings / network.temperatures[:, None])
-    parts = contributions(
-        network.variables["params"]["heads"],
-        outputs.features,
-        network.average,
-        network.temperatures[schema.MALIGNANCY],
-    )
-    return nn.sigmoid(outputs.mask), probabilities, parts
-
-
-def predict(networks: Networks, images: np.ndarray, flips: bool = True) -> Answers:
-    """What all networks say of nodules, all in one batch.
-
-    Args:
-      networks: to ask.
-      images: (N, S, S, S) HU round the nodules.
-      flips: whether to average over the eight flips of the patch too.
-    """
-    chosen = FLIPS if flips else FLIPS[:1]
-
-    def ask(network: Network, flip: tuple[bool, ...]) -> tuple[np.ndarray, ...]:
-        axes = 1 + np.flatnonzero(flip)
-        said = jax.device_get(answer(networks.model, networks.windows, network, np.flip(images, axes)))
-        return np.flip(said[0], axes), *said[1:]
-
-    mask, probabilities, parts = 0.0, [], []
-    # On CPU a single forward pass keeps one core and a half busy; on other devices they would only queue.
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1) as pool:
-        for said in pool.map(ask, *zip(*itertools.product(networks.members.values(), chosen), strict=True)):
-            mask += said[0] / (len(networks.members) * len(chosen))
-            probabilities.append(said[1])
-            parts.append(said[2])
-    probabilities = np.stack(probabilities).reshape(len(networks.members), len(chosen), *probabilities[0].shape)
-    expected = probabilities[..., schema.MALIGNANCY, :] @ np.arange(1, schema.MAX_CLASSES + 1)
-    return Answers(
-        mask,
-        probabilities.mean(axis=(0, 1)),
-        _spread(expected.mean(axis=1)),
-        _spread(expected.mean(axis=0)),
-        np.mean(parts, axis=0),
-    )
-
-
-def _spread(values: np.ndarray) -> np.ndarray:
-    """Standard deviation of (M, N) over the first axis, as of a sample; NaN for one."""
+def _sample_deviation(values: np.ndarray) -> np.ndarray:
+    """Return the sample standard deviation of (M, N) over the first axis, NaN for M = 1."""
     return values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1], np.nan)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def malignancy_gradient(model: nn.Module, windows: tuple, network: Network, images: Array) -> Array:
-    """By how much each voxel of (B, S, S, S) HU raises the expected malignancy above what lung there would give.
-
-    To first order: the gradient with respect to what the network sees, times its difference from lung.
-    """
-    inputs = transforms.window(images, windows)
-
-    def expected(inputs: Array) -> Array:
-        ratings = model.apply(network.variables, inputs).ratings[:, schema.MALIGNANCY]
-        p = nn.softmax(ratings / network.temperatures[schema.MALIGNANCY])
-        return (p @ jnp.arange(1.0, schema.MAX_CLASSES + 1)).sum()
-
-    return (jax.grad(expected)(inputs) * (inputs - transforms.window(jnp.array(LUNG_HU), windows))).sum(axis=-1)
-
-
-def saliency(networks: Networks, images: np.ndarray) -> np.ndarray:
-    """`malignancy_gradient` averaged over the networks: (N, S, S, S) HU -> (N, S, S, S) float32."""
-    arguments = networks.model, networks.windows
-    return np.mean([malignancy_gradient(*arguments, network, images) for network in networks.members.values()], axis=0)

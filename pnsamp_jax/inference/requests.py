@@ -1,6 +1,6 @@
-"""Which nodules a user asks about: from an image and its points, or from a table of many, to patches of voxels.
+"""The nodules that a user asks about: from an image and points, or a table of many, to patches of voxels.
 
-An image that cannot be read, or a point outside of it, concerns its own nodules alone.
+An image that cannot be read, or a point outside its image, only fails the nodules that it concerns.
 """
 
 import re
@@ -9,12 +9,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-import ml_collections
 import numpy as np
 
 from pnsamp_jax.ct.dicom import read_series
 from pnsamp_jax.ct.dicom_index import only_series
 from pnsamp_jax.ct.read import check_chest, read_ct
+from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.csv_tables import number, read_table
 from pnsamp_jax.data.patches import sample
 from pnsamp_jax.errors import UserError
@@ -25,11 +25,11 @@ NODULE_ID = re.compile(r"[\w-][\w.-]{0,63}", re.ASCII)
 
 
 class Request(NamedTuple):
-    """A nodule to look at.
+    """A nodule to predict.
 
     Attributes:
       nodule_id: unique; part of file names.
-      image: as the user named it, readable.
+      image: as the user named it, in readable characters.
       path: of the image.
       point: (3,) in the units of the request.
     """
@@ -41,7 +41,7 @@ class Request(NamedTuple):
 
 
 class Located(NamedTuple):
-    """A request with the voxels round its point.
+    """A request with the voxels around its point.
 
     Attributes:
       request: what was asked for.
@@ -60,18 +60,28 @@ class Located(NamedTuple):
     files: list[str] | None = None
 
 
-def read_requests(options: ml_collections.ConfigDict) -> list[Request]:
-    """The nodules that `config.predict` asks for, in the order in which they were given.
+class Failure(NamedTuple):
+    """A request that cannot be answered, with the reason."""
+
+    request: Request
+    reason: str
+
+
+def read_requests(image: str, points: str, units: str) -> list[Request]:
+    """Return the nodules that a user asks for, in the order in which they were given.
+
+    Args:
+      image: the path of the image of all points; "" if `points` is a CSV file.
+      points: "x,y,z;x,y,z", or the path of a CSV file.
+      units: of the points, a key of `POINT_COLUMNS`.
 
     Raises:
       UserError: the points are missing or malformed, or ids repeat.
     """
-    if options.units not in POINT_COLUMNS:
-        raise UserError(f"config.predict.units: '{options.units}' is none of {', '.join(POINT_COLUMNS)}")
-    if options.points.lower().endswith(".csv"):
-        requests = _read_points_file(Path(options.points), options)
+    if points.lower().endswith(".csv"):
+        requests = _read_points_file(Path(points), image, units)
     else:
-        requests = _read_points(options)
+        requests = _read_points(points, image)
     seen = set()
     for request in requests:
         if not NODULE_ID.fullmatch(request.nodule_id):
@@ -82,10 +92,10 @@ def read_requests(options: ml_collections.ConfigDict) -> list[Request]:
     return requests
 
 
-def _read_points_file(table: Path, options: ml_collections.ConfigDict) -> list[Request]:
-    if options.image:
+def _read_points_file(table: Path, image: str, units: str) -> list[Request]:
+    if image:
         raise UserError("config.predict.image: leave it out where config.predict.points is a CSV, which names images")
-    names = POINT_COLUMNS[options.units]
+    names = POINT_COLUMNS[units]
     requests = []
     for where, row in read_table(table, ("nodule_id", "image", *names)):
         point = np.array([number(where, row, name) for name in names])
@@ -95,52 +105,62 @@ def _read_points_file(table: Path, options: ml_collections.ConfigDict) -> list[R
     return requests
 
 
-def _read_points(options: ml_collections.ConfigDict) -> list[Request]:
-    if not options.image:
+def _read_points(points: str, image: str) -> list[Request]:
+    if not image:
         raise UserError("config.predict.image: is empty; give an image file or a folder that holds one DICOM series")
     requests = []
-    for place, text in enumerate(filter(str.strip, options.points.split(";")), start=1):
+    for index, text in enumerate(filter(str.strip, points.split(";")), start=1):
         try:
             point = np.array([float(part) for part in text.split(",")])
         except ValueError:
             point = np.array([])
         if point.shape != (3,) or not np.isfinite(point).all():
-            raise UserError(f"config.predict.points: '{text.strip()}' is no point; give 'x,y,z;x,y,z' or a CSV file")
-        requests.append(Request(f"nodule_{place}", readable(options.image), Path(options.image), point))
+            raise UserError(
+                f"config.predict.points: '{text.strip()}' is not a point; give 'x,y,z;x,y,z' or a CSV file"
+            )
+        requests.append(Request(f"nodule_{index}", readable(image), Path(image), point))
     if not requests:
         raise UserError("config.predict.points: is empty; give 'x,y,z;x,y,z' in mm (LPS) or a CSV file")
     return requests
 
 
-def locate(
-    requests: Iterable[Request], units: str, size: int, spacing_mm: float, failures: dict[str, str]
-) -> Iterator[Located]:
-    """Reads the images, one at a time, and cuts out the patches.
+def by_image(requests: Iterable[Request]) -> list[Request]:
+    """Sort requests so that those of one image follow each other, and the image need be read only once."""
+    first: dict[Path, int] = {}
+    return sorted(requests, key=lambda request: first.setdefault(request.path, len(first)))
+
+
+def locate(requests: Iterable[Request], units: str, size: int, spacing_mm: float) -> Iterator[Located | Failure]:
+    """Read the images, one at a time, and cut out a patch around each point.
 
     Args:
-      requests: those of an image one after the other.
+      requests: in the order of `by_image`.
       units: of the points, "mm" (LPS) or "voxel" (i, j, k along width, height and depth, from 0).
       size: voxels on a side of a patch.
       spacing_mm: size of a voxel.
-      failures: takes the reason of each nodule, by its id, for which this is not possible.
     """
     for path, group in groupby(requests, key=lambda request: request.path):
-        group = list(group)
+        wanted = list(group)
         try:
             files = only_series(path) if path.is_dir() else None
             ct = check_chest(path, read_series(files)) if files else read_ct(path)
         except (UserError, OSError) as error:
-            failures |= {request.nodule_id: str(error) for request in group}
+            yield from (Failure(request, str(error)) for request in wanted)
             continue
-        for request in group:
-            point_mm = request.point if units == "mm" else ct.to_lps(request.point[::-1])
-            if ct.holds(point_mm):
-                hu = np.rint(sample(ct, point_mm, size, spacing_mm)).astype(np.int16)
-                yield Located(request, point_mm, hu, ct.array.shape, ct.affine, files)
-            else:
-                hint = {
-                    "mm": "give LPS mm, as DICOM has it (NIfTI viewers show RAS: negate x and y)",
-                    "voxel": "give i, j, k along width, height and depth, from 0",
-                }[units]
-                failures[request.nodule_id] = f"the point lies outside {request.image}; {hint}"
+        for request in wanted:
+            yield _locate_one(request, ct, files, units, size, spacing_mm)
         del ct  # before the next one is read
+
+
+def _locate_one(
+    request: Request, ct: Volume, files: list[str] | None, units: str, size: int, spacing_mm: float
+) -> Located | Failure:
+    point_mm = request.point if units == "mm" else ct.to_lps(request.point[::-1])
+    if ct.holds(point_mm):
+        hu = np.rint(sample(ct, point_mm, size, spacing_mm)).astype(np.int16)
+        return Located(request, point_mm, hu, ct.array.shape, ct.affine, files)
+    advice = {
+        "mm": "give LPS mm, as DICOM has it (NIfTI viewers show RAS: negate x and y)",
+        "voxel": "give i, j, k along width, height and depth, from 0",
+    }[units]
+    return Failure(request, f"the point lies outside {request.image}; {advice}")

@@ -1,8 +1,8 @@
-"""Temperature scaling: one number for each rating that makes its probabilities as sure as they are right.
+"""Temperature scaling: one number for each rating that makes its probabilities match how often they are right.
 
-Guo et al., "On calibration of modern neural networks", ICML 2017. Pure numpy. What is found on the validation part of
-a fold is kept beside its checkpoints in calibration.json, with the features of the average nodule of that part and
-the checkpoint that it is true of.
+Guo et al., "On calibration of modern neural networks", ICML 2017. The temperatures that are fitted on a fold's
+validation nodules are kept next to its checkpoints in calibration.json, together with the mean features of these
+nodules and the checkpoint that they belong to.
 """
 
 import json
@@ -15,31 +15,31 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
 
-RANGE = (0.25, 4.0)  # some hundred nodules cannot tell of more
+RANGE = (0.25, 4.0)  # a few hundred nodules do not support temperatures beyond
 
 
 class Calibration(NamedTuple):
-    """What the validation part of a fold tells of its network.
+    """What is fitted on the validation nodules of a fold.
 
     Attributes:
       temperatures: (9,) of the ratings.
-      features: (F,) mean of the nodules' features; of no length for a model without.
-      checkpoint: of the network, "best" or "last"; None in a file of before that was noted.
-      step: that the checkpoint was saved at; None likewise.
+      features: (F,) mean over the nodules; empty for a model without features.
+      checkpoint: which one was used, "best" or "last".
+      step: at which that checkpoint was saved.
     """
 
     temperatures: np.ndarray
     features: np.ndarray
-    checkpoint: str | None
-    step: int | None
+    checkpoint: str
+    step: int
 
 
 def scale(probabilities: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
-    """Softens (temperature over 1) or sharpens probabilities, as if their logits were divided by it.
+    """Rescale probabilities as if their logits were divided by a temperature: above 1 softens, below 1 sharpens.
 
     Args:
-      probabilities: (..., K), 0 where there is no such class.
-      temperatures: (...), or what broadcasts to it.
+      probabilities: (..., K), 0 for classes that do not exist.
+      temperatures: (...), or an array that broadcasts to it.
 
     Returns:
       (..., K) that sum to 1.
@@ -49,21 +49,26 @@ def scale(probabilities: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
 
 
 def negative_log_likelihood(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """Mean -log P(truth): (N, K) and (N,) 1..K. Probabilities count as 1e-6 at the least."""
+    """Compute the mean of -log P(truth), with P of at least 1e-6.
+
+    Args:
+      probabilities: (N, K).
+      truth: (N,) int 1..K.
+    """
     return float(-np.log(np.maximum(probabilities[np.arange(len(truth)), truth - 1], 1e-6)).mean())
 
 
 def fit_temperatures(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The temperature of each rating that makes the truth likeliest, within `RANGE`.
+    """Find the temperature of each rating that maximises the likelihood of the truth, within `RANGE`.
 
     Args:
       probabilities: (N, R, K) of nodules that the network was not trained on.
-      truth: (N, R) int 1..K, 0 where there is none.
+      truth: (N, R) int 1..K, 0 where there is no rating.
 
     Returns:
-      (R,) float; 1 for a rating of which the nodules show a single class or none, which tells nothing.
+      (R,) float; 1 for a rating of which the nodules show fewer than two classes.
     """
-    from scipy.optimize import minimize_scalar  # a prediction, which only applies them, starts sooner without
+    from scipy.optimize import minimize_scalar  # not needed for predicting, which starts sooner without
 
     temperatures = np.ones(truth.shape[1])
     for rating in range(len(temperatures)):
@@ -72,7 +77,7 @@ def fit_temperatures(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray
         if len(np.unique(classes)) < 2:
             continue
 
-        def loss(log_temperature: float, p=p, classes=classes) -> float:
+        def loss(log_temperature: float, p: np.ndarray = p, classes: np.ndarray = classes) -> float:
             return negative_log_likelihood(scale(p, np.exp(log_temperature)), classes)
 
         found = minimize_scalar(loss, bounds=np.log(RANGE), method="bounded")
@@ -83,20 +88,20 @@ def fit_temperatures(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray
 def write(
     path: Path, probabilities: np.ndarray, truth: np.ndarray, features: np.ndarray | None, checkpoint: str, step: int
 ) -> None:
-    """Fits temperatures and writes them with the mean features.
+    """Fit the temperatures and write them with the mean features.
 
-    A rating that the model does not give, so that its probabilities are NaN, has a temperature of 1.
+    A rating that the model does not predict, whose probabilities are NaN, gets a temperature of 1.
 
     Args:
       path: of the JSON file.
-      probabilities: (N, 9, 6) of the N nodules.
-      truth: (N, 9) int, 0 where there is none.
+      probabilities: (N, 9, 6) of the N validation nodules.
+      truth: (N, 9) int, 0 where there is no rating.
       features: (N, F), None for a model without.
-      checkpoint: which one says so, "best" or "last".
-      step: that it was saved at.
+      checkpoint: which one predicted them, "best" or "last".
+      step: at which that checkpoint was saved.
     """
-    given = ~np.isnan(probabilities).all(axis=(0, 2))
-    temperatures = fit_temperatures(probabilities, truth * given)
+    predicted = ~np.isnan(probabilities).all(axis=(0, 2))
+    temperatures = fit_temperatures(probabilities, truth * predicted)
     content = {
         "checkpoint": checkpoint,
         "step": step,
@@ -109,17 +114,18 @@ def write(
 
 
 def read(path: Path) -> Calibration:
-    """Reads what `write` wrote.
+    """Read what `write` wrote.
 
     Raises:
       UserError: the file is missing or damaged.
     """
+    advice = "run --mode evaluate on this workdir, which writes it"
     try:
         content = json.loads(path.read_text())
         temperatures = np.array([float(content["temperatures"][name]) for name in schema.RATING_NAMES])
         features = np.array(content["features"], np.float32)
-        return Calibration(temperatures, features, content.get("checkpoint"), content.get("step"))
+        return Calibration(temperatures, features, content["checkpoint"], int(content["step"]))
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; run --mode evaluate on this workdir, which writes it") from error
+        raise UserError(f"{path}: no such file; {advice}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}); run --mode evaluate on this workdir, which writes it") from error
+        raise UserError(f"{path}: damaged ({error}); {advice}") from error

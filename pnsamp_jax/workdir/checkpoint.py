@@ -1,9 +1,10 @@
-"""Checkpoints of one fold through Orbax: the best step and the last one. The only module that imports Orbax.
+"""Checkpoints of one fold, saved through Orbax: the best step and the last one. No other module imports Orbax.
 
-    checkpoints/<step>/          Orbax's
-    checkpoints/digests.json     {step: SHA-256 of its files}, so that a damaged one is known before Orbax reads it
+    checkpoints/<step>/          written by Orbax
+    checkpoints/digests.json     {step: SHA-256 of its files}, by which damage is noticed before Orbax reads the files
 
-Beside them, weights alone: what is left of a checkpoint that only predicts, with its digest in weights.sha256.
+Exported weights are a checkpoint without the optimizer's state, in a folder with its digest next to it in a .sha256
+file.
 """
 
 import hashlib
@@ -22,12 +23,12 @@ from pnsamp_jax.state import TrainState
 
 
 class Checkpoints:
-    """The checkpoints in a folder, each with the validation loss that it reached.
+    """The checkpoints in a folder, each with its validation loss.
 
-    Only the one with the least validation loss and the latest are kept. A save is complete or not there at all.
+    Only the checkpoint with the lowest validation loss and the latest one are kept. A save is atomic.
 
     Raises:
-      UserError: one is damaged; `set_aside_damaged` makes way for the last good one.
+      UserError: a checkpoint is damaged; `set_aside_damaged` renames it, so that an earlier one can be used.
     """
 
     def __init__(self, folder: Path):
@@ -57,28 +58,30 @@ class Checkpoints:
 
     @property
     def last_step(self) -> int | None:
-        """The latest saved step, None if there is none."""
+        """Return the latest saved step, or None."""
         return self._manager.latest_step()
 
     def save(self, state: TrainState, config: dict, loss: float) -> None:
-        """Saves a state with the settings that made it.
+        """Save a state with the config that made it.
 
         Args:
           state: unstacked.
           config: JSON-able.
-          loss: on the validation part; decides which checkpoint is the best.
+          loss: on the validation subset, which decides which checkpoint is the best.
 
         Raises:
-          OSError: the disk does not take it; what was saved before is kept.
+          OSError: the disk is full or not writable; earlier checkpoints are kept.
         """
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config))
         try:
-            # Asked first, since each of Orbax's many writers has a traceback of its own to print on a full disk.
+            # Tried first, since on a full disk each of Orbax's many writers would print a traceback of its own.
             with tempfile.TemporaryFile(dir=self.folder) as room:
                 room.write(bytes(sum(leaf.nbytes for leaf in jax.tree.leaves(state))))
             self._manager.save(int(state.step), args=items, metrics={"loss": float(loss)})
         except (OSError, ValueError) as error:
-            if isinstance(error, ValueError) and "os_error_code" not in str(error):  # what the system told TensorStore
+            if isinstance(error, ValueError) and "os_error_code" not in str(
+                error
+            ):  # an error of the system, passed on by TensorStore
                 raise
             raise OSError(f"{self.folder}: step {int(state.step)} was not saved ({error})") from error
         known = _read_digests(self.folder)
@@ -86,16 +89,16 @@ class Checkpoints:
         _write_digests(self.folder, kept)
 
     def config(self, which: str = "last") -> dict:
-        """The settings that made a checkpoint; see `restore`."""
+        """Return the config that made a checkpoint; see `restore`."""
         items = ocp.args.Composite(config=ocp.args.JsonRestore())
         return self._manager.restore(self._step(which), args=items)["config"]
 
     def restore(self, like: TrainState, which: str = "last") -> TrainState:
-        """Reads a state.
+        """Read a state.
 
         Args:
-          like: a state of the same shapes, for instance a freshly created one.
-          which: "last", or "best" for the least validation loss.
+          like: a state of the same shapes, or its shapes and types.
+          which: "last", or "best" for the lowest validation loss.
 
         Raises:
           UserError: there is no checkpoint.
@@ -112,15 +115,16 @@ class Checkpoints:
 
 
 def set_aside_damaged(folder: Path) -> list[str]:
-    """Renames damaged checkpoints to <step>.damaged_<n>, and forgets missing ones; gives a line on each.
+    """Rename damaged checkpoints to <step>.damaged_<n> and forget missing ones. The caller must hold the fold's lock.
 
-    Only for who is alone at work on the fold.
+    Returns:
+      A line about each.
     """
     lines = []
     for step in damaged_steps(folder):
         path = folder / str(step)
         if path.exists():
-            aside = next(it for n in count(1) if not (it := folder / f"{step}.damaged_{n}").exists())
+            aside = next(name for n in count(1) if not (name := folder / f"{step}.damaged_{n}").exists())
             path.rename(aside)
             lines.append(f"{path}: damaged; set aside as {aside.name}")
         else:
@@ -132,25 +136,25 @@ def set_aside_damaged(folder: Path) -> list[str]:
 
 
 def damaged_steps(folder: Path) -> list[int]:
-    """The steps whose files are no longer what was saved, and the last one if it is missing.
+    """Return the steps whose files have changed since they were saved, and the last one if it is missing.
 
     Raises:
       UserError: digests.json itself is damaged.
     """
     there, saved = _steps(folder), _read_digests(folder)
     changed = [step for step, digest in saved.items() if step in there and _digest(folder / str(step)) != digest]
-    # Another one that is missing was deleted to make place for a later one.
+    # Any other missing checkpoint was deleted when a later one was saved.
     missing = [step for step in saved if step > max(there, default=-1)]
     return sorted(changed + missing)
 
 
 def _steps(folder: Path) -> list[int]:
-    """The steps that Orbax has saved; while it saves, the name is longer."""
+    """Return the steps that Orbax has saved; a checkpoint that is being saved has a longer name."""
     return [int(path.name) for path in folder.glob("*/") if path.name.isdecimal()]
 
 
 def _digest(step_folder: Path) -> str:
-    """SHA-256 over the names and contents of all files of a checkpoint."""
+    """Compute the SHA-256 of the names and contents of all files of a checkpoint."""
     whole = hashlib.sha256()
     for path in sorted(path for path in step_folder.rglob("*") if path.is_file()):
         content = path.read_bytes()
@@ -162,10 +166,10 @@ def _read_digests(folder: Path) -> dict[int, str]:
     path = folder / "digests.json"
     try:
         return {int(step): digest for step, digest in json.loads(path.read_bytes()).items()}
-    except FileNotFoundError:  # of a run before there were digests, or killed between its first save and this file
+    except FileNotFoundError:  # killed between the first save and the writing of this file
         return {}
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it to take the checkpoints unchecked") from error
+        raise UserError(f"{path}: damaged ({error}); delete it to use the checkpoints unchecked") from error
 
 
 def _write_digests(folder: Path, digests: dict[int, str]) -> None:
@@ -174,7 +178,7 @@ def _write_digests(folder: Path, digests: dict[int, str]) -> None:
 
 
 def save_weights(folder: Path, weights: dict) -> None:
-    """Saves a tree of arrays in a folder that does not exist yet, and their digest beside it."""
+    """Save a tree of arrays in a folder that does not exist yet, and its digest next to it."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.absolute(), weights)
     for note in folder.rglob("commit_success.txt"):
@@ -184,11 +188,11 @@ def save_weights(folder: Path, weights: dict) -> None:
 
 
 def load_weights(folder: Path, like: dict) -> dict:
-    """Reads a tree of arrays.
+    """Read a tree of arrays.
 
     Args:
-      folder: of `save_weights`.
-      like: arrays, or their shapes and types, to which what is read is converted.
+      folder: written by `save_weights`.
+      like: arrays or their shapes and types, to which the values are converted.
 
     Raises:
       UserError: a file is damaged.
@@ -196,7 +200,7 @@ def load_weights(folder: Path, like: dict) -> dict:
     digest = folder.with_suffix(".sha256")
     if not digest.is_file() or digest.read_text() != _digest(folder):
         raise UserError(
-            f"{folder}: damaged, it does not fit {digest.name}; take the weights anew from where they came"
+            f"{folder}: damaged, since it does not match {digest.name}; copy the weights again from their source"
         )
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(folder.absolute(), jax.tree.map(ocp.utils.to_shape_dtype_struct, like))

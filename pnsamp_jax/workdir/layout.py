@@ -1,153 +1,155 @@
-"""A run's workdir: which config it belongs to, which nodules and folds it holds, and who is at work on a fold.
+"""The files of a run's workdir: which config it belongs to, how its nodules are split, and who is training a fold.
 
-config.json       of the run; decides who may use the workdir again
+config.json       the config of the run, which decides who may use the workdir again
 folds.json        the split, with patient ids
-readers.csv       what the readers say of the cohort's nodules
-fold_<k>/lock     held by the run that is at work on the fold
+readers.csv       the readers' ratings of the cohort's nodules, see `tables`
+fold_<k>/lock     held by the process that is training or testing the fold
 """
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import ml_collections
 import numpy as np
 from filelock import FileLock, Timeout
 
-from pnsamp_jax import config as settings
-from pnsamp_jax import input_pipeline
-from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.data.folds import make_folds
-from pnsamp_jax.data.prepare import prepare, read_records
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
-from pnsamp_jax.workdir import tables
 
-Records = dict[str, np.ndarray]
-PARTS = ("train", "validation", "test")
+SUBSETS = ("train", "validation", "test")  # of a fold
+Fold = dict[str, list[str]]  # nodule ids of each subset
+
+# Fields of a config that do not change what a run computes, so that they may differ when a workdir is used again.
+FREE_FIELDS = ("fold", "checkpoint", "test_flips", "log_every_steps", "data.cache", "data.workers", "data.pipeline")
+FREE_SECTIONS = ("predict.",)
 
 
-def check(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Refuses a workdir that holds a run of another config. Nothing is written.
+def fold_folder(workdir: Path, fold: int) -> Path:
+    """Return the folder of a fold."""
+    return workdir / f"fold_{fold}"
 
-    Raises:
-      UserError: names the first field that differs.
+
+def flatten(fields: dict, prefix: str = "") -> dict:
+    """Return nested fields as one dictionary with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def difference(fields: dict, stored: dict) -> str | None:
+    """Describe the first field in which a config computes something else than a stored one, or return None.
+
+    Args:
+      fields: of this run's config, as JSON.
+      stored: of the other config, as JSON.
     """
+    here, there = flatten(fields), flatten(stored)
+    for field in sorted(here.keys() | there.keys()):
+        free = field in FREE_FIELDS or field.startswith(FREE_SECTIONS)
+        if not free and here.get(field) != there.get(field):
+            return f"there config.{field} is {there.get(field)!r}, here {here.get(field)!r}"
+    return None
+
+
+def check_config(workdir: Path, fields: dict) -> None:
+    """Raise UserError if the workdir holds a run of another config, naming the first field that differs."""
     path = workdir / "config.json"
     if not path.exists():
         if (workdir / "folds.json").exists():
-            raise UserError(f"{workdir}: holds a run but no config.json; take another --workdir")
+            raise UserError(f"{workdir}: holds a run but no config.json; choose another --workdir")
         return
     try:
-        there = json.loads(path.read_bytes())
-        difference = settings.difference(config, there)
+        found = difference(fields, json.loads(path.read_bytes()))
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it if the workdir is this config's") from error
-    if difference:
-        way_out = "take another --workdir or the same config"
-        raise UserError(f"{workdir} belongs to another config: {difference}; {way_out}")
+        raise UserError(f"{path}: damaged ({error}); delete it if the workdir belongs to this config") from error
+    if found:
+        advice = "choose another --workdir or use the same config"
+        raise UserError(f"{workdir} belongs to another config: {found}; {advice}")
 
 
-def claim(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Writes the config into the workdir."""
+def write_config(workdir: Path, fields: dict) -> None:
+    """Write config.json, which claims the workdir for a config."""
     with atomic_path(workdir / "config.json") as temporary:
-        temporary.write_text(json.dumps(json.loads(config.to_json()), indent=2))
+        temporary.write_text(json.dumps(fields, indent=2))
 
 
 @contextmanager
-def sole(fold_folder: Path) -> Iterator[None]:
-    """Keeps other processes off a fold until the block ends, or this process does, in whatever way.
+def locked(fold_folder: Path) -> Iterator[None]:
+    """Keep other processes off a fold until the block ends or this process dies.
 
-    Different folds of one workdir may be trained at the same time. This process may take the same fold once more.
+    Different folds of one workdir may be trained at the same time. This process may lock the same fold again.
 
     Raises:
-      UserError: another process is at work on it.
+      UserError: another process is working on the fold.
     """
     fold_folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(fold_folder.absolute() / "lock", timeout=0, is_singleton=True).acquire()
     except Timeout:
-        reason = "another run is at work on it; wait for its end, or take another --workdir"
+        reason = "another run is at work on it; wait until it ends, or choose another --workdir"
         raise UserError(f"{fold_folder}: {reason}") from None
     with lock:
         yield
 
 
-def open_run(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Records, list[dict[str, list[str]]]]:
-    """Claims a workdir for a config, and gives its nodules and their split into folds.
+def load_folds(
+    path: Path,
+    nodule_ids: np.ndarray,
+    patient_ids: np.ndarray,
+    classes: np.ndarray,
+    *,
+    cohort: str,
+    split: str,
+    seed: int,
+    num_folds: int,
+    validation_fraction: float,
+) -> list[Fold]:
+    """Read the split of a cohort from folds.json, or make it (see `make_folds`) and write it.
+
+    Args:
+      path: of folds.json.
+      nodule_ids: (N,) of the cohort.
+      patient_ids: (N,).
+      classes: (N,) by which the folds are stratified.
+      cohort: its name, kept in the file.
+      split: "patient" or "nodule".
+      seed: decides the split.
+      num_folds: number of folds.
+      validation_fraction: share of each fold's training nodules that is held out for validation.
 
     Raises:
-      UserError: the settings, the data or the workdir do not fit; nothing that was there is changed.
+      UserError: the file was made for other nodules or other settings, or is damaged.
     """
-    settings.check(config)
-    check(config, workdir)
-    records = load_records(config)
-    folds = load_folds(config, records, workdir / "folds.json")
-    claim(config, workdir)
-    write_readers(config, workdir, records)
-    return records, folds
-
-
-def load_records(config: ml_collections.ConfigDict) -> Records:
-    """Prepares the config's data source where that is still to be done, and reads its nodules into memory.
-
-    These are the cohort's, and those of the wider `config.data.train_cohort` if there is one.
-    """
-
-    def member(rating_counts: np.ndarray) -> np.ndarray:
-        chosen = in_cohort(config, rating_counts)
-        if config.data.train_cohort:
-            chosen |= cohort.members(rating_counts, config.data.train_cohort, config.data.min_readers)
-        return chosen
-
-    source, geometry, cache = settings.source(config), settings.geometry(config), settings.cache_folder(config)
-    if config.data.pipeline == "tfdata":
-        from pnsamp_jax.datasets.lidc_nodules import read_dataset
-
-        return read_dataset(source, geometry, cache, config.data.workers, member)
-    return read_records(prepare(source, geometry, cache, config.data.workers), member)
-
-
-def place_records(config: ml_collections.ConfigDict, records: Records) -> Records:
-    """The records where the config's pipeline has them: on the device, or on the host."""
-    return input_pipeline.to_device(records) if config.data.pipeline == "device" else records
-
-
-def in_cohort(config: ml_collections.ConfigDict, rating_counts: np.ndarray) -> np.ndarray:
-    """Which nodules, of (n, 9, 6) rating_counts, the folds are made of: (n,) bool."""
-    return cohort.members(rating_counts, config.data.cohort, config.data.min_readers)
-
-
-def load_folds(config: ml_collections.ConfigDict, records: Records, path: Path) -> list[dict[str, list[str]]]:
-    """Reads the split of the cohort from folds.json, or makes and writes it.
-
-    Raises:
-      UserError: the file was made for other nodules.
-    """
-    chosen = in_cohort(config, records[schema.RATING_COUNTS])
-    records = {name: records[name][chosen] for name in (schema.NODULE_ID, schema.PATIENT_ID, schema.RATING_COUNTS)}
-    patient_of = dict(zip(records[schema.NODULE_ID].tolist(), records[schema.PATIENT_ID].tolist(), strict=True))
-    header = {"cohort": config.data.cohort, "split": config.split, "seed": config.seed}
+    patient_of = dict(zip(nodule_ids.tolist(), patient_ids.tolist(), strict=True))
+    header = {"cohort": cohort, "split": split, "seed": seed}
     if path.exists():
-        there, folds = _read_folds(path)
-        for field, value in {**header, "num_folds": config.num_folds}.items():
-            if there[field] != value:
-                raise UserError(f"{path}: is of {field} {there[field]!r}, not {value!r}; take another --workdir")
+        stored, folds = _read_folds(path)
+        for field, value in {**header, "num_folds": num_folds}.items():
+            if stored[field] != value:
+                raise UserError(
+                    f"{path}: was made for {field} {stored[field]!r}, not {value!r}; choose another --workdir"
+                )
         if {nodule for fold in folds for nodule in fold["test"]} != patient_of.keys():
-            raise UserError(f"{path}: was made for other nodules than the data now holds; take another --workdir")
+            raise UserError(f"{path}: was made for other nodules than the data now hold; choose another --workdir")
         return folds
     folds = make_folds(
-        records[schema.NODULE_ID],
-        records[schema.PATIENT_ID],
-        cohort.suspicion(records[schema.RATING_COUNTS], config.data.cohort),
-        num_folds=config.num_folds,
-        validation_fraction=config.validation_fraction,
-        split=config.split,
-        seed=config.seed,
+        nodule_ids,
+        patient_ids,
+        classes,
+        num_folds=num_folds,
+        validation_fraction=validation_fraction,
+        split=split,
+        seed=seed,
     )
     described = [
-        {part: {"nodules": ids, "patients": sorted({patient_of[i] for i in ids})} for part, ids in fold.items()}
+        {subset: {"nodules": ids, "patients": sorted({patient_of[i] for i in ids})} for subset, ids in fold.items()}
         for fold in folds
     ]
     with atomic_path(path) as temporary:
@@ -155,47 +157,13 @@ def load_folds(config: ml_collections.ConfigDict, records: Records, path: Path) 
     return folds
 
 
-def _read_folds(path: Path) -> tuple[dict, list[dict[str, list[str]]]]:
-    """What folds.json says of itself, and the nodule ids of each fold's parts."""
+def _read_folds(path: Path) -> tuple[dict, list[Fold]]:
+    """Read the settings that folds.json was made with, and its folds."""
     try:
         content = json.loads(path.read_bytes())
-        folds = [{part: fold[part]["nodules"] for part in PARTS} for fold in content.pop("folds")]
+        folds = [{subset: fold[subset]["nodules"] for subset in SUBSETS} for fold in content.pop("folds")]
         return {field: content[field] for field in ("cohort", "split", "seed")} | {"num_folds": len(folds)}, folds
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: damaged ({error}); delete it, and the same is made again from the same data and config"
+            f"{path}: damaged ({error}); delete it, and the same split is made again from the same data and config"
         ) from error
-
-
-def places_of(records: Records, nodule_ids: list[str]) -> np.ndarray:
-    """Where the given nodules stand in the records, ascending."""
-    return np.flatnonzero(np.isin(records[schema.NODULE_ID], nodule_ids))
-
-
-def part_places(
-    config: ml_collections.ConfigDict, records: Records, split: dict[str, list[str]]
-) -> dict[str, np.ndarray]:
-    """Where the nodules of a fold's parts stand in the records.
-
-    Nodules beyond the cohort, of `config.data.train_cohort`, join the training part, except where their patient is
-    among those of the other parts.
-    """
-    places = {part: places_of(records, split[part]) for part in PARTS}
-    held_out = records[schema.PATIENT_ID][np.concatenate([places["validation"], places["test"]])]
-    further = ~in_cohort(config, np.asarray(records[schema.RATING_COUNTS])) & ~np.isin(
-        records[schema.PATIENT_ID], held_out
-    )
-    places["train"] = np.union1d(places["train"], np.flatnonzero(further))
-    return places
-
-
-def write_readers(config: ml_collections.ConfigDict, workdir: Path, records: Records) -> None:
-    """Writes what the readers say of the cohort's nodules to readers.csv."""
-    chosen = in_cohort(config, records[schema.RATING_COUNTS])
-    table = {name: values[chosen] for name, values in records.items() if name not in (schema.IMAGE, schema.MASK)}
-    tables.write_readers(workdir / "readers.csv", table)
-
-
-def chosen_folds(config: ml_collections.ConfigDict) -> list[int]:
-    """The folds that a run is about."""
-    return list(range(config.num_folds)) if config.fold == -1 else [config.fold]

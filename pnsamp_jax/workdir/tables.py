@@ -1,8 +1,8 @@
-"""The two tables that an evaluation rests on, written and read as CSV.
+"""The two tables that an evaluation is computed from, written and read as CSV.
 
-predictions.csv  one row for each nodule, from the fold that did not train on it: what the model says, beside the
-                 rounded mean of the readers. Columns of what the model does not give are left blank.
-readers.csv      one row for each nodule: what its readers say, for the figures that stand beside the model's.
+predictions.csv  one row for each nodule, from the fold that did not train on it: the model's predictions and the
+                 rounded mean of the readers. Columns that the model does not predict are blank.
+readers.csv      one row for each nodule: its readers' ratings, for the baselines.
 """
 
 import csv
@@ -21,7 +21,7 @@ Table = dict[str, np.ndarray]
 
 
 def prediction_columns() -> list[str]:
-    """The columns of predictions.csv, in order."""
+    """Return the columns of predictions.csv, in order."""
     columns = ["nodule_id", "patient_id", "fold", "dice"]
     for rating in schema.RATINGS:
         columns += [f"{rating.name}_true", f"{rating.name}_pred", f"{rating.name}_within_one"]
@@ -30,7 +30,7 @@ def prediction_columns() -> list[str]:
 
 
 def reader_columns() -> list[str]:
-    """The columns of readers.csv, in order; `<rating>_n<k>` is how many readers gave class k."""
+    """Return the columns of readers.csv, in order; `<rating>_n<k>` is how many readers gave class k."""
     columns = ["nodule_id", "context", "reader_dice", "diameter_mm"]
     return columns + [f"{rating.name}_n{k}" for rating in schema.RATINGS for k in range(1, rating.classes + 1)]
 
@@ -38,25 +38,25 @@ def reader_columns() -> list[str]:
 def write_predictions(
     path: Path, fold: int, records: dict[str, np.ndarray], dice: np.ndarray, probabilities: np.ndarray | None
 ) -> None:
-    """Writes one fold's predictions.
+    """Write one fold's predictions.
 
     Args:
       path: of the CSV file.
-      fold: the fold that tested these nodules.
+      fold: number of the fold that tested these nodules.
       records: of the N test nodules.
       dice: (N,), NaN without a segmentation.
-      probabilities: (N, 9, 6), NaN in a rating that the model does not give; None without ratings.
+      probabilities: (N, 9, 6), NaN in ratings that the model does not predict; None without ratings.
     """
     labels = cohort.rounded_rating(records[schema.RATING_COUNTS])
     rows = []
-    for index, nodule_id in enumerate(records[schema.NODULE_ID]):
-        row = {"nodule_id": nodule_id, "patient_id": records[schema.PATIENT_ID][index], "fold": fold}
-        row["dice"] = _cell(dice[index])
-        for place, rating in enumerate(schema.RATINGS):
-            row[f"{rating.name}_true"] = labels[index, place] or ""
-            if probabilities is None or np.isnan(probabilities[index, place]).all():
+    for row_index, nodule_id in enumerate(records[schema.NODULE_ID]):
+        row = {"nodule_id": nodule_id, "patient_id": records[schema.PATIENT_ID][row_index], "fold": fold}
+        row["dice"] = _cell(dice[row_index])
+        for index, rating in enumerate(schema.RATINGS):
+            row[f"{rating.name}_true"] = labels[row_index, index] or ""
+            if probabilities is None or np.isnan(probabilities[row_index, index]).all():
                 continue
-            p = probabilities[index, place, : rating.classes]
+            p = probabilities[row_index, index, : rating.classes]
             row[f"{rating.name}_pred"] = metrics.arg_max(p[None])[0]
             row[f"{rating.name}_within_one"] = metrics.best_within_one(p[None])[0]
             row |= {f"{rating.name}_p{k}": _cell(value) for k, value in enumerate(p, start=1)}
@@ -65,7 +65,7 @@ def write_predictions(
 
 
 def gather_predictions(workdir: Path) -> None:
-    """Joins the predictions of all tested folds into predictions.csv, sorted by nodule id.
+    """Join the predictions of all tested folds into predictions.csv, sorted by nodule id.
 
     Raises:
       UserError: a fold's table is malformed; predictions.csv stays as it is.
@@ -77,20 +77,20 @@ def gather_predictions(workdir: Path) -> None:
 
 
 def write_readers(path: Path, records: dict[str, np.ndarray]) -> None:
-    """Writes what the readers say of every nodule in `records`."""
+    """Write the readers' ratings of every nodule in `records`."""
     rows = []
-    for index, nodule_id in enumerate(records[schema.NODULE_ID]):
-        row = {"nodule_id": nodule_id, "context": records[schema.CONTEXT][index]}
-        row |= {name: _cell(records[name][index]) for name in (schema.READER_DICE, schema.DIAMETER)}
-        for place, rating in enumerate(schema.RATINGS):
-            rating_counts = records[schema.RATING_COUNTS][index, place]
+    for row_index, nodule_id in enumerate(records[schema.NODULE_ID]):
+        row = {"nodule_id": nodule_id, "context": records[schema.CONTEXT][row_index]}
+        row |= {name: _cell(records[name][row_index]) for name in (schema.READER_DICE, schema.DIAMETER)}
+        for index, rating in enumerate(schema.RATINGS):
+            rating_counts = records[schema.RATING_COUNTS][row_index, index]
             row |= {f"{rating.name}_n{k}": rating_counts[k - 1] for k in range(1, rating.classes + 1)}
         rows.append(row)
     _write(path, reader_columns(), rows)
 
 
 def read_tables(workdir: Path) -> Table:
-    """Reads both tables, joined by nodule.
+    """Read both tables, joined by nodule.
 
     Returns:
       Arrays with the N nodules of predictions.csv on the leading axis: nodule_id, patient_id, context (str), fold,
@@ -119,12 +119,14 @@ def read_tables(workdir: Path) -> Table:
             "rating_counts": np.nan_to_num(_classes(rows, "_n")).astype(int),
         }
     except ValueError as error:
-        raise UserError(f"{workdir}: predictions.csv or readers.csv holds what is not a number ({error})") from error
+        raise UserError(
+            f"{workdir}: predictions.csv or readers.csv holds a value that is not a number ({error})"
+        ) from error
 
 
 def rated(table: Table) -> np.ndarray:
-    """Which of the nine ratings a model gives, of a table of `read_tables`: (9,) bool."""
-    return (table["arg_max"] > 0).any(axis=0)
+    """Return which of the nine ratings the model of a table (see `read_tables`) predicts: (9,) bool."""
+    return np.any(table["arg_max"] > 0, axis=0)
 
 
 def _cell(value: float) -> str:
@@ -133,9 +135,9 @@ def _cell(value: float) -> str:
 
 def _floats(rows: list[dict], names: Iterable[str]) -> np.ndarray:
     values = np.array([[float(row[name] or "nan") for name in names] for row in rows])
-    absurd = values[np.abs(values) > 1e9]  # infinite, or beyond what an integer holds
-    if len(absurd):
-        raise ValueError(f"{absurd[0]:g}")
+    too_large = values[np.abs(values) > 1e9]  # infinite, or beyond the range of an integer
+    if len(too_large):
+        raise ValueError(f"{too_large[0]:g}")
     return values
 
 
@@ -145,9 +147,9 @@ def _ratings(rows: list[dict], suffix: str) -> np.ndarray:
 
 def _classes(rows: list[dict], infix: str) -> np.ndarray:
     values = np.zeros((len(rows), *schema.CLASS_EXISTS.shape))
-    for place, rating in enumerate(schema.RATINGS):
+    for index, rating in enumerate(schema.RATINGS):
         names = [f"{rating.name}{infix}{k}" for k in range(1, rating.classes + 1)]
-        values[:, place, : rating.classes] = _floats(rows, names)
+        values[:, index, : rating.classes] = _floats(rows, names)
     return values
 
 

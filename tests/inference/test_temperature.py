@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import temperature
 
 
@@ -61,7 +62,7 @@ def test_perfect_predictions_stop_at_the_range():
     assert temperature.fit_temperatures(p, truth)[0] == pytest.approx(temperature.RANGE[0], rel=1e-3)
 
 
-def test_a_file_says_which_checkpoint_it_is_of_and_an_older_one_nothing(tmp_path):
+def test_a_file_names_its_checkpoint_and_one_that_does_not_is_refused(tmp_path):
     random, path = np.random.default_rng(5), tmp_path / "calibration.json"
     p, truth = random.dirichlet(np.ones(6), (30, 9)), random.integers(1, 4, (30, 9))
     features = random.normal(size=(30, 7))
@@ -72,6 +73,5 @@ def test_a_file_says_which_checkpoint_it_is_of_and_an_older_one_nothing(tmp_path
     np.testing.assert_allclose(found.features, features.mean(axis=0), rtol=1e-6)
     del content["checkpoint"], content["step"]
     path.write_text(json.dumps(content))
-    older = temperature.read(path)
-    assert (older.checkpoint, older.step) == (None, None)
-    np.testing.assert_array_equal(older.temperatures, found.temperatures)
+    with pytest.raises(UserError, match=r"calibration\.json: damaged .*--mode evaluate"):
+        temperature.read(path)

@@ -1,0 +1,129 @@
+"""A run: the nodules of a config and their folds, opened once and handed on as one value."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from pnsamp_jax import input_pipeline
+from pnsamp_jax.config import Settings, read_settings
+from pnsamp_jax.data import cohort, schema
+from pnsamp_jax.data.prepare import prepare, read_records
+from pnsamp_jax.input_pipeline import Arrays
+from pnsamp_jax.workdir import layout, tables
+
+
+@dataclass(frozen=True)
+class Run:
+    """A cross-validation that is open for work.
+
+    Attributes:
+      workdir: where its files lie, see `workdir.layout`.
+      settings: the values of its config.
+      records: the nodules of the cohort, and those of the wider `settings.train_cohort` if there is one; arrays under
+        the names of `schema`, on the host or the device.
+      folds: the nodule ids of each fold's subsets, for all folds of the split.
+    """
+
+    workdir: Path
+    settings: Settings
+    records: Arrays
+    folds: list[layout.Fold]
+
+    def fold_folder(self, fold: int) -> Path:
+        """Return the folder of a fold."""
+        return layout.fold_folder(self.workdir, fold)
+
+    def indices(self, fold: int) -> dict[str, np.ndarray]:
+        """Return the indices in the records of the nodules of each subset of a fold, in ascending order.
+
+        Nodules outside the cohort, which come from `settings.train_cohort`, join the training subset unless their
+        patient is in one of the other subsets.
+        """
+        ids, patients = self.records[schema.NODULE_ID], self.records[schema.PATIENT_ID]
+        found = {subset: np.flatnonzero(np.isin(ids, self.folds[fold][subset])) for subset in layout.SUBSETS}
+        held_out = patients[np.concatenate([found["validation"], found["test"]])]
+        added = ~in_cohort(self.settings, self.records) & ~np.isin(patients, held_out)
+        found["train"] = np.union1d(found["train"], np.flatnonzero(added))
+        return found
+
+    def on_device(self) -> "Run":
+        """Return the run with its records where the pipeline wants them: on the device, or still on the host."""
+        if self.settings.pipeline != "device":
+            return self
+        return replace(self, records=input_pipeline.to_device(self.records))
+
+
+def open_run(config: ConfigDict, workdir: Path) -> Run:
+    """Claim a workdir for a config, prepare and read its nodules, and read or make their folds.
+
+    Raises:
+      UserError: the config, the data or the workdir do not fit; nothing in the workdir is changed.
+    """
+    settings = read_settings(config)
+    layout.check_config(workdir, settings.fields)
+    records = load_records(settings)
+    chosen = _cohort_records(settings, records)
+    folds = layout.load_folds(
+        workdir / "folds.json",
+        chosen[schema.NODULE_ID],
+        chosen[schema.PATIENT_ID],
+        cohort.suspicion(chosen[schema.RATING_COUNTS], settings.cohort),
+        cohort=settings.cohort,
+        split=settings.split,
+        seed=settings.seed,
+        num_folds=settings.num_folds,
+        validation_fraction=settings.validation_fraction,
+    )
+    layout.write_config(workdir, settings.fields)
+    tables.write_readers(workdir / "readers.csv", chosen)
+    return Run(workdir, settings, records, folds)
+
+
+def prepare_run(config: ConfigDict, workdir: Path) -> None:
+    """Prepare the data source, and write the readers' ratings of the cohort's nodules to readers.csv.
+
+    Raises:
+      UserError: as `open_run`.
+    """
+    settings = read_settings(config)
+    layout.check_config(workdir, settings.fields)
+    records = load_records(settings)
+    tables.write_readers(workdir / "readers.csv", _cohort_records(settings, records))
+    widest = settings.train_cohort or settings.cohort
+    print(f"Prepared {len(records[schema.NODULE_ID])} nodules of the cohort {widest}")
+
+
+def load_records(settings: Settings) -> Arrays:
+    """Prepare the data source as far as it is not prepared, and read its nodules into memory.
+
+    These are the nodules of the cohort, and those of the wider `settings.train_cohort` if there is one.
+
+    Raises:
+      UserError: no nodule can be read, or none belongs to the cohort.
+    """
+
+    def member(rating_counts: np.ndarray) -> np.ndarray:
+        chosen = cohort.members(rating_counts, settings.cohort, settings.min_readers)
+        if settings.train_cohort:
+            chosen |= cohort.members(rating_counts, settings.train_cohort, settings.min_readers)
+        return chosen
+
+    source, geometry, cache, workers = settings.source, settings.geometry, settings.cache, settings.workers
+    if settings.pipeline == "tfdata":
+        from pnsamp_jax.datasets.lidc_nodules import read_dataset
+
+        return read_dataset(source, geometry, cache, workers, member)
+    return read_records(prepare(source, geometry, cache, workers), member)
+
+
+def in_cohort(settings: Settings, records: Arrays) -> np.ndarray:
+    """Return which of the N nodules the folds are made of: (N,) bool."""
+    return cohort.members(np.asarray(records[schema.RATING_COUNTS]), settings.cohort, settings.min_readers)
+
+
+def _cohort_records(settings: Settings, records: Arrays) -> Arrays:
+    """Return the records of the cohort's nodules, without their voxels."""
+    chosen = in_cohort(settings, records)
+    return {name: values[chosen] for name, values in records.items() if name not in (schema.IMAGE, schema.MASK)}
