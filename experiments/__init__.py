@@ -1,1 +1,1 @@
-"""What is measured against PN-SAMP, and the results."""
+"""Comparisons of PN-SAMP with published methods, benchmarks and trials; RESULTS.md has the results."""

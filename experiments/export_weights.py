@@ -1,41 +1,40 @@
-"""Keeps of a finished run what predicting needs: about 3 MB a fold, instead of some 40.
+"""Export what predicting needs from a finished run: about 3 MB for each fold, instead of some 40.
 
     python -m experiments.export_weights --workdir runs/full --out pnsamp_jax/weights
 
-Parameters are rounded to bfloat16, 8 bits of precision.
+Parameters are rounded to bfloat16, which has 8 bits of precision.
 """
 
 import json
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags, logging
 
+from experiments.launch import launch, path_flag
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import ensemble
 from pnsamp_jax.workdir.checkpoint import save_weights
 
 
 def export(workdir: Path, out: Path) -> None:
-    """Writes the weights of a run into a folder, which is there whole or not at all.
+    """Write the weights of a run into a new folder, completely or not at all.
 
     Raises:
-      UserError: there is nothing to export, or `out` is there already.
+      UserError: there is nothing to export, or `out` exists already.
     """
     if out.exists():
-        raise UserError(f"{out}: is there already; remove it or name another --out")
-    asked = ensemble.load(workdir)
+        raise UserError(f"{out}: exists already; remove it or choose another --out")
+    networks = ensemble.load(workdir)
     config = json.loads((workdir / "config.json").read_text())
-    config["data"] |= {"root": "", "dicom_root": "", "cache": ""}  # whose machine it was is nobody's business
+    config["data"] |= {"root": "", "dicom_root": "", "cache": ""}  # paths of one machine do not belong into a release
     config.pop("predict", None)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as beside:
-        unfinished = Path(beside) / out.name
-        for name, member in asked.members.items():
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+        unfinished = Path(temporary) / out.name
+        for name, member in networks.members.items():
             params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), member.variables["params"])
             save_weights(unfinished / name / "weights", {**member.variables, "params": params})
             shutil.copy(workdir / name / "calibration.json", unfinished / name)
@@ -43,21 +42,7 @@ def export(workdir: Path, out: Path) -> None:
         unfinished.rename(out)
 
 
-def launch() -> None:
-    """The command line; a user's mistake becomes one line."""
-    workdir = flags.DEFINE_string("workdir", None, "The run.", required=True)
-    out = flags.DEFINE_string("out", None, "Folder to write; must not exist.", required=True)
-
-    def main(argv: list[str]) -> None:
-        del argv
-        logging.set_verbosity(logging.WARNING)
-        try:
-            export(Path(workdir.value), Path(out.value))
-        except UserError as error:
-            sys.exit(f"export_weights: {error}")
-
-    app.run(main)
-
-
 if __name__ == "__main__":
-    launch()
+    launch(
+        export, workdir="Workdir of the run.", out=path_flag("out", "Folder to write; must not exist.", required=True)
+    )

@@ -1,18 +1,18 @@
-"""Table 2: malignancy, of all systems that rate it; see experiments/tables.py.
+"""Table 2: malignancy, of all systems that rate it; see comparison/tables.py.
 
-python -m experiments.table2 --config configs/table_32.py --workdir runs/tables [--systems=pn_samp_m,mcnn]
+python -m experiments.table2 --config table_32 --workdir runs/tables [--systems=pn_samp_m,mcnn]
 """
 
 import numpy as np
 
 from experiments.comparison import tables
 from experiments.comparison.scores import (
-    Figure,
+    Estimate,
     auc_difference,
-    auc_figure,
+    auc_estimate,
     constant_hits,
     hits,
-    mean_figure,
+    mean_estimate,
     reader_hits,
 )
 from experiments.comparison.systems import PN_SAMP
@@ -41,55 +41,62 @@ WITHIN_ONE_DIFFERENCE, AUC_DIFFERENCE = "best within one, against PN-SAMP M", "A
 COLUMNS = ["system", "n", ARG_MAX, WITHIN_ONE, "AUC", "paper", WITHIN_ONE_DIFFERENCE, AUC_DIFFERENCE, "DeLong p"]
 NOTES = [
     "Malignancy is the radiologists' suspicion, rated without pathology. AUC: rated over 3 against under 3.",
-    "Best constant: the one answer that is best on these very nodules. One reader: each reader against the rounded "
-    "mean of the others, on the nodules with two readers at least; its difference is to PN-SAMP M on those nodules.",
-    "The intervals of the differences draw patients; DeLong's p takes nodules as independent, though those of a "
-    "patient are alike, and nothing is corrected for the number of comparisons.",
-    "MCNN answers 1 or 5, so that its off-by-one is the accuracy of benign against malignant.",
-    "Paper: Wu et al., ISBI 2018, off-by-one in per cent; other nodules, and folds that patients cross.",
+    "Best constant: the one class that is best on these very nodules. One reader: each reader against the rounded "
+    "mean of the others, on nodules with at least two readers; the difference is to PN-SAMP M on those nodules.",
+    "The intervals of the differences resample patients; DeLong's p treats nodules as independent, though nodules of "
+    "one patient resemble each other, and nothing is corrected for the number of comparisons.",
+    "MCNN predicts 1 or 5, so its off-by-one is the accuracy of benign against malignant.",
+    "Paper: Wu et al., ISBI 2018, off-by-one in per cent; other nodules, and patients may be in several folds.",
 ]
 
 
 def baselines(table: Table, reference: np.ndarray | None, resamples: int) -> list[tables.Row]:
-    """The best constant and one reader; `reference` is the best-within-one off-by-one of PN-SAMP M."""
+    """Return the rows of the best constant and of one reader.
+
+    Args:
+      table: of any system.
+      reference: (N,) best-within-one off-by-one of PN-SAMP M; None if it was not run.
+      resamples: of the patients.
+    """
     patients = table["patient_id"]
     constant, constant_scores = constant_hits(table, schema.MALIGNANCY)
     reader_scores, readers = reader_hits(table, schema.MALIGNANCY)
-    rows = []
+    rows: list[tables.Row] = []
     for name, scores, masses in (
         (f"Best constant ({constant})", constant_scores, None),
         ("One reader", reader_scores, readers),
     ):
-        figure = mean_figure(scores, patients, resamples, masses)
-        row = {"system": name, "n": int((~np.isnan(scores)).sum()), ARG_MAX: figure, WITHIN_ONE: figure}
+        estimate = mean_estimate(scores, patients, resamples, masses)
+        row: tables.Row = {"system": name, "n": int((~np.isnan(scores)).sum()), ARG_MAX: estimate}
+        row[WITHIN_ONE] = estimate
         if reference is not None:
             difference = scores - reference
-            row[WITHIN_ONE_DIFFERENCE] = mean_figure(difference, patients, resamples, masses, signed=True)
+            row[WITHIN_ONE_DIFFERENCE] = mean_estimate(difference, patients, resamples, masses, signed=True)
         rows.append(row)
-    rows[0]["AUC"] = Figure(0.5)
+    rows[0]["AUC"] = Estimate(0.5)
     return rows
 
 
 def system_row(key: str, table: Table, reference: Table | None, resamples: int) -> tables.Row:
-    """What a system scores, and by how much it differs from PN-SAMP M."""
+    """Return the row of a system, with its differences from PN-SAMP M if that was run."""
     patients, within = table["patient_id"], hits(table, "within_one", schema.MALIGNANCY)
-    row = {
+    row: tables.Row = {
         "system": tables.name_of(key),
         "n": int((~np.isnan(within)).sum()),
-        ARG_MAX: mean_figure(hits(table, "arg_max", schema.MALIGNANCY), patients, resamples),
-        WITHIN_ONE: mean_figure(within, patients, resamples),
-        "AUC": auc_figure(table, resamples),
+        ARG_MAX: mean_estimate(hits(table, "arg_max", schema.MALIGNANCY), patients, resamples),
+        WITHIN_ONE: mean_estimate(within, patients, resamples),
+        "AUC": auc_estimate(table, resamples),
         "paper": tables.published(key, "malignancy"),
     }
     if reference is not None and key != PN_SAMP:
         difference = within - hits(reference, "within_one", schema.MALIGNANCY)
-        row[WITHIN_ONE_DIFFERENCE] = mean_figure(difference, patients, resamples, signed=True)
+        row[WITHIN_ONE_DIFFERENCE] = mean_estimate(difference, patients, resamples, signed=True)
         row[AUC_DIFFERENCE], row["DeLong p"] = auc_difference(table, reference, resamples)
     return row
 
 
 def build(runs: dict[str, Table], resamples: int) -> tables.Page:
-    """The page of one context."""
+    """Build the page of one context."""
     reference = runs.get(PN_SAMP)
     within = None if reference is None else hits(reference, "within_one", schema.MALIGNANCY)
     rows = baselines(next(iter(runs.values())), within, resamples)
@@ -110,10 +117,10 @@ def build(runs: dict[str, Table], resamples: int) -> tables.Page:
         )
         for column in (ARG_MAX, WITHIN_ONE, "AUC")
     ]
-    names = [tables.drawn_name(key, runs) for key in SHOWN]
-    notes = [*tables.told_note(SHOWN), *NOTES]
+    names = [tables.name_in_figure(key, runs) for key in SHOWN]
+    notes = [*tables.readers_note(SHOWN), *NOTES]
     return tables.Page("Table 2. Malignancy", {"": rows}, notes, names, panels)
 
 
 if __name__ == "__main__":
-    tables.launch("table2", SHOWN, build)
+    tables.launch_table("table2", SHOWN, build)

@@ -1,20 +1,20 @@
-"""SHC-DCNN's second stage: spherical harmonics of the surface and a network's features, read by random forests.
+"""SHC-DCNN's second stage: random forests on spherical harmonics of the surface and on a network's features.
 
 Buty et al., "Characterization of lung nodule malignancy using hybrid shape and appearance features", MICCAI 2016.
 
     pip install -e ".[experiments]"
-    python -m experiments.baselines.shc_dcnn --config configs/shc_dcnn.py --workdir runs/shc_dcnn \\
+    python -m experiments.baselines.shc_dcnn --config shc_dcnn --workdir runs/shc_dcnn \\
         --config.data.source=folder --config.data.root=/path/to/nodules [--mask_run=runs/m]
 
 From the paper: spherical harmonic coefficients of the segmented surface for the shape, features of a network for the
 appearance (three orthogonal planes, `pnsamp_jax/models/shc_dcnn.py`), both in one vector, and a random forest.
 Chosen here: the paper maps the surface onto the sphere by a conformal map; here the harmonics are those of the radius
-r(theta, phi) about the centroid, which takes a nodule as star-shaped (in a direction with several crossings the last
-counts). Also chosen: real harmonics up to degree 6, in mm, the norm of each degree beside them (coefficients turn with
-the nodule, norms do not), and a forest for each of the nine ratings.
+r(theta, phi) about the centroid, which treats a nodule as star-shaped (in a direction with several crossings the last
+one counts). Also chosen: real harmonics up to degree 6, in mm; the norm of each degree in addition to them
+(coefficients change as the nodule turns, norms do not); and a forest for each of the nine ratings.
 
 The mask is the readers' 50 % consensus, as in the paper, or with `--mask_run` a predicted one. A mask of fewer than 8
-voxels has no surface to speak of: such nodules are left out of training and count as wrong in the test.
+voxels has no meaningful surface: such nodules are left out of training and count as wrong in the test.
 """
 
 from functools import cache, partial
@@ -26,19 +26,19 @@ from scipy import ndimage
 from scipy.special import sph_harm_y
 
 from experiments.baselines import second_stage
-from experiments.baselines.parts import Part, each_nodule
+from experiments.baselines.subsets import Subset, for_each_nodule
 
 DEGREE = 6
 DIRECTIONS = 500
 SMALLEST = 8  # voxels
-BLUR = 0.7  # voxels, standard deviation: rounds off the voxels' corners
+BLUR = 0.7  # standard deviation in voxels: rounds off the voxels' corners
 STEP = 0.25  # voxels along a ray
-PAD = 4  # voxels round the mask, so that the blurred surface closes; over 5 times BLUR
+PAD = 4  # voxels around the mask, over 5 times BLUR, so that the blurred surface closes
 
 
 @cache
 def fibonacci_directions(count: int) -> np.ndarray:
-    """Unit vectors spread evenly over the sphere, on a Fibonacci lattice: (count, 3)."""
+    """Return unit vectors spread evenly over the sphere, on a Fibonacci lattice: (count, 3)."""
     z = 1 - (2 * np.arange(count) + 1) / count
     phi = np.pi * (3 - np.sqrt(5)) * np.arange(count)
     ring = np.sqrt(1 - z**2)
@@ -46,7 +46,7 @@ def fibonacci_directions(count: int) -> np.ndarray:
 
 
 def harmonics(directions: np.ndarray, degree: int) -> np.ndarray:
-    """Real orthonormal spherical harmonics: (n, 3) unit vectors, polar axis first -> (n, (degree + 1)^2).
+    """Compute real orthonormal spherical harmonics: (n, 3) unit vectors, polar axis first -> (n, (degree + 1)^2).
 
     The harmonic of degree n and order m lies in column n^2 + n + m.
     """
@@ -65,34 +65,34 @@ def harmonics(directions: np.ndarray, degree: int) -> np.ndarray:
 
 @cache
 def _least_squares() -> np.ndarray:
-    """((DEGREE + 1)^2, DIRECTIONS): radii to coefficients."""
+    """Return the matrix that turns radii into coefficients: ((DEGREE + 1)^2, DIRECTIONS)."""
     return np.linalg.pinv(harmonics(fibonacci_directions(DIRECTIONS), DEGREE))
 
 
 def coefficients(radii: np.ndarray) -> np.ndarray:
-    """Least-squares coefficients of radii in the `fibonacci_directions`: (DIRECTIONS,) -> ((DEGREE + 1)^2,)."""
+    """Fit coefficients to radii in the `fibonacci_directions` by least squares: (DIRECTIONS,) -> ((DEGREE + 1)^2,)."""
     return _least_squares() @ radii
 
 
 def energies(values: np.ndarray) -> np.ndarray:
-    """Norm of the coefficients of each degree: ((N + 1)^2,) -> (N + 1,). It does not change as the surface turns."""
+    """Return the norm of the coefficients of each degree, which no rotation changes: ((N + 1)^2,) -> (N + 1,)."""
     degrees = int(np.sqrt(len(values)))
     return np.array([np.linalg.norm(values[n**2 : (n + 1) ** 2]) for n in range(degrees)])
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
-    """The largest of the parts that hang together by faces: (S, S, S) bool -> bool."""
-    parts, _ = ndimage.label(mask)
-    sizes = np.bincount(parts.ravel())
+    """Return the largest component that is connected by faces: (S, S, S) bool -> bool."""
+    components, _ = ndimage.label(mask)
+    sizes = np.bincount(components.ravel())
     sizes[0] = 0  # the background
-    return mask & (parts == np.argmax(sizes))
+    return mask & (components == np.argmax(sizes))
 
 
 def radii(solid: np.ndarray) -> np.ndarray:
-    """Radius of a solid's surface about its centroid, in voxels.
+    """Measure the radius of a solid's surface about its centroid, in voxels.
 
-    The surface is where the slightly blurred solid falls to one half (of its maximum, where it is so thin that it does
-    not reach 1). A ray that does not meet it has radius 0.
+    The surface is where the slightly blurred solid falls to half of its maximum, which is below 1 for a thin solid. A
+    ray that does not meet the surface has radius 0.
 
     Args:
       solid: (S, S, S) bool, not empty.
@@ -117,8 +117,8 @@ def radii(solid: np.ndarray) -> np.ndarray:
 
 
 def shape_features(image: np.ndarray, mask: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """Coefficients and energies in mm: (S, S, S) bool -> (56,), NaN where the mask is too small."""
-    del image  # the network reads it
+    """Return coefficients and energies in mm: (S, S, S) bool -> (56,), NaN if the mask is too small."""
+    del image  # only the network uses it
     solid = largest_component(mask)
     if solid.sum() < SMALLEST:
         return np.full((DEGREE + 1) ** 2 + DEGREE + 1, np.nan)
@@ -127,7 +127,7 @@ def shape_features(image: np.ndarray, mask: np.ndarray, spacing_mm: float) -> np
 
 
 def predict_ratings(train_x: np.ndarray, train_labels: np.ndarray, test_x: np.ndarray, seed: int) -> np.ndarray:
-    """A forest for each rating, as `second_stage.forest_ratings`; nodules with NaN among their features go without."""
+    """Fit a forest for each rating, as `second_stage.forest_ratings`, leaving out nodules that have a NaN feature."""
     known, answered = ~np.isnan(train_x).any(axis=1), ~np.isnan(test_x).any(axis=1)
     probabilities = second_stage.no_answers(len(test_x))
     if answered.any():
@@ -138,11 +138,11 @@ def predict_ratings(train_x: np.ndarray, train_labels: np.ndarray, test_x: np.nd
 
 
 def run(config: ConfigDict, workdir: Path, mask_run: Path | None = None, network_workdir: Path | None = None) -> dict:
-    """Cross-validates SHC-DCNN on the config's nodules; gives the results as in results.json."""
-    measure = each_nodule(partial(shape_features, spacing_mm=config.spacing_mm))
+    """Cross-validate SHC-DCNN on the config's nodules, and return the content of results.json."""
+    measure = for_each_nodule(partial(shape_features, spacing_mm=config.spacing_mm))
 
-    def predict(train: Part, test: Part, seed: int) -> np.ndarray:
-        train_x, test_x = (np.concatenate([part.features, measure(part)], axis=1) for part in (train, test))
+    def predict(train: Subset, test: Subset, seed: int) -> np.ndarray:
+        train_x, test_x = (np.concatenate([subset.features, measure(subset)], axis=1) for subset in (train, test))
         return predict_ratings(train_x, train.labels, test_x, seed)
 
     return second_stage.cross_validate(
@@ -157,4 +157,4 @@ def run(config: ConfigDict, workdir: Path, mask_run: Path | None = None, network
 
 
 if __name__ == "__main__":
-    second_stage.launch(run, "mask_run", "network_workdir")
+    second_stage.launch_method(run, "mask_run", "network_workdir")

@@ -1,1 +1,1 @@
-"""Tables of several systems on the same nodules, and the paired statistics in them."""
+"""Tables that compare systems on the same nodules, and the paired statistics in them."""

@@ -1,7 +1,7 @@
-"""Whether one system is better than another on the same nodules: paired differences. Pure numpy.
+"""Statistics that tell whether one system is better than another on the same nodules. Pure NumPy.
 
-Two systems that are tested on the same nodules fail on much the same ones, so that their difference is known far
-better than the intervals of either let suspect. Shapes and weights are as in `metrics`.
+Two systems tested on the same nodules fail on much the same ones, so their difference is known far better than the
+interval of either suggests. Shapes and weights are as in `metrics`.
 """
 
 import math
@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from pnsamp_jax import metrics
 from pnsamp_jax.metrics import NAN
 
 
 class DeLong(NamedTuple):
-    """Two areas under the ROC curve compared; `difference` is a - b, `p` two-sided."""
+    """A comparison of two areas under the ROC curve; `difference` is a - b, and `p` is two-sided."""
 
     auc_a: float
     auc_b: float
@@ -24,22 +25,22 @@ class DeLong(NamedTuple):
     p: float
 
 
-def delong(score_a: np.ndarray, score_b: np.ndarray, positive: np.ndarray) -> DeLong:
-    """Compares two correlated areas under the ROC curve (DeLong, DeLong & Clarke-Pearson, Biometrics 1988).
+def delong(score_a: ArrayLike, score_b: ArrayLike, positive: ArrayLike) -> DeLong:
+    """Compare two correlated areas under the ROC curve (DeLong, DeLong & Clarke-Pearson, Biometrics 1988).
 
-    The placements come from midranks, O(N log N) (Sun & Xu, IEEE Signal Processing Letters 2014). The test takes
-    nodules as independent; those of one patient are alike, so that its p is somewhat too small. `paired_interval`
-    is the one that knows of patients.
+    The placements are computed from midranks in O(N log N) (Sun & Xu, IEEE Signal Processing Letters 2014). The test
+    treats nodules as independent; nodules of one patient resemble each other, so p is somewhat too small.
+    `paired_interval` takes patients into account.
 
     Args:
-      score_a: (N,) of one system, higher is more suspicious.
-      score_b: (N,) of the other.
+      score_a: (N,) scores of one system, higher for positive nodules.
+      score_b: (N,) scores of the other system.
       positive: (N,) bool.
 
     Returns:
-      The areas are those of `metrics.auc`. Error and p are NaN with fewer than two nodules of either class, all but
-      the known areas are NaN where a score is NaN. Without a difference p is 1; without an error, but with a
-      difference, p is NaN, since the normal approximation has nothing to stand on.
+      The areas equal those of `metrics.auc`. If a score is NaN, all values but the defined areas are NaN; if there
+      are fewer than two positives or negatives, the error and p are NaN. If the difference is 0, p is 1; if only the
+      standard error is 0, p is NaN, since the normal approximation does not apply.
     """
     scores = np.array([score_a, score_b], dtype=np.float64)
     positive = np.asarray(positive, dtype=bool)
@@ -50,7 +51,7 @@ def delong(score_a: np.ndarray, score_b: np.ndarray, positive: np.ndarray) -> De
     placements = [_placements(score, positive) for score in scores]
     variance = sum(
         np.var(of_a - of_b, ddof=1) / len(of_a) for of_a, of_b in zip(*placements, strict=True)
-    )  # var(a - b) = var a + var b - 2 cov, of the positives and of the negatives
+    )  # var(a - b) = var a + var b - 2 cov, for the positives and for the negatives
     error = math.sqrt(variance)
     if difference == 0:
         return DeLong(auc_a, auc_b, 0.0, error, 1.0)
@@ -59,7 +60,7 @@ def delong(score_a: np.ndarray, score_b: np.ndarray, positive: np.ndarray) -> De
 
 
 def _placements(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The share of negatives below each positive, and of positives above each negative, ties counted half."""
+    """Return the share of negatives below each positive, and of positives above each negative; ties count half."""
     ranks = _midranks(score)
     of_positives = (ranks[positive] - _midranks(score[positive])) / (~positive).sum()
     of_negatives = 1 - (ranks[~positive] - _midranks(score[~positive])) / positive.sum()
@@ -67,9 +68,9 @@ def _placements(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _midranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, ties sharing the mean of theirs: (N,) -> (N,)."""
-    place, counts = np.unique(values, return_inverse=True, return_counts=True)[1:]
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+    """Return the rank of each value from 1, tied values sharing their mean rank: (N,) -> (N,)."""
+    rank, counts = np.unique(values, return_inverse=True, return_counts=True)[1:]
+    return (np.cumsum(counts) - (counts - 1) / 2)[rank]
 
 
 def paired_interval(
@@ -80,10 +81,11 @@ def paired_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Interval of the difference a - b of two statistics of the same nodules, both on the same drawn patients.
+    """Compute the interval of the difference a - b of two statistics of the same nodules.
 
-    The arguments and the result are those of `metrics.cluster_bootstrap`. For plain means of scores that are
-    missing together, `metrics.mean_interval(scores_a - scores_b, clusters)` is the same and quicker.
+    Both statistics are computed on the same resampled patients. The arguments and the result are those of
+    `metrics.cluster_bootstrap`. For plain means of scores that are missing for the same nodules,
+    `metrics.mean_interval(scores_a - scores_b, clusters)` gives the same interval faster.
     """
     return metrics.cluster_bootstrap(
         lambda weights: statistic_a(weights) - statistic_b(weights), clusters, resamples, seed, level

@@ -1,4 +1,4 @@
-"""Finished runs over the same nodules: reads them, and refuses those that cannot be compared."""
+"""Finished runs over the same nodules: reading them, and refusing runs that cannot be compared."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from pnsamp_jax.workdir.tables import Table, rated, read_tables
 
 
 def is_complete(workdir: Path, folds: Collection[int]) -> bool:
-    """Whether a workdir holds results that rest on every test nodule of these folds."""
+    """Return whether a workdir holds results and the predictions of every test nodule of these folds."""
     paths = [workdir / name for name in ("results.json", "folds.json", "predictions.csv")]
     if not all(path.is_file() for path in paths):
         return False
@@ -23,52 +23,60 @@ def is_complete(workdir: Path, folds: Collection[int]) -> bool:
     return all(tested.issuperset(split[fold]["test"]["nodules"]) for fold in folds)
 
 
-def only(table: Table, chosen: np.ndarray) -> Table:
-    """The chosen nodules (bool or indices) of a table."""
+def select(table: Table, chosen: np.ndarray) -> Table:
+    """Return the chosen nodules (bool mask or indices) of a table."""
     return {name: values[chosen] for name, values in table.items()}
 
 
 def read_run(workdir: Path, folds: Collection[int] | None = None) -> Table:
-    """The tables of a run as `predictions.read_tables` gives them, by nodule id; of these folds, or of all.
+    """Read the tables of a run, sorted by nodule id; see `workdir.tables.read_tables`.
+
+    Args:
+      workdir: of the run.
+      folds: whose test nodules to read; all by default.
 
     Raises:
       UserError: a table is missing or damaged, or a rating is blank for some nodules but not for all, so that its
-        figures would not rest on the same n as those of other runs.
+        metrics would rest on another n than those of other runs.
     """
     table = read_tables(workdir)
     if folds is not None:
-        table = only(table, np.isin(table["fold"], list(folds)))
-    table = only(table, np.argsort(table["nodule_id"]))
+        table = select(table, np.isin(table["fold"], list(folds)))
+    table = select(table, np.argsort(table["nodule_id"]))
     blank = rated(table) & (table["arg_max"] == 0)
     if blank.any():
         nodule, rating = np.argwhere(blank)[0]
         raise UserError(
             f"{workdir / 'predictions.csv'}: nodule '{table['nodule_id'][nodule]}' has no "
-            f"{schema.RATING_NAMES[rating]}, though others have; run it again"
+            f"{schema.RATING_NAMES[rating]}, which other nodules have; run it again"
         )
     return table
 
 
 def require_same(tables: dict[Path, Table]) -> None:
-    """Refuses runs that did not test the same nodules in the same folds against the same readings.
+    """Raise UserError unless all runs tested the same nodules in the same folds against the same ratings.
+
+    Args:
+      tables: of the runs, by workdir.
 
     Raises:
       UserError: names the two workdirs and the first nodule in which they differ.
     """
-    runs = list(tables.items())
-    for workdir, table in runs:
-        for other, its in runs:
-            lost = np.setdiff1d(its["nodule_id"], table["nodule_id"])
-            if lost.size:
+    for workdir, table in tables.items():
+        for other_workdir, other in tables.items():
+            missing = np.setdiff1d(other["nodule_id"], table["nodule_id"])
+            if missing.size:
                 raise UserError(
-                    f"{workdir}: did not test nodule '{lost[0]}' ({lost.size} missing of {len(its['nodule_id'])}), "
-                    f"which {other} did; only runs over the same nodules can be compared, so run it again"
+                    f"{workdir}: did not test nodule '{missing[0]}' ({missing.size} missing of "
+                    f"{len(other['nodule_id'])}), which {other_workdir} did; only runs over the same nodules can be "
+                    "compared, so run it again"
                 )
-    for workdir, table in runs[1:]:
+    (first_workdir, first), *rest = tables.items()
+    for workdir, table in rest:
         for name in ("patient_id", "fold", "context", "truth"):
-            differs = (table[name] != runs[0][1][name]).reshape(len(table["nodule_id"]), -1).any(axis=1)
+            differs = (table[name] != first[name]).reshape(len(table["nodule_id"]), -1).any(axis=1)
             if differs.any():
                 raise UserError(
-                    f"{workdir}: the {name} of nodule '{table['nodule_id'][differs][0]}' is another than in "
-                    f"{runs[0][0]}; only runs with one split of the same data can be compared"
+                    f"{workdir}: the {name} of nodule '{table['nodule_id'][differs][0]}' differs from that in "
+                    f"{first_workdir}; only runs with the same split of the same data can be compared"
                 )

@@ -1,13 +1,14 @@
-"""The systems that are compared: how each is trained under one protocol, and what was published of it.
+"""The systems that are compared: how each is trained under one protocol, and its published results.
 
-A protocol is a config (data, size, epochs, folds); a system's own config sets its model and its loss upon it with
-`apply_to`. Every system has a folder of its own, named by its key, in the workdir of the comparison.
+A protocol is a config (data, size, epochs, folds); the `apply_to` of a system's own config sets its model and its loss
+on it. Every system has a folder of its own, named by its key, in the workdir of the comparison.
 
-The published figures are those of Wu et al., ISBI 2018, which took those of TumorNet, SHC-DCNN, MCNN and CNN-MTL
-from their papers: other nodules, other splits. MCNN's is the accuracy of benign against malignant.
+The published results are those in Wu et al., ISBI 2018, which took those of TumorNet, SHC-DCNN, MCNN and CNN-MTL from
+their papers: other nodules and other splits. MCNN's is the accuracy of benign against malignant.
 """
 
 import copy
+import json
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -15,30 +16,31 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.comparison import ensemble
+from experiments.comparison.average_runs import average
 from experiments.comparison.runs import is_complete
 from pnsamp_jax import train
+from pnsamp_jax.config import read_settings
 from pnsamp_jax.evaluate import PAPER
 from pnsamp_jax.workdir import layout
 
-PN_SAMP = "pn_samp_m"  # what the others are held against, and whose masks they read where masks are predicted
+PN_SAMP = "pn_samp_m"  # the reference of all differences, and the source of predicted masks
 AVERAGED = ("pn_samp_s1", "pn_samp_s2", PN_SAMP)
 
-Run = Callable[[ConfigDict, Path], object]  # the system's config and its workdir
+Run = Callable[[ConfigDict, Path], object]  # of the system's config and workdir
 
 
-def _stage(module: str, **options) -> Run:
-    """A second stage of `experiments`. An option that is a Path is relative to the folder of all the systems."""
+def _baseline(module: str, **options: str | Path) -> Run:
+    """Return the run of a module in `baselines`. A Path among its options is relative to the folder of all systems."""
 
     def run(config: ConfigDict, workdir: Path) -> None:
-        placed = {name: workdir.parent / it if isinstance(it, Path) else it for name, it in options.items()}
-        import_module(f"experiments.{module}").run(config, workdir, **placed)
+        resolved = {name: workdir.parent / it if isinstance(it, Path) else it for name, it in options.items()}
+        import_module(f"experiments.baselines.{module}").run(config, workdir, **resolved)
 
     return run
 
 
 def _average(config: ConfigDict, workdir: Path) -> None:
-    ensemble.run(workdir, [workdir.parent / key for key in AVERAGED])
+    average(workdir, [workdir.parent / key for key in AVERAGED])
 
 
 class System(NamedTuple):
@@ -46,58 +48,63 @@ class System(NamedTuple):
 
     Attributes:
       name: as printed.
-      config: the module in `configs` whose `apply_to` makes the system of a protocol; "" where nothing is trained.
-      run: trains, tests and evaluates it, going on from where it stopped.
-      needs: keys of the systems that have to be there first.
-      told: whether it is told what the readers drew or rated of the very nodules that it is tested on.
-      published: in per cent, by "dice", "malignancy" (off-by-one) and "mean" (of nine ratings).
+      config: the module in `configs` whose `apply_to` turns a protocol into the system's config; "" if nothing is
+        trained.
+      run: trains, tests and evaluates the system, going on from where it stopped.
+      needs: keys of the systems that have to run first.
+      uses_readers: whether it is given the readers' outlines or ratings of the nodules that it is tested on.
+      published: results in per cent: "dice", "malignancy" (off-by-one) and "mean" (off-by-one of nine ratings).
     """
 
     name: str
     config: str = ""
     run: Run = train.train_and_evaluate
     needs: tuple[str, ...] = ()
-    told: bool = False
+    uses_readers: bool = False
     published: dict[str, float] = {}
 
 
 MASK = {"mask_run": Path(PN_SAMP)}
-TUMORNET = {"network_workdir": Path("tumornet_network")}  # its three forms share one
+TUMORNET = {"network_workdir": Path("tumornet_network")}  # shared by its three variants
 SHC = {"network_workdir": Path("shc_dcnn_network")}
 ATTRIBUTES = {"malignancy": 92.31}
 
 SYSTEMS = {
-    "diameter": System("Diameter alone, readers' mask", "diameter", _stage("diameter"), told=True),
-    "radiomics": System("Radiomics forest, readers' mask", "radiomics", _stage("radiomics"), told=True),
+    "diameter": System("Diameter alone, readers' mask", "diameter", _baseline("diameter"), uses_readers=True),
+    "radiomics": System("Radiomics forest, readers' mask", "radiomics", _baseline("radiomics"), uses_readers=True),
     "radiomics_predicted": System(
-        "Radiomics forest, predicted mask", "radiomics", _stage("radiomics", **MASK), (PN_SAMP,)
+        "Radiomics forest, predicted mask", "radiomics", _baseline("radiomics", **MASK), (PN_SAMP,)
     ),
-    "tumornet": System("TumorNet", "tumornet", _stage("tumornet", **TUMORNET), published={"malignancy": 82.47}),
+    "tumornet": System("TumorNet", "tumornet", _baseline("tumornet", **TUMORNET), published={"malignancy": 82.47}),
     "tumornet_readers": System(
         "TumorNet-attribute, readers' ratings (oracle)",
         "tumornet",
-        _stage("tumornet", attributes="readers", **TUMORNET),
-        told=True,
+        _baseline("tumornet", attributes="readers", **TUMORNET),
+        uses_readers=True,
         published=ATTRIBUTES,
     ),
     "tumornet_predicted": System(
         "TumorNet-attribute, predicted ratings",
         "tumornet",
-        _stage("tumornet", attributes="predicted", **TUMORNET),
+        _baseline("tumornet", attributes="predicted", **TUMORNET),
         published=ATTRIBUTES,
     ),
     "shc_dcnn": System(
-        "SHC-DCNN, readers' mask", "shc_dcnn", _stage("shc_dcnn", **SHC), told=True, published={"malignancy": 82.4}
+        "SHC-DCNN, readers' mask",
+        "shc_dcnn",
+        _baseline("shc_dcnn", **SHC),
+        uses_readers=True,
+        published={"malignancy": 82.4},
     ),
     "shc_dcnn_predicted": System(
         "SHC-DCNN, predicted mask",
         "shc_dcnn",
-        _stage("shc_dcnn", **SHC, **MASK),
+        _baseline("shc_dcnn", **SHC, **MASK),
         (PN_SAMP,),
         published={"malignancy": 82.4},
     ),
-    "mcnn": System("MCNN", "mcnn", _stage("mcnn"), published={"malignancy": 86.84}),
-    "cnn_mtl": System("CNN-MTL", "cnn_mtl", _stage("cnn_mtl"), published={"malignancy": 91.26}),
+    "mcnn": System("MCNN", "mcnn", _baseline("mcnn"), published={"malignancy": 86.84}),
+    "cnn_mtl": System("CNN-MTL", "cnn_mtl", _baseline("cnn_mtl"), published={"malignancy": 91.26}),
     "unet3d": System("3D-UNet", "unet3d", published={"dice": 71.97}),
     "pn_samp_seg": System("PN-SAMP Seg", "pn_samp_seg", published=PAPER["Seg"]),
     "pn_samp_c": System("PN-SAMP C", "pn_samp_c", published=PAPER["C"]),
@@ -109,22 +116,29 @@ SYSTEMS = {
 
 
 def config_of(key: str, protocol: ConfigDict) -> ConfigDict:
-    """The system's config under a protocol, which is left as it is."""
+    """Return the system's config under a protocol, which is not changed."""
     config, module = copy.deepcopy(protocol), SYSTEMS[key].config
     return import_module(f"pnsamp_jax.configs.{module}").apply_to(config) if module else config
 
 
+def check_workdir(workdir: Path, config: ConfigDict) -> dict:
+    """Return the fields of a config as JSON; raise UserError if the workdir belongs to another config."""
+    fields = json.loads(config.to_json())
+    layout.check_config(workdir, fields)
+    return fields
+
+
 def run_system(key: str, protocol: ConfigDict, root: Path) -> None:
-    """Runs a system in its folder of `root`, and first those that it needs. What is complete is left alone.
+    """Run a system in its folder of `root`, after the systems that it needs. A complete run is left alone.
 
     Raises:
-      UserError: its folder holds a run of another config, or whatever the run finds.
+      UserError: the folder holds a run of another config, or the run raises it.
     """
     system, workdir, config = SYSTEMS[key], root / key, config_of(key, protocol)
     for needed in system.needs:
         run_system(needed, protocol, root)
     if system.config:
-        layout.check(config, workdir)
-    if not is_complete(workdir, layout.chosen_folds(protocol)):
+        check_workdir(workdir, config)
+    if not is_complete(workdir, read_settings(protocol).folds):
         print(f"\n{system.name}: {workdir}", flush=True)
         system.run(config, workdir)

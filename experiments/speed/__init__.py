@@ -1,1 +1,1 @@
-"""What the benchmark measures: the same network and training step in several toolkits, one process for each turn."""
+"""Measurements of the benchmark: the same network and training step in several toolkits, each in its own process."""

@@ -1,1 +1,1 @@
-"""Long forms of the tests of what must never be lost: each prints how many trials there were, and what failed."""
+"""Long trials of robustness: each prints how many trials there were, and which failed."""

@@ -1,33 +1,25 @@
-"""Odd CTs in DICOM: folders, slices, damaged files, geometry, elements, stored pixels and transfer syntaxes."""
+"""Odd CTs in DICOM: folders, slices, damaged files, geometry, elements and stored pixels."""
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.encaps import encapsulate, generate_frames
+from numpy.typing import DTypeLike
 
 from experiments.trials import odd_kinds
-from experiments.trials.odd_kinds import (
-    SAME,
-    Case,
-    Kind,
-    Maker,
-    Scan,
-    Unavailable,
-    edited,
-    link,
-    put,
-    replace,
-    write_series,
-)
+from experiments.trials.odd_kinds import SAME, Case, Expected, Kind, Maker, Scan, edited, link, put, replace
 from pnsamp_jax.ct.volume import Volume
+
+Change = Callable[[pydicom.Dataset, int, Scan], object]  # of the dataset of a slice, by its index
 
 NONE = "0 DICOM CT series"
 
-# Folders: what the slice i is called, and what else is there
+# Folders: the name of slice i, and further files
 
-NAMES = {
+NAMES: dict[str, Callable[[int], str]] = {
     "in another order": lambda i: f"{i * 7919 % 10007:05}.dcm",
     "without suffix": "IM{:04}".format,
     "nested": lambda i: f"{i % 3}/{i % 7}/{i:04}.dcm",
@@ -38,18 +30,22 @@ NAMES = {
 }
 
 
-def _with(change, inside: str = "ct") -> Maker:
-    """A maker of a folder with the clean slices, to which (scan, folder) does something; it may give another path."""
+def _named_by(name_of: Callable[[int], str]) -> Maker:
+    return lambda scan, folder: Case(link(scan, folder, name_of))
+
+
+def _with(change: Callable[[Scan, Path], object], inside: str = "ct") -> Maker:
+    """Return a maker that changes a folder with the clean slices; `change` may return another path for the user."""
 
     def make(scan: Scan, folder: Path) -> Case:
-        there = change(scan, link(scan, folder / inside))
-        return Case(there if isinstance(there, Path) else folder / inside)
+        result = change(scan, link(scan, folder / inside))
+        return Case(result if isinstance(result, Path) else folder / inside)
 
     return make
 
 
-def _with_slice(**elements) -> Maker:
-    """A maker of one file more, which is the slice at the point but for some elements."""
+def _with_slice(**elements: Any) -> Maker:
+    """Return a maker that adds a copy of the slice at the point with changed elements."""
 
     def change(scan: Scan, folder: Path) -> None:
         ds = pydicom.dcmread(scan.files[scan.middle])
@@ -59,18 +55,18 @@ def _with_slice(**elements) -> Maker:
     return _with(change)
 
 
-def _with_series(depth: float, **elements) -> Maker:
-    """A maker of as many slices more, mirrored, a part of the slice spacing further, with the given elements."""
+def _with_series(depth: float, **elements: Any) -> Maker:
+    """Return a maker that adds a mirrored copy of all slices, shifted by `depth` spacings, with changed elements."""
 
     def change(scan: Scan, folder: Path) -> None:
         affine = scan.volume.affine.copy()
         affine[:3, 3] += depth * affine[:3, 0]
-        write_series(scan.files, folder / "second", Volume(scan.volume.array[:, ::-1], affine), **elements)
+        odd_kinds.write_series(scan.files, folder / "second", Volume(scan.volume.array[:, ::-1], affine), **elements)
 
     return _with(change)
 
 
-FOLDERS = {
+FOLDERS: dict[str, tuple[Maker, Expected]] = {
     "the clean scan": (_with(lambda scan, folder: None), SAME),
     "a folder called .nii": (_with(lambda scan, folder: None, "ct.nii"), SAME),
     "a link that loops": (_with(lambda scan, folder: (folder / "loop").symlink_to("..")), SAME),
@@ -92,18 +88,18 @@ FOLDERS = {
     "a single file": (_with(lambda scan, folder: folder / "0000.dcm"), "whole series"),
 }
 
-# Slices: which are there (the k-th from the one at the point, the i-th of n), and what is expected
+# Slices: which are kept (the k-th from the slice at the point, the i-th of n), and what is expected
 
 
-def _only(kept) -> Maker:
+def _only(kept: Callable[[int, int, int], bool]) -> Maker:
     def make(scan: Scan, folder: Path) -> Case:
-        there = [i for i in range(len(scan.files)) if kept(i - scan.middle, i, len(scan.files))]
-        return Case(link(scan, folder, which=there), None if scan.middle in there else odd_kinds.without_middle(scan))
+        which = [i for i in range(len(scan.files)) if kept(i - scan.middle, i, len(scan.files))]
+        return Case(link(scan, folder, which=which), None if scan.middle in which else odd_kinds.without_middle(scan))
 
     return make
 
 
-SLICES = {
+SLICES: dict[str, tuple[Callable[[int, int, int], bool], Expected]] = {
     "one lost at the point": (lambda k, i, n: k != 0, SAME),
     "two lost at the point": (lambda k, i, n: k not in (0, 1), "mm to the next slice"),
     "all but the ends lost": (lambda k, i, n: i in (0, n - 1), "spacing|PixelSpacing"),
@@ -112,11 +108,11 @@ SLICES = {
     "one": (lambda k, i, n: k == 0, "at least 2"),
 }
 
-# Damage: a change of a file's bytes, what is expected of all files with it, and of the one at the point: what is not
-# known for a slice is lost, and a single one is made up for.
+# Damage: a change of a file's bytes, what is expected if all files have it, and if only the file at the point has it:
+# a file that cannot be recognised as a slice counts as missing, and a single missing slice is interpolated.
 
 
-def _bytes(change, which: str) -> Maker:
+def _bytes(change: Callable[[bytes], bytes], which: str) -> Maker:
     def make(scan: Scan, folder: Path) -> Case:
         link(scan, folder)
         for i in range(len(scan.files)) if which == "all" else [scan.middle]:
@@ -126,11 +122,11 @@ def _bytes(change, which: str) -> Maker:
     return make
 
 
-def _syntax(uid: bytes):
+def _syntax(uid: bytes) -> Callable[[bytes], bytes]:
     return lambda data: data.replace(b"1.2.840.10008.1.2.1\0", uid.ljust(20, b"\0"), 1)
 
 
-DAMAGE = {
+DAMAGE: dict[str, tuple[Callable[[bytes], bytes], Expected, Expected]] = {
     "cut to nothing": (lambda data: b"", NONE, SAME),
     "cut in the header": (lambda data: data[:700], NONE, SAME),
     "cut in half": (lambda data: data[: len(data) // 2], "truncated", "truncated"),
@@ -144,25 +140,25 @@ DAMAGE = {
 # Geometry: a change of the affine, or of the order of the axes
 
 
-def _moved(change) -> Maker:
+def _moved(change: Callable[[np.ndarray], np.ndarray]) -> Maker:
     def make(scan: Scan, folder: Path) -> Case:
         volume = Volume(scan.volume.array, change(scan.volume.affine))
         point = volume.to_lps(scan.volume.to_index(scan.point))
-        return Case(write_series(scan.files, folder, volume), volume, point)
+        return Case(odd_kinds.write_series(scan.files, folder, volume), volume, point)
 
     return make
 
 
-def _turned(axes, signs, half=(10, 20, 20)) -> Maker:
+def _turned(axes: Sequence[int], signs: Sequence[int], half: Sequence[int] = (10, 20, 20)) -> Maker:
     def make(scan: Scan, folder: Path) -> Case:
         part = scan.around(half)
         volume = odd_kinds.turned(part, axes, signs)
-        return Case(write_series([scan.files[0]] * len(volume.array), folder, volume), part)
+        return Case(odd_kinds.write_series([scan.files[0]] * len(volume.array), folder, volume), part)
 
     return make
 
 
-GEOMETRY = {
+GEOMETRY: dict[str, tuple[Maker, Expected]] = {
     "tilted gantry": (_moved(odd_kinds.sheared), SAME),
     "oblique": (_moved(odd_kinds.rotated), SAME),
     "coronal": (_turned((1, 0, 2), (1, -1, 1)), SAME),
@@ -175,13 +171,13 @@ GEOMETRY = {
     "slices half a metre apart": (_moved(odd_kinds.scaled(200, 1, 1)), "spacing"),
 }
 
-# Elements, of all slices or of the one at the point: what is expected, and their values
+# Elements of all slices, or of the slice at the point: values, and what is expected
 
-HARMLESS = {
+HARMLESS: dict[str | None, str] = {
     None: "PatientID FrameOfReferenceUID StudyInstanceUID SOPInstanceUID RescaleSlope", "": "NumberOfFrames",
     "NaN": "SliceThickness GantryDetectorTilt", "nonsense": "SpecificCharacterSet", "\xff\xfe^\0": "PatientName",
 }  # fmt: skip
-ABSURD = {  # the message names the element
+ABSURD: dict[str, list[Any]] = {  # the message names the element
     "PixelSpacing": [None, "0\\0", "-0.7\\-0.7", "NaN\\NaN", "half\\half", "0.7", "0,7\\0,7", "1e999\\1"],
     "ImagePositionPatient": [None, "NaN\\0\\0", "here", "1\\2"],
     "ImageOrientationPatient": [None, "0\\0\\0\\0\\0\\0", "2\\0\\0\\0\\2\\0", "1\\0\\0\\0.5\\0.8\\0"],
@@ -189,26 +185,26 @@ ABSURD = {  # the message names the element
     "Rows": [None, 0, 65535], "Columns": [0, 65535], "SamplesPerPixel": [3], "HighBit": [0], "RescaleType": ["Z_EFF"],
     "NumberOfFrames": ["2", "many", "999999999"],
 }  # fmt: skip
-OTHERS = [
+OTHERS: list[tuple[str, Any, Expected]] = [
     ("ImagePositionPatient", "0\\0\\0", "same depth"), ("PixelSpacing", "1e6\\1e6", "spacing"), ("Rows", 1, "Rows x"),
     ("Columns", 7, "Rows x"), ("BitsAllocated", 0, "damaged"), ("BitsAllocated", 8, "damaged"),
     ("Modality", "MR", NONE), ("BitsStored", 0, "damaged"), ("PixelRepresentation", 7, "damaged"),
     ("PixelData", None, "no pixel data"),
 ]  # fmt: skip
-ONE = [
+ONE: list[tuple[str, Any, Expected]] = [
     ("PixelSpacing", "1.4\\1.4", "PixelSpacing differs"), ("ImagePositionPatient", "0\\0\\0", "line|next"),
     ("ImageOrientationPatient", "0.99985\\0.01745\\0\\-0.01745\\0.99985\\0", "ImageOrientationPatient differs"),
     ("RescaleSlope", "1e9", "RescaleSlope"), ("RescaleType", "MGML", "RescaleType"), ("PatientID", "B", "PatientID"),
     ("FrameOfReferenceUID", "1.2.3", "FrameOfReferenceUID"), ("SeriesInstanceUID", "1.2.3", "2 DICOM CT series"),
 ]  # fmt: skip
 
-# Stored pixels: a change of (dataset, index, scan), and what is expected
+# Stored pixels: a change, and what is expected
 
 
-def _stored(dtype, slope, intercept, bits=None, **elements):
-    """A change that stores the HU of the clean scan in another way."""
+def _stored(dtype: DTypeLike, slope: float, intercept: float, bits: int | None = None, **elements: Any) -> Change:
+    """Return a change that stores the HU of the clean scan in another way."""
 
-    def change(ds, i, scan):
+    def change(ds: pydicom.Dataset, i: int, scan: Scan) -> None:
         kind, width = np.dtype(dtype), bits or 8 * np.dtype(dtype).itemsize
         low = 0 if kind.kind == "u" else -(2 ** (width - 1))
         values = np.clip(np.rint((scan.volume.array[i] - float(intercept)) / slope), low, low + 2**width - 1)
@@ -220,15 +216,15 @@ def _stored(dtype, slope, intercept, bits=None, **elements):
     return change
 
 
-def _padded(first: int, last: int):
-    def change(ds, i, scan):
+def _padded(first: int, last: int) -> Change:
+    def change(ds: pydicom.Dataset, i: int, scan: Scan) -> None:
         ds.add_new("PixelPaddingValue", "SS", first)
         ds.add_new("PixelPaddingRangeLimit", "SS", last)
 
     return change
 
 
-PIXELS = {
+PIXELS: dict[str, tuple[Change | dict[str, Any], Expected]] = {
     "unsigned": (_stored("<u2", 1, -1024), SAME),
     "signed, without offset": (_stored("<i2", 1, 0), SAME),
     "signed, without rescale": (_stored("<i2", 1, 0, RescaleSlope=None, RescaleIntercept=None), SAME),
@@ -244,67 +240,21 @@ PIXELS = {
     "of two frames": (lambda ds, i, scan: put(ds, PixelData=ds.PixelData * 2), "Rows x Columns"),
 }
 
-# Transfer syntaxes
-
-PLAIN = "ImplicitVRLittleEndian", "ExplicitVRBigEndian", "DeflatedExplicitVRLittleEndian"
-COMPRESSED = "RLELossless", "JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless"
-
-
-def _transcode(source: Path, target: Path, syntax: str) -> None:
-    try:
-        import gdcm
-    except ImportError as error:
-        raise Unavailable('needs pip install "pnsamp-jax[compressed]"') from error
-    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
-    reader.SetFileName(str(source))
-    reader.Read()
-    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
-    change.SetInput(reader.GetImage())
-    change.Change()
-    writer.SetFileName(str(target))
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    writer.Write()
-
-
-def _transcoded(syntax: str, damage=None) -> Maker:
-    """A maker of slices in another syntax: of every second one; or of the one at the point, with its bytes damaged."""
-
-    def make(scan: Scan, folder: Path) -> Case:
-        link(scan, folder)
-        for i in [scan.middle] if damage else range(0, len(scan.files), 2):
-            target = folder / f"{i:04}.dcm"
-            target.unlink()
-            _transcode(scan.files[i], target, syntax)
-            if damage:
-                ds = pydicom.dcmread(target)
-                frame = next(generate_frames(ds.PixelData, number_of_frames=1))
-                ds.PixelData = encapsulate([damage(frame)])
-                ds["PixelData"].is_undefined_length = True
-                replace(target, ds)
-        return Case(folder)
-
-    return make
-
 
 def kinds() -> list[Kind]:
-    """All of them."""
-    found = []
-    for name, of in NAMES.items():
-        found.append(Kind(f"names {name}", lambda scan, folder, of=of: Case(link(scan, folder, of)), SAME))
-    found += [Kind(name, *kind) for name, kind in (FOLDERS | GEOMETRY).items()]
-    found += [Kind(f"slices: {name}", _only(kept), expected) for name, (kept, expected) in SLICES.items()]
+    """Return all kinds."""
+    result = [Kind(f"names {name}", _named_by(name_of), SAME) for name, name_of in NAMES.items()]
+    result += [Kind(name, *kind) for name, kind in (FOLDERS | GEOMETRY).items()]
+    result += [Kind(f"slices: {name}", _only(kept), expected) for name, (kept, expected) in SLICES.items()]
     for name, (change, of_all, of_one) in DAMAGE.items():
-        found.append(Kind(f"all files: {name}", _bytes(change, "all"), of_all))
-        found.append(Kind(f"one file: {name}", _bytes(change, "one"), of_one))
-    rows = [(keyword, value, SAME) for value, keywords in HARMLESS.items() for keyword in keywords.split()]
-    rows += [(keyword, value, keyword) for keyword, values in ABSURD.items() for value in values] + OTHERS
-    found += [Kind(f"{keyword} = {value!r}", edited({keyword: value}), expected) for keyword, value, expected in rows]
-    found += [Kind(f"one {key} = {value!r}", edited({key: value}, "one"), expected) for key, value, expected in ONE]
-    found += [Kind(f"pixels {name}", edited(change), expected) for name, (change, expected) in PIXELS.items()]
-    found += [Kind(syntax, _transcoded(syntax), SAME) for syntax in PLAIN + COMPRESSED]
-    for syntax in COMPRESSED:
-        found.append(
-            Kind(f"{syntax}, cut", _transcoded(syntax, lambda data: data[: len(data) // 4 * 2]), "pixel data")
-        )
-    return found
+        result.append(Kind(f"all files: {name}", _bytes(change, "all"), of_all))
+        result.append(Kind(f"one file: {name}", _bytes(change, "one"), of_one))
+    rows: list[tuple[str, Any, Expected]] = []
+    rows += [(keyword, value, SAME) for value, keywords in HARMLESS.items() for keyword in keywords.split()]
+    rows += [(keyword, value, keyword) for keyword, values in ABSURD.items() for value in values]
+    for keyword, value, expected in rows + OTHERS:
+        result.append(Kind(f"{keyword} = {value!r}", edited({keyword: value}), expected))
+    for keyword, value, expected in ONE:
+        result.append(Kind(f"one {keyword} = {value!r}", edited({keyword: value}, "one"), expected))
+    result += [Kind(f"pixels {name}", edited(pixels), expected) for name, (pixels, expected) in PIXELS.items()]
+    return result

@@ -1,16 +1,17 @@
-"""What a kind of odd CT is, and how a clean scan is written once more, a little different.
+"""Kinds of odd CTs, and ways to write a clean scan once more with a small change.
 
-A kind makes its files from a clean scan in an empty folder, and states what a reader has to make of them: the clean
-scan's patch, within a tolerance, or a refusal that holds a word.
+A kind makes its files from a clean scan in an empty folder, and states how a reader must respond: with the clean
+scan's patch, within a tolerance, or with a refusal that matches an expression.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
+from numpy.typing import ArrayLike
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 
@@ -20,9 +21,17 @@ from pnsamp_jax.ct.volume import Volume
 # fraction of a HU, and then both patches are rounded.
 SAME = 2.0
 
+AXES = (0, 1, 2)  # d, h, w
+
 
 class Scan(NamedTuple):
-    """A clean series: its HU, the files of its slices along d, and the (3,) point in LPS mm where patches are cut."""
+    """A clean series.
+
+    Attributes:
+      volume: its HU.
+      files: of its slices, along d.
+      point: (3,) LPS mm, the centre of the patches.
+    """
 
     volume: Volume
     files: list[Path]
@@ -30,18 +39,24 @@ class Scan(NamedTuple):
 
     @property
     def middle(self) -> int:
-        """The slice nearest to the point."""
+        """Return the index of the slice nearest to the point."""
         return int(np.rint(self.volume.to_index(self.point)[0]))
 
-    def around(self, half) -> Volume:
-        """The part of the scan within `half` (3,) voxels of the point."""
+    def around(self, half: ArrayLike) -> Volume:
+        """Return the part of the scan within `half` (3,) voxels of the point."""
         middle = np.rint(self.volume.to_index(self.point)).astype(int)
         low, high = np.maximum(middle - half, 0), np.minimum(middle + half + 1, self.volume.array.shape)
         return crop(self.volume, low, high)
 
 
 class Case(NamedTuple):
-    """The path that a user would give; the volume and the (3,) point in LPS mm if they are not the clean scan's."""
+    """The input of a reader.
+
+    Attributes:
+      path: that a user would give.
+      truth: the volume in the files; None for the clean scan's.
+      point: (3,) LPS mm; None for the clean scan's.
+    """
 
     path: Path
     truth: Volume | None = None
@@ -49,29 +64,30 @@ class Case(NamedTuple):
 
 
 Maker = Callable[[Scan, Path], Case]
+Expected = float | str
 
 
 class Kind(NamedTuple):
-    """A way to be odd.
+    """A way in which a CT is odd.
 
     Attributes:
       name: unique.
       make: (scan, empty folder) -> Case.
-      expected: by how many HU a voxel of the patch may differ from the truth; or a regular expression that is found in
-        the refusal.
+      expected: the largest allowed difference in HU between a voxel of the patch and the truth; or a regular
+        expression that is found in the refusal.
     """
 
     name: str
     make: Maker
-    expected: float | str
+    expected: Expected
 
 
 class Unavailable(Exception):
-    """This machine cannot make the kind, for want of a codec."""
+    """This machine cannot make the kind, because a codec is not installed."""
 
 
 def named(what: str, changes: dict) -> str:
-    """The name of a kind that is told by its changes."""
+    """Return the name of a kind that is described by its changes."""
     values = (f"{name} = {getattr(value, '__name__', value)!r}" for name, value in changes.items())
     return f"{what}: {', '.join(values) or 'plain'}"
 
@@ -79,15 +95,15 @@ def named(what: str, changes: dict) -> str:
 # Volumes
 
 
-def crop(volume: Volume, low, high) -> Volume:
-    """The part of a volume from index `low` (3,) up to, not including, `high` (3,)."""
+def crop(volume: Volume, low: np.ndarray, high: np.ndarray) -> Volume:
+    """Return the part of a volume from index `low` (3,) up to, but not including, `high` (3,)."""
     affine = volume.affine.copy()
     affine[:3, 3] = volume.to_lps(low)
     return Volume(np.ascontiguousarray(volume.array[tuple(map(slice, low, high))]), affine)
 
 
-def turned(volume: Volume, axes, signs) -> Volume:
-    """The same voxels in the same place, stored with permuted and then reversed axes."""
+def turned(volume: Volume, axes: Sequence[int], signs: Sequence[int]) -> Volume:
+    """Return the same voxels at the same positions, stored with permuted and then reversed axes."""
     array = volume.array.transpose(axes)
     affine = np.eye(4)
     affine[:3, :3] = volume.affine[:3, list(axes)] * signs
@@ -97,9 +113,9 @@ def turned(volume: Volume, axes, signs) -> Volume:
 
 
 def scaled(*factors: float) -> Callable[[np.ndarray], np.ndarray]:
-    """Another voxel size along d, h, w, as a function of an affine."""
+    """Return a function that scales the voxels of an affine along d, h and w."""
 
-    def change(affine):
+    def change(affine: np.ndarray) -> np.ndarray:
         return affine * [*factors, 1]
 
     change.__name__ = f"scaled{factors}"
@@ -107,13 +123,13 @@ def scaled(*factors: float) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def sheared(affine: np.ndarray) -> np.ndarray:
-    """An affine whose depth axis leans by 20 degrees, as a tilted gantry's does."""
-    lean = np.tan(np.radians(20)) * np.linalg.norm(affine[:3, 0]) / np.linalg.norm(affine[:3, 1])
-    return np.column_stack([affine[:, 0] + lean * affine[:, 1], affine[:, 1:]])
+    """Tilt the depth axis of an affine by 20 degrees, like a tilted gantry."""
+    tilt = np.tan(np.radians(20)) * np.linalg.norm(affine[:3, 0]) / np.linalg.norm(affine[:3, 1])
+    return np.column_stack([affine[:, 0] + tilt * affine[:, 1], affine[:, 1:]])
 
 
 def rotated(affine: np.ndarray) -> np.ndarray:
-    """An affine with axes along none of the body's."""
+    """Rotate an affine, so that none of its axes runs along the body."""
     turn = np.eye(4)
     turn[:3, :3] = np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
     return turn @ affine
@@ -122,10 +138,12 @@ def rotated(affine: np.ndarray) -> np.ndarray:
 # DICOM files
 
 
-def put(ds: pydicom.Dataset, **elements) -> None:
-    """Sets elements: text goes into the file as it is, however forbidden; None deletes."""
+def put(ds: pydicom.Dataset, **elements: Any) -> None:
+    """Set elements by keyword. Text is written as it is, even if it is not allowed; None deletes the element."""
     for keyword, value in elements.items():
-        tag = pydicom.tag.Tag(tag_for_keyword(keyword))
+        number = tag_for_keyword(keyword)
+        assert number is not None, f"DICOM has no element {keyword}"
+        tag = pydicom.tag.Tag(number)
         if value is None:
             ds.pop(tag, None)
         elif isinstance(value, str):
@@ -135,8 +153,20 @@ def put(ds: pydicom.Dataset, **elements) -> None:
             setattr(ds, keyword, value)
 
 
-def link(scan: Scan, folder: Path, name: Callable[[int], str] = "{:04}.dcm".format, which=None) -> Path:
-    """Puts clean slices into a folder, as links that cost no room; `which` are their indices, by default all."""
+def link(
+    scan: Scan, folder: Path, name: Callable[[int], str] = "{:04}.dcm".format, which: Iterable[int] | None = None
+) -> Path:
+    """Put clean slices into a folder, as hard links, which take no space.
+
+    Args:
+      scan: with the slices.
+      folder: that may not exist yet.
+      name: of the file, from the index of the slice.
+      which: indices of the slices; all by default.
+
+    Returns:
+      The folder.
+    """
     for i in range(len(scan.files)) if which is None else which:
         (folder / name(i)).parent.mkdir(parents=True, exist_ok=True)
         os.link(scan.files[i], folder / name(i))
@@ -144,7 +174,7 @@ def link(scan: Scan, folder: Path, name: Callable[[int], str] = "{:04}.dcm".form
 
 
 def replace(path: Path, content: bytes | pydicom.Dataset) -> None:
-    """Gives a file, which may be a link to a clean one, other content."""
+    """Give a file other content; if it is a link to a clean slice, the slice is not changed."""
     path.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, bytes):
@@ -153,8 +183,13 @@ def replace(path: Path, content: bytes | pydicom.Dataset) -> None:
         content.save_as(path)
 
 
-def edited(change: dict | Callable, which: str = "all") -> Maker:
-    """A maker of a series of which "all" slices or the "one" at the point are changed: by `put`, or by a function."""
+def edited(change: dict | Callable[[pydicom.Dataset, int, Scan], object], which: str = "all") -> Maker:
+    """Return a maker of a series in which "all" slices or the "one" at the point are changed.
+
+    Args:
+      change: elements for `put`, or a function of (dataset, index, scan).
+      which: "all" or "one".
+    """
 
     def make(scan: Scan, folder: Path) -> Case:
         link(scan, folder)
@@ -170,8 +205,18 @@ def edited(change: dict | Callable, which: str = "all") -> Maker:
     return make
 
 
-def write_series(templates: Iterable[Path], folder: Path, volume: Volume, **elements) -> Path:
-    """Writes a volume, whose w and h axes are perpendicular, as a series with the headers of other files."""
+def write_series(templates: Iterable[Path], folder: Path, volume: Volume, **elements: Any) -> Path:
+    """Write a volume, whose w and h axes are perpendicular, as a series with the headers of other files.
+
+    Args:
+      templates: a file for each slice.
+      folder: of the series.
+      volume: to write.
+      **elements: further changes of the headers, see `put`.
+
+    Returns:
+      The folder.
+    """
     spacing = volume.spacing
     axes = volume.affine[:3, 2] / spacing[2], volume.affine[:3, 1] / spacing[1]
     for i, (hu, template) in enumerate(zip(volume.array, templates, strict=False)):
@@ -180,7 +225,7 @@ def write_series(templates: Iterable[Path], folder: Path, volume: Volume, **elem
         ds.Rows, ds.Columns = hu.shape
         ds.PixelData = (hu - np.int16(ds.RescaleIntercept)).astype("<i2").tobytes()
         geometry = {
-            "ImagePositionPatient": volume.to_lps((i, 0, 0)),
+            "ImagePositionPatient": volume.to_lps(np.array([i, 0, 0])),
             "ImageOrientationPatient": np.concatenate(axes),
             "PixelSpacing": spacing[1:],
         }
@@ -190,7 +235,7 @@ def write_series(templates: Iterable[Path], folder: Path, volume: Volume, **elem
 
 
 def without_middle(scan: Scan) -> Volume:
-    """The scan with the slice at the point as the mean of its neighbours: so a reader makes up for a lost one."""
+    """Return the scan with the mean of its neighbours as the slice at the point, as a reader fills a missing slice."""
     array, i = scan.volume.array.copy(), scan.middle
     array[i] = np.rint(array[i - 1] / 2 + array[i + 1] / 2)
     return Volume(array, scan.volume.affine)

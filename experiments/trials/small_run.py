@@ -1,30 +1,32 @@
-"""A cross-validation of seconds on simulated voxels, and whether two of them ended the same, for the trials."""
+"""A cross-validation that takes seconds on simulated voxels, and the comparison of two such runs, for the trials."""
 
-import argparse
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import ConfigDict
-from pnsamp_jax.configs import base
 
+from experiments.launch import launch, path_flag
 from pnsamp_jax import train
+from pnsamp_jax.config import read_settings
+from pnsamp_jax.configs import base
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.state import state_shapes
 from pnsamp_jax.workdir.checkpoint import Checkpoints
 
-WRITTEN = ("folds.json", "readers.csv", "predictions.csv", "results.json")
-WRITTEN_OF_FOLD = ("predictions.csv", "calibration.json", "metrics.jsonl")
+FILES = ("folds.json", "readers.csv", "predictions.csv", "results.json")
+FILES_OF_FOLD = ("predictions.csv", "calibration.json", "metrics.jsonl")
 
 
-def small_config(cache: Path, **changes) -> ConfigDict:
-    """24 simulated nodules, 16 voxels, a thin network."""
+def small_config(cache: Path, **changes: Any) -> ConfigDict:
+    """Return a config with 24 simulated nodules, 16 voxels and a thin network."""
     config = base.get_config()
     config.patch_size, config.spacing_mm, config.batch_size = 16, 2.0, 2
     config.num_folds, config.num_epochs, config.validation_fraction = 2, 6, 0.3
@@ -34,10 +36,17 @@ def small_config(cache: Path, **changes) -> ConfigDict:
     return config
 
 
-def start(workdir: Path, cache: Path, log: Path | None, **changes) -> subprocess.Popen:
-    """Starts the training of the small config in a process of its own; what it says is added to `log`, or without one
-    is left to read."""
-    command = [sys.executable, "-m", __name__, str(workdir), str(cache), json.dumps(changes)]
+def start(workdir: Path, cache: Path, log: Path | None, **changes: Any) -> subprocess.Popen:
+    """Start the training of the small config in its own process.
+
+    Args:
+      workdir: of the run.
+      cache: folder of prepared patches and compiled programs.
+      log: file to which the output is appended; None to leave it in the process's pipe.
+      **changes: of the config, by field.
+    """
+    command = [sys.executable, "-m", __name__, f"--workdir={workdir}", f"--cache={cache}"]
+    command.append(f"--changes={json.dumps(changes)}")
     if log is None:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     with log.open("ab") as file:
@@ -45,9 +54,8 @@ def start(workdir: Path, cache: Path, log: Path | None, **changes) -> subprocess
 
 
 def arrays(workdir: Path, fold: int, which: str) -> list[np.ndarray]:
-    """All arrays of the best or the last checkpoint of a fold."""
-    config = small_config(Path())
-    task = train.make_task(config)
+    """Return all arrays of the best or the last checkpoint of a fold."""
+    task = read_settings(small_config(Path())).task
     like = state_shapes(task.model, task.patch_size, len(task.windows))
     with Checkpoints(workdir / f"fold_{fold}" / "checkpoints") as checkpoints:
         return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoints.restore(like, which))]
@@ -58,9 +66,9 @@ def _content(path: Path) -> bytes | None:
 
 
 def differences(ours: Path, theirs: Path) -> list[str]:
-    """What of two finished runs is not equal to the bit: tables, results, and every array of both checkpoints."""
+    """Return what is not bitwise equal in two finished runs: tables, results, and the arrays of both checkpoints."""
     folds = sorted(path.name for path in theirs.glob("fold_*"))
-    names = [*WRITTEN, *(f"{fold}/{name}" for fold in folds for name in WRITTEN_OF_FOLD)]
+    names = [*FILES, *(f"{fold}/{name}" for fold in folds for name in FILES_OF_FOLD)]
     different = [name for name in names if _content(ours / name) != _content(theirs / name)]
     for fold in folds:
         for which in ("best", "last"):
@@ -71,56 +79,52 @@ def differences(ours: Path, theirs: Path) -> list[str]:
     return different
 
 
-def empty(workdir: Path) -> Path:
-    """The folder for a trial's runs.
+def make_empty(workdir: Path) -> Path:
+    """Create and return the folder for a trial's runs.
 
     Raises:
-      UserError: there is something in it.
+      UserError: the folder is not empty.
     """
     if workdir.exists() and any(workdir.iterdir()):
-        raise UserError(f"--workdir: {workdir} is not empty; take another")
+        raise UserError(f"--workdir: {workdir} is not empty; choose another")
     workdir.mkdir(parents=True, exist_ok=True)
     return workdir
 
 
-def launch(name: str, measure: Callable[[Path], dict]) -> None:
-    """The command line of a trial, beside its own flags; a user's mistake becomes one line.
+flags.disclaim_key_flags()  # the flags defined here belong to the trial, so that its --help lists them
 
-    Writes what `measure` finds in --workdir as <name>.json, prints it, and ends with status 1 where its `failures` is
-    not empty.
+
+def launch_trial(name: str, measure: Callable[..., dict], **options: flags.FlagHolder) -> None:
+    """Run a trial from the command line.
+
+    Prints the results of `measure` and writes them to <name>.json in --workdir. The exit status is 1 if its `failures`
+    are not empty.
+
+    Args:
+      name: of the trial.
+      measure: called with the workdir and the values of the options by name.
+      **options: the trial's own flags, by the name of the argument of `measure`.
     """
-    workdir = flags.DEFINE_string("workdir", None, "Where the runs go; must be empty.")
 
-    def main(argv: list[str]) -> None:
-        del argv
-        logging.set_verbosity(logging.WARNING)
-        folder = Path(workdir.value)
-        try:
-            result = measure(folder)
-        except UserError as error:
-            sys.exit(f"{name}: {error}")
-        with atomic_path(folder / f"{name}.json") as temporary:
-            temporary.write_text(json.dumps(result, indent=1))
-        print(json.dumps(result, indent=1))
-        sys.exit(1 if result["failures"] else 0)
+    def run_trial(workdir: Path, **values: Any) -> None:
+        results = measure(workdir, **values)
+        with atomic_path(workdir / f"{name}.json") as temporary:
+            temporary.write_text(json.dumps(results, indent=1))
+        print(json.dumps(results, indent=1))
+        sys.exit(1 if results["failures"] else 0)
 
-    flags.mark_flags_as_required(["workdir"])
-    app.run(main)
+    launch(run_trial, config="", workdir="Folder of the runs; must be empty.", **options)
 
 
-def main() -> None:
-    """Trains the small config: what `start` starts."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("workdir", type=Path)
-    parser.add_argument("cache", type=Path)
-    parser.add_argument("changes", type=json.loads)
-    arguments = parser.parse_args()
-    logging.set_verbosity(logging.WARNING)
-    try:
-        train.train_and_evaluate(small_config(arguments.cache, **arguments.changes), arguments.workdir)
-    except (UserError, OSError) as error:
-        sys.exit(f"small_run: {error}")
+def run(workdir: Path, cache: Path, changes: str) -> None:
+    """Train the small config, in the process that `start` starts."""
+    train.train_and_evaluate(small_config(cache, **json.loads(changes)), workdir)
 
 
 if __name__ == "__main__":
-    main()
+    launch(
+        run,
+        workdir="Workdir of the run.",
+        cache=path_flag("cache", "Folder of prepared patches and compiled programs.", required=True),
+        changes=flags.DEFINE_string("changes", "{}", "Changes of the config by field, as JSON."),
+    )

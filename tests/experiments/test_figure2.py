@@ -1,4 +1,4 @@
-"""experiments.figure2: which nodules of a fold it shows, and beside which readings."""
+"""Figure 2: the choice of nodules from a fold, and the readers' ratings next to the predictions."""
 
 import json
 
@@ -7,10 +7,10 @@ import pytest
 from absl import flags
 from tiny_run import tiny_config
 
-from experiments import export_weights, figure2, jitter, reliability  # together, as one process may
+from experiments import export_weights, figure2, jitter, reliability  # one process may import several
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.inference import ensemble
+from pnsamp_jax.inference import attribution, ensemble
 from pnsamp_jax.workdir import layout
 
 N, SIZE, MARGIN = 9, 16, 2
@@ -24,16 +24,15 @@ def test_importing_defines_no_flags():
 
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
-    """A run of nine nodules, of which the second fold tests all but n0; its networks mark the middle of a patch."""
+    """Return a run whose fold 1 tests n1 to n8; its networks mark the middle of each patch."""
     stored = SIZE + 2 * MARGIN
     images = np.random.default_rng(0).integers(-1000, 400, (N, stored, stored, stored)).astype(np.int16)
     shares = np.zeros(images.shape, np.uint8)
     shares[:, MARGIN : MARGIN + 3] = schema.MASK_UNIT // 2  # of half of the readers
     shares[:, MARGIN + 3] = schema.MASK_UNIT // 3
     rating_counts = np.zeros((N, 9, 6), np.uint8)
-    rating_counts[np.arange(N), :, np.where(np.arange(N) % 2, 0, 4)] = (
-        1  # n1, n3, ...: 1 in every rating; the others: 5
-    )
+    classes = np.where(np.arange(N) % 2, 1, 5)  # in every rating: 1 for n1, n3, ...; 5 for the others
+    rating_counts[np.arange(N), :, classes - 1] = 1
     records = {
         schema.NODULE_ID: np.array([f"n{i}" for i in range(N)]),
         schema.PATIENT_ID: np.array([f"p{i}" for i in range(N)]),
@@ -44,20 +43,20 @@ def workdir(tmp_path, monkeypatch):
         schema.MASK: shares,
     }
 
-    def answer(asked, images):
-        assert list(asked.members) == ["fold_1"]
+    def predict(networks, images):
+        assert list(networks.members) == ["fold_1"]
         n, mask = len(images), np.zeros((len(images), SIZE, SIZE, SIZE))
         mask[:, 6:10, 6:10, 6:10] = 0.9
-        p = np.tile(np.eye(6)[1], (n, 9, 1))
-        return ensemble.Answers(mask, p, np.full(n, np.nan), np.zeros(n), np.zeros((n, 9)))
+        return ensemble.Predictions(mask, np.tile(np.eye(6)[1], (1, 1, n, 9, 1)), np.zeros((1, 1, n, 2)))
 
-    whole = ensemble.Networks(None, SIZE, 2.0, (), {"fold_0": None, "fold_1": None})
-    monkeypatch.setattr(ensemble, "load", lambda folder: whole)
-    monkeypatch.setattr(ensemble, "predict", answer)
-    monkeypatch.setattr(layout, "load_records", lambda config: records)
-    tests = (["n0"], [f"n{i}" for i in range(1, N)])
-    split = [{part: {"nodules": tests[fold] if part == "test" else []} for part in layout.PARTS} for fold in range(2)]
-    config = tiny_config(fold=1, num_folds=2)
+    networks = ensemble.Networks(None, SIZE, 2.0, (), {"fold_0": None, "fold_1": None})
+    monkeypatch.setattr(ensemble, "load", lambda folder: networks)
+    monkeypatch.setattr(ensemble, "predict", predict)
+    monkeypatch.setattr(attribution, "mean_contributions", lambda networks, predictions: np.zeros((N, 9)))
+    monkeypatch.setattr(figure2, "load_records", lambda settings: records)
+    tested = (["n0"], [f"n{i}" for i in range(1, N)], [])
+    split = [{name: {"nodules": ids if name == "test" else []} for name in layout.SUBSETS} for ids in tested]
+    config = tiny_config(fold=1, num_folds=3)
     (tmp_path / "config.json").write_text(config.to_json())
     (tmp_path / "folds.json").write_text(
         json.dumps({"cohort": config.data.cohort, "split": config.split, "seed": 0, "folds": split})
@@ -71,14 +70,14 @@ def test_nodules_of_the_fold_are_spread_by_diameter(workdir):
     assert [finding.nodule_id for finding in findings] == ["n1", "n8", "n2"]  # 1, 5 and 8 mm of 1 to 8
     assert [finding.image for finding in findings] == ["slab, 1 mm", "slab, 5 mm", "cube, 8 mm"]
     middle = slice(MARGIN, MARGIN + SIZE)
-    for finding, place, truth in zip(findings, (1, 8, 2), (1, 5, 5), strict=True):
-        np.testing.assert_array_equal(finding.hu, images[place, middle, middle, middle])
+    for finding, index, truth in zip(findings, (1, 8, 2), (1, 5, 5), strict=True):
+        np.testing.assert_array_equal(finding.hu, images[index, middle, middle, middle])
         assert finding.truth.tolist() == [truth] * 9 and finding.arg_max.tolist() == [2] * 9
         assert finding.readers_mask[:3].all() and not finding.readers_mask[3:].any()
         assert (finding.mask.sum(), finding.volume_mm3, finding.spacing_mm) == (64, 512, 2)
 
 
-def test_of_one_context_and_of_no_more_than_there_are(workdir):
+def test_nodules_of_one_context_of_which_there_are_few(workdir):
     config, folder, _ = workdir
     findings = figure2.test_findings(config, folder, 6, "cube")
     assert [finding.nodule_id for finding in findings] == ["n4", "n2"]
@@ -86,9 +85,9 @@ def test_of_one_context_and_of_no_more_than_there_are(workdir):
         figure2.test_findings(config, folder, 6, "ct")
 
 
-def test_what_is_no_run_is_refused_by_name_and_nothing_is_written(workdir):
+def test_a_folder_without_a_run_is_refused_and_left_as_it_is(workdir):
     config, folder, _ = workdir
-    for name in ("runs", "weights"):  # mistyped; and without a split, as exported weights are
+    for name in ("runs", "weights"):  # a typing error; and exported weights, which have no split
         if name == "weights":
             (folder / name).mkdir()
             (folder / name / "config.json").write_text(config.to_json())

@@ -1,4 +1,4 @@
-"""experiments.jitter: known moves of known points, in a CT that is linear in x."""
+"""Jitter: known moves of known points, in a CT that is linear in x."""
 
 import json
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import pytest
 from tiny_run import tiny_config
 
 from experiments import jitter
-from pnsamp_jax import config as settings
+from pnsamp_jax import config
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.cohort import Nodule
@@ -18,13 +18,13 @@ from pnsamp_jax.inference import ensemble
 from pnsamp_jax.workdir import tables
 
 SIZE, SPACING_MM = 16, 2.0
-SLOPE = 10  # HU a mm
+SLOPE = 10  # HU per mm
 CENTRE = np.zeros(3)
 NETWORKS = ensemble.Networks(None, SIZE, SPACING_MM, (), {"fold_0": None, "fold_1": None})
 
 
 def marked_nodule(name):
-    """A nodule at the origin of a CT of 80 mm."""
+    """Return a nodule at the origin of a CT of 80 mm."""
     affine = np.diag([SPACING_MM] * 3 + [1.0])[[2, 1, 0, 3]]
     affine[:3, 3] = -39
     x = affine[0, 3] + SPACING_MM * np.arange(40)
@@ -33,36 +33,39 @@ def marked_nodule(name):
 
 
 @pytest.fixture
-def asked_folds(monkeypatch):
-    """Networks that mark a cube of 6 voxels in the patch and are the surer of class 5 the further left it lies."""
+def folds_used(monkeypatch):
+    """Replace the networks: they mark a cube of 6 voxels, and P(5) grows the further left the patch lies.
+
+    Return the list of the folds whose networks predict.
+    """
     folds = []
 
-    def answer(asked, images):
-        folds.extend(asked.members)
+    def predict(networks, images):
+        folds.extend(networks.members)
         mask = np.zeros(images.shape)
         mask[:, 5:11, 5:11, 5:11] = 1
-        sure = 0.6 + images.mean(axis=(1, 2, 3)) / SLOPE / 100  # 0.6 at the nodule's own point
-        p = np.zeros((len(images), 9, 6))
-        p[:, :, 4], p[:, :, 0] = sure[:, None], 1 - sure[:, None]
-        return ensemble.Answers(mask, p, *[None] * 3)
+        p5 = 0.6 + images.mean(axis=(1, 2, 3)) / SLOPE / 100  # 0.6 at the nodule's own point
+        p = np.zeros((1, 1, len(images), 9, 6))
+        p[..., 4], p[..., 0] = p5[:, None], 1 - p5[:, None]
+        return ensemble.Predictions(mask, p, None)
 
-    monkeypatch.setattr(ensemble, "predict", answer)
+    monkeypatch.setattr(ensemble, "predict", predict)
     return folds
 
 
-def test_offsets_begin_with_none_and_fill_the_ball():
+def test_offsets_begin_with_zero_and_fill_the_ball():
     moves = jitter.offsets(4000, 5.0, seed=0)
-    away = np.linalg.norm(moves, axis=1)
-    assert away[0] == 0 and away.max() <= 5
-    # Evenly in volume: an eighth within half the radius, to two standard errors; and to either side alike.
-    assert (away[1:] < 2.5).mean() == pytest.approx(1 / 8, abs=0.0105)
+    distance = np.linalg.norm(moves, axis=1)
+    assert distance[0] == 0 and distance.max() <= 5
+    # Uniform: an eighth within half the radius, to two standard errors, and the mean in the middle.
+    assert (distance[1:] < 2.5).mean() == pytest.approx(1 / 8, abs=0.0105)
     np.testing.assert_allclose(moves.mean(axis=0), 0, atol=0.1)
     np.testing.assert_array_equal(moves[:9], jitter.offsets(4000, 5.0, seed=0)[:9])
 
 
-def test_a_mask_that_goes_with_the_point_loses_what_it_moves(asked_folds):
+def test_a_mask_that_moves_with_the_point_overlaps_less(folds_used):
     moves = np.array([(0, 0, 0), (2 * SPACING_MM, 0, 0), (0, 0, -3 * SPACING_MM), (10.0, 0, 0)])
-    expected, likeliest, dice = jitter.ask(NETWORKS, marked_nodule("a"), moves)
+    expected, likeliest, dice = jitter.predict_at_offsets(NETWORKS, marked_nodule("a"), moves)
     np.testing.assert_allclose(dice, [1, 4 / 6, 3 / 6, 1 / 6])
     np.testing.assert_allclose(expected, 1 + 4 * np.array([0.6, 0.64, 0.6, 0.7]), atol=1e-6)
     assert likeliest.tolist() == [5] * 4
@@ -70,7 +73,7 @@ def test_a_mask_that_goes_with_the_point_loses_what_it_moves(asked_folds):
 
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
-    """A run that tested a cube in either fold, and a slab."""
+    """Return a run that tested a cube in each of two folds, and a slab."""
     rating_counts = np.zeros((3, 9, 6), np.uint8)
     rating_counts[:, :, 3] = 1
     records = {
@@ -89,28 +92,28 @@ def workdir(tmp_path, monkeypatch):
     tables.gather_predictions(tmp_path)
     nodules = [marked_nodule(name) for name in "abc"]
     source = SimpleNamespace(series=lambda: [0, 1, 2], load=lambda series: [nodules[series]])
-    monkeypatch.setattr(settings, "source", lambda config: source)
+    monkeypatch.setattr(config.Settings, "source", source)
     monkeypatch.setattr(ensemble, "load", lambda folder: NETWORKS)
     return tmp_path
 
 
-def test_each_nodule_is_asked_of_the_fold_that_tested_it(workdir, asked_folds):
-    figures = jitter.run(tiny_config(), workdir, "cube", 20, 20.0)
-    assert asked_folds == ["fold_1", "fold_0"]
-    assert (workdir / "jitter.json").read_text() == json.dumps(figures, indent=1)
-    assert (figures["nodules"], figures["points"], figures["radius_mm"]) == (2, 20, 20)
+def test_each_nodule_is_predicted_by_the_fold_that_tested_it(workdir, folds_used):
+    results = jitter.run(tiny_config(), workdir, "cube", 20, 20.0)
+    assert folds_used == ["fold_1", "fold_0"]
+    assert (workdir / "jitter.json").read_text() == json.dumps(results, indent=1)
+    assert (results["nodules"], results["points"], results["radius_mm"]) == (2, 20, 20)
     x = np.array([jitter.offsets(20, 20.0, seed)[1:, 0] for seed in range(2)])
-    assert figures["change"]["mean"] == pytest.approx(0.04 * np.abs(x).mean(), rel=0.01)  # HU are whole numbers
-    assert figures["same_class"]["mean"] == (x > -10).mean()  # there class 1 is as likely as class 5
-    assert 0 < figures["dice"]["mean"] < 0.5
+    assert results["change"]["mean"] == pytest.approx(0.04 * np.abs(x).mean(), rel=0.01)  # HU are rounded
+    assert results["same_class"]["mean"] == (x > -10).mean()  # at -10 mm, class 1 is as likely as class 5
+    assert 0 < results["dice"]["mean"] < 0.5
 
 
-def test_where_nothing_moves_nothing_changes(workdir, asked_folds):
-    figures = jitter.run(tiny_config(), workdir, "cube", 2, 0.0)
-    assert [figures[name]["mean"] for name in ("change", "same_class", "dice")] == [0, 1, 1]
+def test_without_moves_nothing_changes(workdir, folds_used):
+    results = jitter.run(tiny_config(), workdir, "cube", 2, 0.0)
+    assert [results[name]["mean"] for name in ("change", "same_class", "dice")] == [0, 1, 1]
 
 
-def test_a_context_that_was_not_tested_is_the_users_error(workdir):
+def test_a_context_that_was_not_tested_is_refused(workdir):
     with pytest.raises(UserError, match="--context=ct: the run tested no such nodule"):
         jitter.run(tiny_config(), workdir, "ct", 2, 1.0)
     assert not (workdir / "jitter.json").exists()

@@ -1,4 +1,4 @@
-"""experiments.comparison.paired against the definitions, and against what must hold of any paired comparison."""
+"""Paired statistics: against their definitions, and properties that any paired comparison must have."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ NAN = float("nan")
 
 
 def two_systems(seed: int, nodules: int = 120, levels: int = 12):
-    """Scores with many ties of two systems that follow the truth and each other, the truth, and patients."""
+    """Return the correlated scores, with many ties, of two systems; the truth; and the patients."""
     rng = np.random.default_rng(seed)
     positive = rng.random(nodules) < 0.4
     common = 2.0 * positive + rng.normal(size=nodules)
@@ -19,7 +19,7 @@ def two_systems(seed: int, nodules: int = 120, levels: int = 12):
 
 
 def delong_by_definition(a, b, positive):
-    """Placements from all pairs, and the 2x2 covariance of DeLong et al., equations 4 to 8."""
+    """Compute placements from all pairs, and the 2x2 covariance of DeLong et al., equations 4 to 8."""
     v10, v01 = [], []
     for score in (np.asarray(a, float), np.asarray(b, float)):
         x, y = score[positive], score[~positive]
@@ -49,14 +49,14 @@ def test_delong_p_is_that_of_a_normal_deviate():
     assert result.p == pytest.approx(share, abs=0.004)  # four standard errors of the share at most
 
 
-def test_delong_is_symmetric_and_blind_to_monotone_scales():
+def test_delong_is_symmetric_and_ignores_monotone_scales():
     a, b, positive, _ = two_systems(1)
     one, other = paired.delong(a, b, positive), paired.delong(b, np.exp(a / 5), positive)
     assert other.difference == pytest.approx(-one.difference)
     assert (other.standard_error, other.p) == pytest.approx((one.standard_error, one.p))
 
 
-def test_delong_of_systems_that_err_on_different_nodules_alike_has_no_difference_but_an_error():
+def test_delong_of_equal_areas_with_errors_on_different_nodules():
     result = paired.delong([2, 4, 1, 3], [4, 2, 1, 3], np.array([True, True, False, False]))
     assert result[:3] == (0.75, 0.75, 0.0) and result.p == 1.0
     assert result.standard_error == pytest.approx(0.5)  # the positives' placements differ by -1/2 and 1/2
@@ -68,13 +68,13 @@ def test_delong_of_a_system_with_itself():
     assert result[2:] == (0.0, 0.0, 1.0)
 
 
-def test_delong_holds_its_level_where_there_is_no_difference():
+def test_delong_keeps_its_level_if_there_is_no_difference():
     p = [paired.delong(*two_systems(seed, levels=1000)[:3]).p for seed in range(400)]
     assert np.mean(np.array(p) < 0.05) == pytest.approx(0.05, abs=0.033)  # three standard errors
     assert np.mean(p) == pytest.approx(0.5, abs=0.05)
 
 
-def test_delong_where_it_is_not_defined():
+def test_delong_if_it_is_not_defined():
     some = np.array([True, False, False])
     assert np.isnan(paired.delong([1, 2, 3], [3, 2, 1], np.zeros(3, bool))).all()
     assert np.isnan(paired.delong([1, NAN, 3], [3, 2, 1], some)[2:]).all()
@@ -104,10 +104,10 @@ def test_paired_interval_of_a_constant_advantage_is_a_point():
     assert paired.paired_interval(area_of(a, positive), area_of(a, positive), patients, 50) == (0.0, 0.0)
 
 
-def test_pairing_narrows_the_interval_of_systems_that_fail_alike():
+def test_pairing_narrows_the_interval_of_systems_with_the_same_errors():
     a, b, positive, patients = two_systems(5)
     areas = [area_of(score, positive) for score in (a, b)]
     low, high = paired.paired_interval(*areas, patients, 300)
     alone = [np.diff(metrics.cluster_bootstrap(area, patients, 300))[0] for area in areas]
     assert low < metrics.auc(a, positive) - metrics.auc(b, positive) < high
-    assert high - low < 0.8 * np.hypot(*alone)  # what independent systems would have
+    assert high - low < 0.8 * np.hypot(*alone)  # the width for independent systems

@@ -1,4 +1,4 @@
-"""The radiomics baseline: its features on shapes with known answers, and its forest through the common evaluation."""
+"""The radiomics baseline: features of shapes with known values, and the forest in the common evaluation."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def test_shape_of_a_ball():
         radiomics.shape_features(ball(8.0, 0.5), 0.5)
     )
     assert volume == pytest.approx(4 / 3 * np.pi * 8**3, rel=0.01)  # 17,000 voxels
-    assert diameter == pytest.approx(16, rel=0.01) and longest == pytest.approx(16.5, abs=0.5)  # to a voxel
+    assert diameter == pytest.approx(16, rel=0.01) and longest == pytest.approx(16.5, abs=0.5)  # within a voxel
     assert elongation == pytest.approx(1, abs=0.01) and flatness == pytest.approx(1, abs=0.01)
     assert surface == pytest.approx(4 * np.pi * 8**2, rel=0.03) and sphericity == pytest.approx(1, rel=0.03)
     assert solidity == pytest.approx(1, abs=0.1)  # the hull runs through the voxels' centres
@@ -40,7 +40,7 @@ def test_the_smallest_nodules_have_finite_features(voxels):
     assert mask.sum() == voxels  # the caller's mask is left as it is
 
 
-def test_the_forest_goes_through_the_common_evaluation(tmp_path, monkeypatch):
+def test_the_forest_is_evaluated_like_any_other_system(tmp_path, monkeypatch):
     monkeypatch.setattr(second_stage, "TREES", 5)
     config = tiny_config(**{"model.name": "radiomics_forest"})
     results = radiomics.run(config, tmp_path)["contexts"]["simulated"]

@@ -1,4 +1,4 @@
-"""experiments.reliability: a run whose networks are known to be too sure, and by how much."""
+"""Reliability: a run whose probabilities are overconfident by a known amount."""
 
 import json
 
@@ -11,12 +11,12 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.workdir import tables
 
 N, FOLDS = 40, 2
-SURE = 0.9  # of the class that is named, which is the readers' in three of four nodules
-TEMPERATURES = (2.0, 4.0)  # of malignancy, by fold; all others are 1
+CONFIDENCE = 0.9  # probability of the predicted class, which is the readers' class in three of four nodules
+TEMPERATURES = (2.0, 4.0)  # of malignancy, by fold; 1 for the other ratings
 
 
 def softened(p, temperature):
-    """The larger of two probabilities after scaling."""
+    """Return the larger of two probabilities after scaling."""
     powers = np.array([p, 1 - p]) ** (1 / temperature)
     return powers[0] / powers.sum()
 
@@ -24,7 +24,7 @@ def softened(p, temperature):
 @pytest.fixture
 def workdir(tmp_path):
     truth = np.where(np.arange(N) % 2, 5, 1)
-    named = np.where(np.arange(N) % 4 == 3, 1, truth)  # of the malignant ones half are missed
+    predicted = np.where(np.arange(N) % 4 == 3, 1, truth)  # wrong for half of the malignant nodules
     rating_counts = np.zeros((N, 9, 6), np.uint8)
     rating_counts[np.arange(N)[:, None], np.arange(9), np.full((N, 9), 3)] = 1
     rating_counts[:, schema.MALIGNANCY] = np.eye(6)[truth - 1]
@@ -37,15 +37,17 @@ def workdir(tmp_path):
         schema.DIAMETER: np.full(N, 8.0),
     }
     p = np.tile(np.eye(6)[3], (N, 9, 1))
-    p[:, schema.MALIGNANCY] = SURE * np.eye(6)[named - 1] + (1 - SURE) * np.eye(6)[5 - named]
+    p[:, schema.MALIGNANCY] = CONFIDENCE * np.eye(6)[predicted - 1] + (1 - CONFIDENCE) * np.eye(6)[5 - predicted]
     tables.write_readers(tmp_path / "readers.csv", records)
     for fold in range(FOLDS):
         tested = np.arange(N) // 4 % 2 == fold
-        part = {name: values[tested] for name, values in records.items()}
+        test_records = {name: values[tested] for name, values in records.items()}
         folder = tmp_path / f"fold_{fold}"
-        tables.write_predictions(folder / "predictions.csv", fold, part, np.full(tested.sum(), np.nan), p[tested])
+        no_dice = np.full(tested.sum(), np.nan)
+        tables.write_predictions(folder / "predictions.csv", fold, test_records, no_dice, p[tested])
         temperatures = dict.fromkeys(schema.RATING_NAMES, 1.0) | {"malignancy": TEMPERATURES[fold]}
-        (folder / "calibration.json").write_text(json.dumps({"temperatures": temperatures, "features": []}))
+        calibration = {"checkpoint": "best", "step": 1, "temperatures": temperatures, "features": []}
+        (folder / "calibration.json").write_text(json.dumps(calibration))
     tables.gather_predictions(tmp_path)
     return tmp_path
 
@@ -55,33 +57,33 @@ def test_every_fold_is_scaled_by_its_own_temperatures(workdir):
     after = reliability.scaled(table, workdir)
     for fold, temperature in enumerate(TEMPERATURES):
         largest = after["probabilities"][table["fold"] == fold, schema.MALIGNANCY].max(axis=1)
-        np.testing.assert_allclose(largest, softened(SURE, temperature))
-    others = [place for place in range(9) if place != schema.MALIGNANCY]
+        np.testing.assert_allclose(largest, softened(CONFIDENCE, temperature))
+    others = [index for index in range(9) if index != schema.MALIGNANCY]
     np.testing.assert_allclose(after["probabilities"][:, others], table["probabilities"][:, others])
 
 
-def test_the_figures_are_those_of_the_known_probabilities(workdir):
+def test_the_results_are_those_of_the_known_probabilities(workdir):
     results = reliability.run(workdir)
     assert results.keys() == {"cube", "slab"} and results["cube"]["nodules"] == 8
     assert (workdir / "reliability.json").read_text() == json.dumps(results, indent=1)
-    after = [softened(SURE, temperature) for temperature in TEMPERATURES]
+    after = [softened(CONFIDENCE, temperature) for temperature in TEMPERATURES]
     for context, found in results.items():
         likelihood = found["malignancy"]["negative_log_likelihood"]
-        before = -0.75 * np.log(SURE) - 0.25 * np.log(1 - SURE)
+        before = -0.75 * np.log(CONFIDENCE) - 0.25 * np.log(1 - CONFIDENCE)
         scaled = np.mean([-0.75 * np.log(p) - 0.25 * np.log(1 - p) for p in after])
         assert likelihood["before"] == pytest.approx(before)
         assert likelihood["after"] == pytest.approx(scaled)
         assert likelihood["change"]["value"] == pytest.approx(scaled - before)
         low, high = likelihood["change"]["interval"]
         assert low < scaled - before < high
-        mean = found["mean_of_nine"]["negative_log_likelihood"]  # of the other eight it is 0
+        mean = found["mean_of_nine"]["negative_log_likelihood"]  # 0 in the other eight
         assert mean["before"] == pytest.approx(before / 9) and mean["after"] == pytest.approx(scaled / 9)
-        # Said 0.9, all suspicious; said 0.1, a third of the time suspicious, as three of four nodules are told.
+        # Of the nodules predicted 0.9 all are malignant; of those predicted 0.1, three of four nodules, a third are.
         assert found["calibration_error"]["before"] == pytest.approx(0.75 * (1 / 3 - 0.1) + 0.25 * 0.1)
         assert (workdir / "figures" / f"reliability_{context}.png").stat().st_size > 5000
 
 
-def test_a_fold_that_is_not_calibrated_is_the_users_error(workdir):
+def test_a_fold_without_temperatures_is_refused(workdir):
     (workdir / "fold_1" / "calibration.json").unlink()
     with pytest.raises(UserError, match=r"fold_1/calibration\.json: no such file; run --mode evaluate"):
         reliability.run(workdir)

@@ -1,4 +1,4 @@
-"""What the second stages share: probabilities, wrong answers, masks, resuming, and what they refuse."""
+"""What the second stages share: probabilities, nodules that count as wrong, masks, resuming, and refusals."""
 
 import json
 
@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from tiny_run import tiny_config
 
-from experiments.baselines import diameter, mcnn, parts, second_stage
+from experiments.baselines import diameter, mcnn, second_stage
+from experiments.baselines.subsets import Subset
 from pnsamp_jax import evaluate, metrics, train
-from pnsamp_jax.data import cohort, schema
+from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.workdir import layout
+from pnsamp_jax.run import open_run
 from pnsamp_jax.workdir.tables import read_tables
 
 METHOD = {"name": "plain"}
@@ -20,31 +21,31 @@ def plain_config(**changes):
     return tiny_config(**{"model.name": "plain", **changes})
 
 
-def say_two(train_part, test, seed):
-    """Answers 2 for every rating."""
+def predict_two(train_nodules, test, seed):
+    """Predict class 2 for every rating."""
     probabilities = np.zeros((len(test.masks), 9, 6))
     probabilities[..., 1] = 1.0
     return probabilities
 
 
-def part_of(rating_counts=None, features=None, masks=None):
-    """A part that holds no more than a test needs."""
-    return parts.Part({schema.RATING_COUNTS: rating_counts}, features, masks)
+def subset_of(rating_counts, features):
+    """Return a subset with nothing else."""
+    return Subset({schema.RATING_COUNTS: rating_counts}, features, None)
 
 
 def counts_of(malignancy):
-    """(n, 9, 6) rating_counts of one reader who gives every rating the class of the malignancy."""
+    """Return (n, 9, 6) rating counts of one reader, who gives every rating the class of the malignancy."""
     return (np.arange(1, 7) == np.asarray(malignancy)[:, None, None]).astype(np.uint8).repeat(9, axis=1)
 
 
 # From numbers to probabilities
 
 
-def test_the_mass_of_a_gaussian_round_each_class():
+def test_the_mass_of_a_gaussian_around_each_class():
     p = second_stage.gaussian_classes(np.array([3.0, 1.0, 3.5]), np.array([0.5, 1.0, 1e-9]), 5)
     np.testing.assert_allclose(p.sum(axis=1), 1)
     np.testing.assert_allclose(p[0], [0.00135, 0.15731, 0.68269, 0.15731, 0.00135], atol=1e-5)
-    np.testing.assert_allclose(p[1, :2], [0.69146, 0.24173], atol=1e-5)  # what lies below 1 is the first class's
+    np.testing.assert_allclose(p[1, :2], [0.69146, 0.24173], atol=1e-5)  # the first class also has the mass below 1
     np.testing.assert_allclose(p[2], [0, 0, 0.5, 0.5, 0])
 
 
@@ -53,36 +54,36 @@ def test_a_mean_beyond_the_scale_is_its_last_class():
     np.testing.assert_allclose(p, [[1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]])
 
 
-def test_classify_knows_single_classes_and_unrated_ratings(monkeypatch):
+def test_classify_with_single_classes_and_missing_ratings(monkeypatch):
     monkeypatch.setattr(second_stage, "TREES", 3)
     x = np.arange(20.0)[:, None]
     labels = np.where(x > 9.5, 5, 1) * np.ones((1, 9), int)
     labels[:, 1], labels[:, 2], labels[::2, 3] = 4, 0, 0
     p = second_stage.forest_ratings(x, labels, x, 0)
     assert np.isnan(p[:, 2]).all() and (p[:, 1, 3] == 1).all()
-    others = [place for place in range(9) if place != 2]
+    others = [index for index in range(9) if index != 2]
     np.testing.assert_allclose(p[:, others].sum(axis=-1), 1)
     assert (p[0, 3:, 0] > 0.6).all() and (p[-1, 3:, 4] > 0.6).all()
 
 
-@pytest.mark.parametrize("place", range(9))
-def test_no_answer_is_wrong_in_either_decoding(place):
-    classes = schema.RATINGS[place].classes
+@pytest.mark.parametrize("index", range(9))
+def test_no_answer_is_wrong_in_either_decoding(index):
+    classes = schema.RATINGS[index].classes
     truth = np.zeros((classes, 9), int)
-    truth[:, place] = np.arange(1, classes + 1)
+    truth[:, index] = np.arange(1, classes + 1)
     p, unanswered = second_stage.count_as_wrong(truth, second_stage.no_answers(classes))
     assert unanswered.all() and np.isin(p, (0, 1)).all()
-    p = p[:, place, :classes]
+    p = p[:, index, :classes]
     np.testing.assert_array_equal(p.sum(axis=1), 1)
     for decode in (metrics.arg_max, metrics.best_within_one):
-        assert not metrics.off_by_one(decode(p), truth[:, place]).any()
+        assert not metrics.off_by_one(decode(p), truth[:, index]).any()
 
 
-def test_no_answer_ranks_worst_of_all_and_no_other_answer_changes():
+def test_no_answer_ranks_worst_and_other_predictions_do_not_change():
     truth = np.repeat([[1], [2], [4], [5], [2], [4]], 9, axis=1)
     given = np.random.default_rng(0).dirichlet(np.ones(5), (6, 9))
     given = np.pad(given, ((0, 0), (0, 0), (0, 1)))
-    given[:4], given[:, 0] = np.nan, np.nan  # the method does not give the first rating
+    given[:4], given[:, 0] = np.nan, np.nan  # the method does not predict the first rating
     p, unanswered = second_stage.count_as_wrong(truth, given)
     np.testing.assert_array_equal(unanswered, [True] * 4 + [False] * 2)
     assert np.isnan(p[:, 0]).all()
@@ -101,7 +102,7 @@ def test_mcnns_off_by_one_is_the_binary_accuracy(monkeypatch, decode):
     rng = np.random.default_rng(0)
     label = rng.choice([1, 2, 3, 4, 5], 120)
     features = (label > 3)[:, None] + 0.7 * rng.normal(size=(120, 4))
-    seen, unseen = part_of(counts_of(label[:80]), features[:80]), part_of(counts_of(label[80:]), features[80:])
+    seen, unseen = subset_of(counts_of(label[:80]), features[:80]), subset_of(counts_of(label[80:]), features[80:])
     p = mcnn.predict(seen, unseen, 0)
     assert np.isnan(p[:, : schema.MALIGNANCY]).all()
     p, truth = p[:, schema.MALIGNANCY], label[80:]
@@ -112,12 +113,12 @@ def test_mcnns_off_by_one_is_the_binary_accuracy(monkeypatch, decode):
     assert 0.6 < right[decided].mean() < 1
 
 
-def test_the_undecided_teach_mcnn_nothing(monkeypatch):
+def test_mcnn_is_not_trained_on_undecided_nodules(monkeypatch):
     monkeypatch.setattr(second_stage, "TREES", 5)
     features = np.random.default_rng(0).normal(size=(60, 3))
     label = np.where(features[:, 0] > 0, 4, 2)
-    with_three = part_of(counts_of([*label, *[3] * 60]), np.concatenate([features, features]))
-    first, second = (mcnn.predict(seen, with_three, 0) for seen in (part_of(counts_of(label), features), with_three))
+    with_three = subset_of(counts_of([*label, *[3] * 60]), np.concatenate([features, features]))
+    first, second = (mcnn.predict(seen, with_three, 0) for seen in (subset_of(counts_of(label), features), with_three))
     np.testing.assert_array_equal(first, second)
 
 
@@ -127,36 +128,10 @@ def test_the_diameter_of_a_ball():
     np.testing.assert_allclose(diameter.diameters(masks, 0.5), [12, 0.5 * np.cbrt(6 / np.pi)], rtol=0.01)
 
 
-def test_the_diameter_goes_through_the_common_evaluation(tmp_path):
+def test_the_diameter_is_evaluated_like_any_other_system(tmp_path):
     results = diameter.run(tiny_config(**{"model.name": "diameter"}), tmp_path)["contexts"]["simulated"]
     assert results["n"] == 24 and results["over_folds"]["folds"] == 3
-    assert results["malignancy"]["auc"]["value"] > 0.5  # larger nodules are rated more suspicious
-
-
-# Parts
-
-
-def test_the_consensus_and_the_thinnest_nodules():
-    shares = np.zeros((3, 2, 2, 2), np.uint8)
-    shares[0, 0, 0] = [126, 125]
-    shares[1, 0, 0] = [84, 63]
-    masks = parts.consensus(shares)
-    np.testing.assert_array_equal(masks.sum(axis=(1, 2, 3)), [1, 1, 0])
-    assert masks[0, 0, 0, 0] and masks[1, 0, 0, 0]
-
-
-def test_a_nodule_with_the_same_mask_is_measured_once():
-    calls = []
-    measure = parts.each_nodule(lambda image, mask: calls.append(1) or [image.sum(), mask.sum()])
-    records = {schema.NODULE_ID: np.array(["a", "b"]), schema.IMAGE: np.arange(16).reshape(2, 2, 2, 2)}
-    masks = np.ones((2, 2, 2, 2), bool)
-    first = measure(parts.Part(records, None, masks))
-    np.testing.assert_array_equal(first, measure(parts.Part(records, None, masks.copy())))
-    np.testing.assert_array_equal(first, [[28, 8], [92, 8]])
-    assert len(calls) == 2
-    masks[1, 0, 0, 0] = False
-    np.testing.assert_array_equal(measure(parts.Part(records, None, masks)), [[28, 8], [92, 7]])
-    assert len(calls) == 3
+    assert results["malignancy"]["auc"]["value"] > 0.5  # larger nodules are rated more malignant
 
 
 # Cross-validation
@@ -164,20 +139,20 @@ def test_a_nodule_with_the_same_mask_is_measured_once():
 
 @pytest.fixture
 def no_evaluation(monkeypatch):
-    """Leaves out the evaluation, whose intervals and pictures take longest."""
+    """Leave out the evaluation, whose intervals and figures take longest."""
     monkeypatch.setattr(evaluate, "evaluate", lambda workdir: {})
 
 
-def test_a_method_sees_each_fold_apart_and_is_not_run_twice(tmp_path, no_evaluation):
+def test_a_method_runs_once_on_each_fold(tmp_path, no_evaluation):
     config, seen = plain_config(), []
 
-    def predict(part, test, seed):
-        ids = [set(p.records[schema.NODULE_ID].tolist()) for p in (part, test)]
+    def predict(train_nodules, test, seed):
+        ids = [set(subset.records[schema.NODULE_ID].tolist()) for subset in (train_nodules, test)]
         assert not ids[0] & ids[1] and len(ids[0] | ids[1]) == 24 and seed == config.seed
-        assert not set(part.records[schema.PATIENT_ID]) & set(test.records[schema.PATIENT_ID])
+        assert not set(train_nodules.records[schema.PATIENT_ID]) & set(test.records[schema.PATIENT_ID])
         assert test.masks.shape == test.records[schema.IMAGE].shape == (len(ids[1]), 16, 16, 16)  # without the margin
         seen.append(ids[1])
-        return say_two(part, test, seed)
+        return predict_two(train_nodules, test, seed)
 
     second_stage.cross_validate(config, tmp_path, predict, METHOD)
     assert len(seen) == 3 and len(set.union(*seen)) == 24
@@ -188,20 +163,20 @@ def test_a_method_sees_each_fold_apart_and_is_not_run_twice(tmp_path, no_evaluat
     assert (tmp_path / "predictions.csv").read_bytes() == before
 
 
-def test_predictions_that_are_not_the_methods_are_done_again(tmp_path, no_evaluation):
+def test_predictions_of_the_network_are_replaced(tmp_path, no_evaluation):
     config = plain_config(fold=0)
-    second_stage.cross_validate(config, tmp_path, say_two, METHOD)
+    second_stage.cross_validate(config, tmp_path, predict_two, METHOD)
     (tmp_path / "unanswered.json").unlink()  # as after a test of the network in the same folder
     calls = []
-    second_stage.cross_validate(config, tmp_path, lambda *a: calls.append(1) or say_two(*a), METHOD)
+    second_stage.cross_validate(config, tmp_path, lambda *a: calls.append(1) or predict_two(*a), METHOD)
     assert calls == [1]
 
 
 def test_nodules_without_an_answer_stay_in_the_tables(tmp_path, capsys):
     lost = []
 
-    def predict(part, test, seed):
-        probabilities = say_two(part, test, seed)
+    def predict(train_nodules, test, seed):
+        probabilities = predict_two(train_nodules, test, seed)
         probabilities[0] = np.nan
         lost.append(str(test.records[schema.NODULE_ID][0]))
         return probabilities
@@ -220,14 +195,14 @@ def test_nodules_without_an_answer_stay_in_the_tables(tmp_path, capsys):
 
 def test_a_workdir_belongs_to_one_method(tmp_path, no_evaluation):
     config = plain_config(fold=0)
-    second_stage.cross_validate(config, tmp_path, say_two, METHOD)
-    with pytest.raises(UserError, match="belongs to another method.*take another --workdir"):
-        second_stage.cross_validate(config, tmp_path, say_two, {**METHOD, "attributes": "readers"})
+    second_stage.cross_validate(config, tmp_path, predict_two, METHOD)
+    with pytest.raises(UserError, match="belongs to another method.*choose another --workdir"):
+        second_stage.cross_validate(config, tmp_path, predict_two, {**METHOD, "attributes": "readers"})
 
 
 def test_another_methods_config_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match=r"config\.model\.name: 'pn_samp' is not 'plain'"):
-        second_stage.cross_validate(tiny_config(), tmp_path / "run", say_two, METHOD)
+        second_stage.cross_validate(tiny_config(), tmp_path / "run", predict_two, METHOD)
     assert not (tmp_path / "run").exists()
 
 
@@ -236,22 +211,25 @@ def test_another_methods_config_is_refused_before_anything_is_written(tmp_path):
 
 @pytest.fixture
 def network(monkeypatch):
-    """In place of a network: says which folds were trained, and has the volume of a nodule as its feature."""
+    """Replace the network: its feature is the number of ratings, and its mask the readers' with one voxel added.
+
+    Return the list of the folders of the folds that are trained.
+    """
     trained = []
 
-    def train_fold(config, fold, records, split, folder):
-        trained.append(folder)
+    def train_fold(run, fold):
+        trained.append(run.fold_folder(fold))
 
-    def predict_nodules(config, records, places, folder):
-        assert config.model.name == "plain" or hash(train.make_task(config))  # a step can be compiled for it
-        size = config.patch_size
-        margin = (records[schema.IMAGE].shape[1] - size) // 2
-        masks = np.asarray(records[schema.MASK])[places][(slice(None), *[slice(margin, margin + size)] * 3)] > 0
-        masks[:, 0, 0, 0] = True  # which no reader marked
-        features = np.asarray(records[schema.RATING_COUNTS])[places].sum(axis=(1, 2))[:, None]
-        return {"features": features, "mask": masks}
+    def predict_nodules(run, networks, nodules, flips, masks=False):
+        assert networks == trained[-1:] or (masks and hash(run.settings.task))  # for which a step can be compiled
+        margin, size = run.settings.geometry.margin, run.settings.geometry.patch_size
+        mask = np.asarray(run.records[schema.MASK])[(nodules, *[slice(margin, margin + size)] * 3)] > 0
+        mask[:, 0, 0, 0] = True  # no reader marked it
+        features = np.asarray(run.records[schema.RATING_COUNTS])[nodules].sum(axis=(1, 2))[:, None]
+        return {"features": features, "mask": mask}
 
     monkeypatch.setattr(train, "train_fold", train_fold)
+    monkeypatch.setattr(train, "load_fold", lambda run, fold: ([run.fold_folder(fold)], 1))
     monkeypatch.setattr(train, "predict_nodules", predict_nodules)
     return trained
 
@@ -259,37 +237,38 @@ def network(monkeypatch):
 def test_methods_share_a_network(tmp_path, no_evaluation, network):
     config = plain_config()
 
-    def predict(part, test, seed):
-        for p in (part, test):
-            np.testing.assert_array_equal(p.features[:, 0], p.records[schema.RATING_COUNTS].sum(axis=(1, 2)))
-        return say_two(part, test, seed)
+    def predict(train_nodules, test, seed):
+        for subset in (train_nodules, test):
+            counts = subset.records[schema.RATING_COUNTS]
+            np.testing.assert_array_equal(subset.features[:, 0], counts.sum(axis=(1, 2)))
+        return predict_two(train_nodules, test, seed)
 
-    for method in ("a", "b"):
-        folder = tmp_path / method
-        second_stage.cross_validate(config, folder, predict, {**METHOD, "form": method}, network=tmp_path / "network")
-        assert (folder / "predictions.csv").exists()
+    for name in ("a", "b"):
+        method = {**METHOD, "variant": name}
+        second_stage.cross_validate(config, tmp_path / name, predict, method, network=tmp_path / "network")
+        assert (tmp_path / name / "predictions.csv").exists()
     assert network == [tmp_path / "network" / f"fold_{fold}" for fold in (0, 1, 2)] * 2
     assert (tmp_path / "network" / "config.json").exists()
 
 
 @pytest.fixture
 def mask_run(tmp_path, network):
-    """A workdir as of a trained network, with a margin of its own."""
-    layout.open_run(tiny_config(**{"data.margin": 4}), tmp_path / "masks")
+    """Return the workdir of a trained network, with a margin of its own."""
+    open_run(tiny_config(**{"data.margin": 4}), tmp_path / "masks")
     return tmp_path / "masks"
 
 
 def test_masks_of_another_run(tmp_path, no_evaluation, mask_run):
-    def predict(part, test, seed):
-        for p in (part, test):
-            marked = p.records[schema.MASK] > 0
+    def predict(train_nodules, test, seed):
+        for subset in (train_nodules, test):
+            marked = subset.records[schema.MASK] > 0
             marked[:, 0, 0, 0] = True
-            np.testing.assert_array_equal(p.masks, marked)
-        return say_two(part, test, seed)
+            np.testing.assert_array_equal(subset.masks, marked)
+        return predict_two(train_nodules, test, seed)
 
     second_stage.cross_validate(plain_config(), tmp_path / "run", predict, METHOD, mask_run=mask_run)
     with pytest.raises(UserError, match="belongs to another method"):  # the readers' masks are another method
-        second_stage.cross_validate(plain_config(), tmp_path / "run", say_two, METHOD)
+        second_stage.cross_validate(plain_config(), tmp_path / "run", predict_two, METHOD)
 
 
 @pytest.mark.parametrize(
@@ -303,22 +282,11 @@ def test_masks_of_another_run(tmp_path, no_evaluation, mask_run):
 )
 def test_masks_of_another_grid_or_split_are_refused(tmp_path, no_evaluation, mask_run, changes, complaint):
     with pytest.raises(UserError, match=complaint):
-        second_stage.cross_validate(plain_config(**changes), tmp_path / "run", say_two, METHOD, mask_run=mask_run)
-    assert not (tmp_path / "run" / "second_stage.json").exists()  # the next try may name another run
+        second_stage.cross_validate(plain_config(**changes), tmp_path / "run", predict_two, METHOD, mask_run=mask_run)
+    assert not (tmp_path / "run" / "second_stage.json").exists()  # the next attempt may name another run
 
 
-def test_a_mask_run_that_lacks_something_is_refused(tmp_path, no_evaluation, mask_run, monkeypatch):
-    with pytest.raises(UserError, match="mask_run: .*nowhere holds no run"):
-        second_stage.cross_validate(plain_config(), tmp_path / "a", say_two, METHOD, mask_run=tmp_path / "nowhere")
-    with pytest.raises(UserError, match="mask_run: .* has no nodule 'another'"):
-        parts.predicted_masks(mask_run, parts.open_mask_run(mask_run, plain_config()), {}, ["another"])
-    monkeypatch.setattr(train, "predict_nodules", lambda *a: {"features": None})
+def test_a_network_that_does_not_segment_is_refused(tmp_path, no_evaluation, mask_run, monkeypatch):
+    monkeypatch.setattr(train, "predict_nodules", lambda *_, **__: {"features": None})
     with pytest.raises(UserError, match="does not segment"):
-        second_stage.cross_validate(plain_config(), tmp_path / "b", say_two, METHOD, mask_run=mask_run)
-
-
-def test_the_labels_of_a_part_are_the_cohorts():
-    rating_counts = np.random.default_rng(0).integers(0, 2, (5, 9, 6)).astype(np.uint8)
-    part = part_of(rating_counts)
-    np.testing.assert_array_equal(part.labels, cohort.rounded_rating(rating_counts))
-    np.testing.assert_array_equal(part.means, cohort.mean_rating(rating_counts))
+        second_stage.cross_validate(plain_config(), tmp_path / "run", predict_two, METHOD, mask_run=mask_run)

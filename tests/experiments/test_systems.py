@@ -1,9 +1,11 @@
-"""Every system of the tables, from the protocol to a scored run: tiny networks, simulated voxels."""
+"""Every system of the tables, from the protocol to a scored run, with tiny networks and simulated voxels."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from made_up_runs import TRUTH, certain, make_run
 from tiny_run import tiny_config
 
 from experiments import table2
@@ -13,9 +15,9 @@ from experiments.comparison.tables import make_table
 from pnsamp_jax.data import schema
 from pnsamp_jax.workdir.tables import rated
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
 
-# Fields that make a system's network small.
+# The fields of small networks, by model.
 SMALL = {
     "unet3d": {"features": 2},
     "tumornet": {"features": (2, 2), "hidden": 4},
@@ -27,8 +29,8 @@ SMALL = {
 MALIGNANCY = {"malignancy"}
 SEVEN = MALIGNANCY | {"calcification", "lobulation", "spiculation", "sphericity", "margin", "texture"}
 NINE = set(schema.RATING_NAMES)
-# System -> the ratings that it gives, whether it gives a mask.
-GIVES = {
+# By system: the ratings that it predicts, and whether it predicts a mask.
+PREDICTS = {
     "diameter": (NINE, False),
     "radiomics": (NINE, False),
     "radiomics_predicted": (NINE, False),
@@ -50,19 +52,19 @@ GIVES = {
 
 
 def protocol():
-    """One fold of one epoch."""
+    """Return a protocol with one fold of one epoch."""
     return tiny_config(fold=0, num_epochs=1)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """The folder of all the systems; each test adds the runs that it needs."""
+    """Return the folder of all systems, to which each test adds the runs that it needs."""
     return tmp_path_factory.mktemp("systems")
 
 
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch):
-    """Every system with a small network."""
+    """Give every system a small network."""
     config_of = systems.config_of
 
     def small(key, config):
@@ -76,16 +78,41 @@ def small_networks(monkeypatch):
 
 
 def test_every_system_is_tested_here():
-    assert GIVES.keys() == systems.SYSTEMS.keys()
+    assert PREDICTS.keys() == systems.SYSTEMS.keys()
 
 
-@pytest.mark.parametrize("key", GIVES)
+def test_a_system_runs_once_after_the_systems_it_needs(tmp_path, monkeypatch):
+    ran = []
+
+    def run(config, workdir):
+        ran.append(workdir.name)
+        make_run(workdir, certain(TRUTH))
+
+    fakes = {
+        "masks": systems.System("Masks", run=run),
+        "forest": systems.System("Forest", run=run, needs=("masks",)),
+    }
+    monkeypatch.setattr(systems, "SYSTEMS", fakes)
+    two_folds = tiny_config(num_folds=2)
+    systems.run_system("forest", two_folds, tmp_path)
+    systems.run_system("forest", two_folds, tmp_path)
+    assert ran == ["masks", "forest"]
+    (tmp_path / "masks" / "results.json").unlink()  # as if the run had been stopped
+    systems.run_system("forest", two_folds, tmp_path)
+    assert ran == ["masks", "forest", "masks"]
+
+
+def test_systems_that_are_needed_exist():
+    assert all(needed in systems.SYSTEMS for system in systems.SYSTEMS.values() for needed in system.needs)
+
+
+@pytest.mark.parametrize("key", PREDICTS)
 def test_a_system_trains_and_is_scored(key, root):
     systems.run_system(key, protocol(), root)
     assert is_complete(root / key, [0])
     table = read_run(root / key)
-    ratings, mask = GIVES[key]
-    assert {name for name, gives in zip(schema.RATING_NAMES, rated(table), strict=True) if gives} == ratings
+    ratings, mask = PREDICTS[key]
+    assert set(np.array(schema.RATING_NAMES)[rated(table)]) == ratings
     assert (table["dice"] >= 0).all() == mask
     results = json.loads((root / key / "results.json").read_text())["contexts"]["simulated"]
     assert results["n"] == len(json.loads((root / key / "folds.json").read_text())["folds"][0]["test"]["nodules"])
@@ -95,7 +122,7 @@ def test_a_system_trains_and_is_scored(key, root):
 
 def test_all_systems_test_the_same_nodules(root):
     for key in ("mcnn", "cnn_mtl", "pn_samp_c", "radiomics"):
-        systems.run_system(key, protocol(), root)  # nothing, where the tests above have run them
+        systems.run_system(key, protocol(), root)  # does nothing if the tests above have run it
     require_same({root / key: read_run(root / key) for key in systems.SYSTEMS if (root / key).is_dir()})
 
 

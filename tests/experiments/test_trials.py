@@ -1,4 +1,4 @@
-"""experiments.trials: a killed run ends as it would have, and the trials themselves would notice if it did not."""
+"""Trials of robustness: a killed run ends as it would have without the kill, and the trials notice differences."""
 
 import shutil
 import threading
@@ -10,33 +10,33 @@ import pytest
 from experiments.trials import damage, interruptions, memory, small_run
 from pnsamp_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
 
 CHANGES = damage.CHANGES
 
 
 @pytest.fixture(scope="module")
 def cache(cache_folder):
-    """Where the other tests' runs of the same size have left what they prepared and compiled, or will find it."""
+    """Return the cache that runs of the same size in other tests share."""
     return cache_folder / "pnsamp_jax"
 
 
 @pytest.fixture(scope="module")
-def peaceful(tmp_path_factory, cache, quick_compilation):
-    """A small run of one fold, in a process of its own."""
+def undisturbed(tmp_path_factory, cache, quick_compilation):
+    """Return a small run of one fold, trained in its own process."""
     folder = tmp_path_factory.mktemp("trials")
-    assert small_run.start(folder / "in_peace", cache, folder / "log.txt", **CHANGES).wait() == 0
-    return folder / "in_peace"
+    assert small_run.start(folder / "undisturbed", cache, folder / "log.txt", **CHANGES).wait() == 0
+    return folder / "undisturbed"
 
 
 def wait_for(pattern, workdir, process):
-    """Waits until the run has written a file of this pattern."""
+    """Wait until the run has written a file that matches the pattern."""
     while not list(workdir.glob(pattern)):
-        assert process.poll() is None, "the run ended before"
+        assert process.poll() is None, "the run ended before it wrote the file"
         time.sleep(0.01)
 
 
-def test_a_run_killed_while_it_saves_ends_as_it_would_have(peaceful, cache, tmp_path):
+def test_a_run_killed_while_it_saves_ends_as_without_the_kill(undisturbed, cache, tmp_path):
     arguments = (tmp_path / "run", cache, tmp_path / "log.txt")
     process = small_run.start(*arguments, **CHANGES)
     wait_for("fold_0/checkpoints/*.orbax-checkpoint-tmp*", tmp_path / "run", process)
@@ -44,16 +44,16 @@ def test_a_run_killed_while_it_saves_ends_as_it_would_have(peaceful, cache, tmp_
     assert process.wait() < 0
     assert interruptions.stage(tmp_path / "run") in ("training fold 0", "saving a checkpoint")
     assert small_run.start(*arguments, **CHANGES).wait() == 0
-    assert small_run.differences(tmp_path / "run", peaceful) == []
+    assert small_run.differences(tmp_path / "run", undisturbed) == []
 
 
-def test_a_difference_of_one_digit_is_noticed(peaceful, tmp_path):
-    other = shutil.copytree(peaceful, tmp_path / "run")
+def test_a_difference_of_one_digit_is_noticed(undisturbed, tmp_path):
+    other = shutil.copytree(undisturbed, tmp_path / "run")
     damage.flip_a_bit(other / "fold_0" / "metrics.jsonl")
-    assert small_run.differences(other, peaceful) == ["fold_0/metrics.jsonl"]
+    assert small_run.differences(other, undisturbed) == ["fold_0/metrics.jsonl"]
 
 
-def test_a_stage_is_told_from_what_is_on_the_disk(tmp_path):
+def test_the_stage_of_a_run_follows_from_its_files(tmp_path):
     written = [
         ("start and preparation", "config.json"),
         ("between folds", "folds.json"),
@@ -71,21 +71,21 @@ def test_a_stage_is_told_from_what_is_on_the_disk(tmp_path):
     assert interruptions.stage(tmp_path) == "evaluation"
 
 
-def test_a_refused_file_must_be_left_alone(peaceful, cache, tmp_path):
-    run = shutil.copytree(peaceful, tmp_path / "run")
+def test_a_refused_file_must_be_left_alone(undisturbed, cache, tmp_path):
+    run = shutil.copytree(undisturbed, tmp_path / "run")
     damage.cut(run / "folds.json")
-    assert damage.train_again(run, cache, run / "folds.json", peaceful) == "one line"
+    assert damage.train_again(run, cache, run / "folds.json", undisturbed) == "one line"
 
 
 @pytest.mark.parametrize(("growth", "failures"), [(0.0, 0), (0.02, 0), (0.2, 1)])
 def test_growing_memory_is_a_failure(growth, failures):
     step = np.arange(100)
     samples = np.stack([step, 1e9 * (1 + growth * step / 100), np.full(100, 5e8)], axis=1)
-    result = memory.figures(samples, steps=100)
+    result = memory.summarise(samples, steps=100)
     assert len(result["failures"]) == failures
     assert result["resident"]["ratio"] == pytest.approx((1 + 0.87 * growth) / (1 + 0.37 * growth), rel=0.01)
-    with pytest.raises(UserError, match="--steps: 100 go by too fast"):
-        memory.figures(samples[:60], steps=100)
+    with pytest.raises(UserError, match="--steps: 100 take too little time"):
+        memory.summarise(samples[:60], steps=100)
 
 
 def test_samples_follow_the_steps(tmp_path):

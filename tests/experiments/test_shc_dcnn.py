@@ -1,4 +1,4 @@
-"""Spherical harmonics of a nodule's surface: analytic shapes, rotation, and what is too small for them."""
+"""Spherical harmonics of a nodule's surface: analytic shapes, rotation, and masks that are too small."""
 
 import numpy as np
 import pytest
@@ -8,12 +8,12 @@ from experiments.baselines import second_stage, shc_dcnn
 
 
 def solid(inside, size=40):
-    """(size, size, size) bool of a function of the offsets from the middle, in voxels."""
+    """Return (size, size, size) bool from a function of the offsets from the middle, in voxels."""
     return inside(*(np.indices((size, size, size)) - (size - 1) / 2))
 
 
 def ellipsoid(axes, rotation=None):
-    """Mask of an ellipsoid with the given half-axes, turned by a rotation."""
+    """Return the mask of an ellipsoid with the given half-axes, turned by a rotation."""
 
     def inside(*offsets):
         points = np.stack(offsets, axis=-1) @ (np.eye(3) if rotation is None else rotation.as_matrix())
@@ -42,7 +42,7 @@ def test_a_known_surface_comes_back():
     np.testing.assert_allclose(shc_dcnn.coefficients(radii), values, atol=1e-9)
 
 
-def test_a_ball_has_degree_zero_alone():
+def test_a_ball_has_only_degree_zero():
     mask = ellipsoid((10.0, 10.0, 10.0))
     values = shc_dcnn.shape_features(mask, mask, 0.6)
     energies = values[-(shc_dcnn.DEGREE + 1) :]
@@ -54,7 +54,7 @@ def test_a_ball_has_degree_zero_alone():
 def test_radii_of_an_ellipsoid():
     axes = np.array([6.0, 9.0, 13.0])
     expected = 1 / np.linalg.norm(shc_dcnn.fibonacci_directions(shc_dcnn.DIRECTIONS) / axes, axis=1)
-    np.testing.assert_allclose(shc_dcnn.radii(ellipsoid(axes)), expected, atol=0.7)  # to a part of a voxel
+    np.testing.assert_allclose(shc_dcnn.radii(ellipsoid(axes)), expected, atol=0.7)  # within one voxel
     error = shc_dcnn.radii(ellipsoid(axes)) - expected
     assert abs(error.mean()) < 0.1 and error.std() < 0.25
 
@@ -68,9 +68,9 @@ def test_a_rotation_turns_the_coefficients_and_leaves_the_energies():
     assert np.abs(first[4:9] - second[4:9]).max() > 2  # mm, of degree 2
 
 
-def test_the_largest_part_counts_and_its_place_does_not():
+def test_only_the_largest_component_counts_wherever_it_lies():
     ball = solid(lambda z, y, x: z**2 + y**2 + x**2 <= 36)
-    moved = np.roll(ball, (9, -8, 10), axis=(0, 1, 2))  # to the very edge
+    moved = np.roll(ball, (9, -8, 10), axis=(0, 1, 2))  # to the edge
     moved[1:3, 1:3, 1:3] = True
     np.testing.assert_allclose(
         shc_dcnn.shape_features(moved, moved, 1.0), shc_dcnn.shape_features(ball, ball, 1.0), atol=1e-9
@@ -89,21 +89,21 @@ def test_a_thin_nodule_has_a_surface(shape):
 def test_fewer_than_eight_voxels_are_too_few(voxels):
     mask = np.zeros((16, 16, 16), bool)
     mask[8, 8, :voxels] = True
-    mask[2, 2, 2:6] = True  # apart from it
+    mask[2, 2, 2:6] = True  # another component
     assert np.isnan(shc_dcnn.shape_features(mask, mask, 1.0)).all()
 
 
-def test_a_nodule_without_harmonics_gets_no_answer_and_teaches_nothing(monkeypatch):
+def test_a_nodule_without_harmonics_is_neither_predicted_nor_trained_on(monkeypatch):
     monkeypatch.setattr(second_stage, "TREES", 5)
     rng = np.random.default_rng(0)
     train_x, test_x = rng.normal(size=(40, 3)), rng.normal(size=(6, 3))
     labels = np.where(train_x[:, :1] > 0, 4, 2) * np.ones((1, 9), int)
-    train_x[:4, 2], labels[:4], test_x[1, 2] = np.nan, 3, np.nan  # nobody else has a 3
+    train_x[:4, 2], labels[:4], test_x[1, 2] = np.nan, 3, np.nan  # no other nodule has class 3
     probabilities = shc_dcnn.predict_ratings(train_x, labels, test_x, 0)
     np.testing.assert_array_equal(np.isnan(probabilities).all(axis=(1, 2)), np.arange(6) == 1)
     assert not probabilities[[0, 2, 3, 4, 5]][..., 2].any()
 
 
-def test_where_no_nodule_has_harmonics_none_gets_an_answer():
+def test_without_any_harmonics_no_nodule_is_predicted():
     x = np.full((3, 2), np.nan)
     assert np.isnan(shc_dcnn.predict_ratings(x, np.ones((3, 9), int), x, 0)).all()
