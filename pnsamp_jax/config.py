@@ -61,7 +61,6 @@ class Settings:
 
     Attributes:
       fields: the whole config as JSON, by which runs are told apart.
-      source: where the nodules come from.
       geometry: of the stored patches.
       cache: folder of prepared patches and compiled programs.
       workers: processes that prepare patches; 0 for one per core.
@@ -82,7 +81,6 @@ class Settings:
     """
 
     fields: dict[str, Any]
-    source: Source
     geometry: Geometry
     cache: Path
     workers: int
@@ -103,6 +101,30 @@ class Settings:
     checkpoint_every_epochs: int
     checkpoint: str
     test_flips: bool
+
+    @cached_property
+    def source(self) -> Source:
+        """Return where the nodules come from.
+
+        Raises:
+          UserError: the folder that the source needs is not given or does not exist.
+        """
+        data = self.fields["data"]
+        if data["source"] == "phantom":
+            return PhantomSource(
+                data["phantom_nodules"], self.seed, self.train_cohort or self.cohort, self.min_readers
+            )
+        field = {"lidc": "dicom_root", "folder": "root"}[data["source"]]
+        folder = data[field]
+        if not folder:
+            raise UserError(f"config.data.{field}: is empty; source '{data['source']}' needs the path of a folder")
+        if not Path(folder).is_dir():
+            raise UserError(f"config.data.{field}: no such folder: {folder}")
+        if data["source"] == "folder":
+            return FolderSource(folder)
+        root = str(Path(folder).resolve())
+        index = f"dicom-index-{hashlib.sha256(root.encode()).hexdigest()[:12]}.json"
+        return LidcSource(root, str(self.cache / index))
 
     @cached_property
     def task(self) -> steps.Task:
@@ -155,11 +177,10 @@ def read_settings(config: ConfigDict) -> Settings:
     """
     _check_fields(config)
     _check_values(config)
-    same = {field.name for field in dataclasses.fields(Settings)} - {"source", "cache"}  # named as in the config
+    same = {field.name for field in dataclasses.fields(Settings)} - {"cache"}  # named as in the config
     return Settings(
         **{name: value for name, value in {**config, **config.data}.items() if name in same},
         fields=json.loads(config.to_json()),
-        source=read_source(config),
         geometry=read_geometry(config),
         cache=cache_folder(config),
         folds=tuple(range(config.num_folds)) if config.fold == -1 else (config.fold,),
@@ -205,28 +226,6 @@ def cache_folder(config: ConfigDict) -> Path:
 def use_compilation_cache(cache: Path) -> None:
     """Keep compiled programs in the cache folder, so that the next process need not compile them again."""
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
-
-
-def read_source(config: ConfigDict) -> Source:
-    """Return the data source that the config names.
-
-    Raises:
-      UserError: the folder that the source needs is not given or does not exist.
-    """
-    data = config.data
-    if data.source == "phantom":
-        widest = data.train_cohort or data.cohort
-        return PhantomSource(data.phantom_nodules, config.seed, widest, data.min_readers)
-    field = {"lidc": "dicom_root", "folder": "root"}[data.source]
-    if not data[field]:
-        raise UserError(f"config.data.{field}: is empty; source '{data.source}' needs it, the path of a folder")
-    if not Path(data[field]).is_dir():
-        raise UserError(f"config.data.{field}: no such folder: {data[field]}")
-    if data.source == "folder":
-        return FolderSource(data.root)
-    root = str(Path(data.dicom_root).resolve())
-    index = f"dicom-index-{hashlib.sha256(root.encode()).hexdigest()[:12]}.json"
-    return LidcSource(root, str(cache_folder(config) / index))
 
 
 def _check_fields(config: ConfigDict) -> None:

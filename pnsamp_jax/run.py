@@ -64,20 +64,9 @@ def open_run(config: ConfigDict, workdir: Path) -> Run:
     settings = read_settings(config)
     layout.check_config(workdir, settings.fields)
     records = load_records(settings)
-    chosen = _cohort_records(settings, records)
-    folds = layout.load_folds(
-        workdir / "folds.json",
-        chosen[schema.NODULE_ID],
-        chosen[schema.PATIENT_ID],
-        cohort.suspicion(chosen[schema.RATING_COUNTS], settings.cohort),
-        cohort=settings.cohort,
-        split=settings.split,
-        seed=settings.seed,
-        num_folds=settings.num_folds,
-        validation_fraction=settings.validation_fraction,
-    )
+    folds = load_folds(settings, records, workdir / "folds.json")
     layout.write_config(workdir, settings.fields)
-    tables.write_readers(workdir / "readers.csv", chosen)
+    tables.write_readers(workdir / "readers.csv", _cohort_records(settings, records))
     return Run(workdir, settings, records, folds)
 
 
@@ -116,6 +105,22 @@ def load_records(settings: Settings) -> Arrays:
 
         return read_dataset(source, geometry, cache, workers, member)
     return read_records(prepare(source, geometry, cache, workers), member)
+
+
+def load_folds(settings: Settings, records: Arrays, path: Path) -> list[layout.Fold]:
+    """Read the folds of the cohort's nodules from a file, or make them and write it; see `layout.load_folds`."""
+    chosen = _cohort_records(settings, records)
+    return layout.load_folds(
+        path,
+        chosen[schema.NODULE_ID],
+        chosen[schema.PATIENT_ID],
+        cohort.suspicion(chosen[schema.RATING_COUNTS], settings.cohort),
+        cohort=settings.cohort,
+        split=settings.split,
+        seed=settings.seed,
+        num_folds=settings.num_folds,
+        validation_fraction=settings.validation_fraction,
+    )
 
 
 def in_cohort(settings: Settings, records: Arrays) -> np.ndarray:

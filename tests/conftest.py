@@ -1,11 +1,25 @@
-"""What all tests share: a cache of their own, and the real data where they are at hand."""
+"""What all tests share: a cache of their own, and the rule that tests of real data skip where there are none."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SAMPLE_DATA = Path(__file__).parents[2] / "shared" / "data"  # of the developers; see ct_files.DATA
+SAMPLE_FIXTURES = {"lidc_subset", "real", "real_paths", "scan"}  # which read them
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests whose fixtures read the sample data as `data`."""
+    for item in items:
+        if SAMPLE_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("data")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked `data` where there are no sample data."""
+    if item.get_closest_marker("data") and not SAMPLE_DATA.is_dir():
+        pytest.skip("needs sample data of LIDC-IDRI, which are not part of the repository")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,9 +13,6 @@ from pnsamp_jax.errors import UserError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 REAL = DATA / "dicom" / "LIDC-IDRI-0001"
-needs_sample = pytest.mark.skipif(
-    not REAL.is_dir(), reason="needs the LIDC-IDRI sample data, which are not part of the repository"
-)
 UID = "1.2.3.4"
 AXIAL = (1, 0, 0, 0, 1, 0)
 NAMES = "Doe^Jane"

@@ -9,6 +9,7 @@ import sys
 import flax.linen as nn
 import jax
 import numpy as np
+import pytest
 
 from pnsamp_jax import steps
 from pnsamp_jax.config import read_settings
@@ -79,6 +80,7 @@ def run_processes(count: int) -> list[dict]:
     return [json.loads(text.splitlines()[-1]) for text in printed]
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does():
     (alone,) = run_processes(1)
     one, other = run_processes(2)

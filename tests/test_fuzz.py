@@ -1,6 +1,6 @@
 """Generated tables, configs and headers are read without error or raise UserError, never another exception.
 
-More examples, and different ones in each run: FUZZ_EXAMPLES=5000 python -m pytest tests/ct/test_fuzz.py
+More examples, and different ones in each run: FUZZ_EXAMPLES=5000 python -m pytest tests/test_fuzz.py
 """
 
 import contextlib

@@ -22,7 +22,7 @@ from pnsamp_jax.workdir import layout
 from pnsamp_jax.workdir.checkpoint import Checkpoints
 from pnsamp_jax.workdir.metrics_log import MetricsLog
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
 
 CONFIG = {"fold": 0, "num_epochs": 3}
 EPOCH, STOPPED_AT = 5, 7  # no epoch ends there

@@ -77,7 +77,7 @@ def test_one_reader_without_nodules():
     assert np.isnan(one_reader(nothing))
 
 
-@pytest.mark.skipif(not SUBSET.exists(), reason="needs LIDC-IDRI sample data, which are not part of the repository")
+@pytest.mark.data
 def test_baselines_of_real_ratings_are_close_to_those_of_all_of_lidc():
     nodules: dict[str, list[list[int]]] = {}
     with SUBSET.open() as file:

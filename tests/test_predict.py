@@ -203,7 +203,7 @@ def test_points_may_be_voxels(workdir, image, ct, tmp_path):
     same_ratings(rows_of(tmp_path / "mm"), rows_of(tmp_path / "voxel"), 1e-3)  # a voxel's HU may round otherwise
 
 
-@pytest.mark.skipif(not ct_files.REAL.is_dir(), reason="the real scan is not at hand")
+@pytest.mark.data
 def test_a_real_scan_as_dicom_and_as_nifti(workdir, tmp_path):
     ct = read_image(ct_files.REAL)
     nifti = ct_files.write_itk(tmp_path / "scan.nii", ct.array, ct.affine)
@@ -330,7 +330,7 @@ def test_a_path_that_is_not_utf8_is_written_readably(kind, balls, workdir, ct, t
     try:
         there.mkdir()
     except OSError:
-        pytest.skip("the file system takes UTF-8 only")
+        pytest.skip("this file system takes only file names in UTF-8")
     if kind == "dicom":
         series = {"step": (0, 0, SPACING[0]), "origin": ORIGIN, "spacing": SPACING[1:]}
         ct_files.write_series(there, ct.array, FrameOfReferenceUID="1.2.9", **series)

@@ -160,6 +160,7 @@ def two_devices(tmp_path_factory):
     return parts
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.local_device_count() != 1, reason="needs one device to compare with")
 @pytest.mark.parametrize("part", ["start", "state", "metrics", "results"])
 def test_two_devices_do_what_one_does(one_device, two_devices, part):

@@ -116,7 +116,7 @@ def test_one_fold_alone_equals_the_same_fold_of_all(finished, tmp_path):
 
 def test_a_fold_through_tfdata_equals_the_one_on_the_device(finished, tmp_path):
     for package in ("tensorflow", "tensorflow_datasets"):
-        pytest.importorskip(package)
+        pytest.importorskip(package, reason="needs TensorFlow: pip install 'pnsamp-jax[tf]'")
     train.train_and_evaluate(tiny_config(fold=1, **{"data.pipeline": "tfdata"}), tmp_path)
     name = "fold_1/predictions.csv"
     assert (tmp_path / name).read_text() == (finished[0] / name).read_text()

@@ -47,9 +47,8 @@ def test_a_damaged_file_is_noticed(tmp_path):
         ensemble.load(copy)
 
 
+@pytest.mark.data
 def test_weights_outline_the_nodule_of_a_real_scan_and_find_it_suspicious_as_its_readers_did(shipped):
-    if not REAL.is_dir():
-        pytest.skip("needs the scan LIDC-IDRI-0001, which is not part of the repository")
     source = LidcSource(str(REAL))
     (marked,) = source.load(source.series()[0])
     record = make_record(marked, Geometry(64, 0, 0.6))

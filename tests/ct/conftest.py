@@ -1,4 +1,4 @@
-"""The real scan of the sample data, for tests marked `needs_sample`."""
+"""The real scan of the sample data, for tests marked `data`."""
 
 import pytest
 from ct_files import REAL

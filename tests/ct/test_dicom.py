@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from ct_files import HU, REAL, UID, edit, needs_sample, refusal, write_series, write_slice
+from ct_files import HU, REAL, UID, edit, refusal, write_series, write_slice
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from pnsamp_jax.ct.dicom import read_series, slice_positions
@@ -347,7 +347,7 @@ def test_undecodable_transfer_syntax_is_named_with_the_remedy(tmp_path, caplog, 
     assert not caplog.records
 
 
-@needs_sample
+@pytest.mark.data
 def test_real_scan_has_its_known_grid_and_plausible_hu(scan):
     assert scan.array.shape == (133, 512, 512) and scan.array.dtype == np.int16
     np.testing.assert_allclose(scan.spacing, (2.5, 0.703125, 0.703125))
@@ -363,7 +363,7 @@ def test_real_scan_has_its_known_grid_and_plausible_hu(scan):
     assert -1024 < np.median(middle[40:60, 246:266]) < -980  # air in front of the chest, within the field of view
 
 
-@needs_sample
+@pytest.mark.data
 def test_real_scan_agrees_with_itk(scan):
     ((_, paths),) = index_series(REAL).items()
     positions = {path: pydicom.dcmread(path, stop_before_pixels=True).ImagePositionPatient[2] for path in paths}

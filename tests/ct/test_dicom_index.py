@@ -5,7 +5,7 @@ import os
 
 import pydicom
 import pytest
-from ct_files import HU, REAL, UID, needs_sample, refusal, write_series, write_slice
+from ct_files import HU, REAL, UID, refusal, write_series, write_slice
 
 from pnsamp_jax.ct.dicom_index import index_series
 
@@ -114,7 +114,7 @@ def test_pipe_is_ignored(tmp_path):
     assert index_series(tmp_path) == {UID: paths}
 
 
-@needs_sample
+@pytest.mark.data
 def test_real_series_is_indexed_without_the_xml_files():
     found = index_series(REAL)
     ((uid, paths),) = found.items()

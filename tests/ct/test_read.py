@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from ct_files import HU, UID, needs_sample, refusal, write_itk, write_series, write_slice
+from ct_files import HU, UID, refusal, write_itk, write_series, write_slice
 
 from pnsamp_jax.ct.read import read_ct, read_image
 from pnsamp_jax.ct.volume import AIR, Volume
@@ -294,7 +294,7 @@ def test_itk_prints_and_warns_again_afterwards(tmp_path, capfd):
     assert capfd.readouterr().err == "still here" and sitk.ProcessObject.GetGlobalWarningDisplay() == shown
 
 
-@needs_sample
+@pytest.mark.data
 @pytest.mark.parametrize("name", ["ct.nii", "ct.nrrd", "ct.mha"])
 def test_real_scan_written_as_an_image_reads_back_the_same(scan, tmp_path, name):
     crop = Volume(scan.array[40:80], scan.affine.copy())

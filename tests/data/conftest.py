@@ -26,8 +26,6 @@ def found(scans):
 @pytest.fixture(scope="session")
 def lidc_subset():
     """A folder of real nodules in the layout of the `folder` source."""
-    if not (DATA / "lidc_subset").is_dir():
-        pytest.skip("needs LIDC-IDRI sample data, which are not part of the repository")
     return DATA / "lidc_subset"
 
 

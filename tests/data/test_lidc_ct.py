@@ -24,14 +24,12 @@ GEOMETRY = Geometry(64, 8, 0.6)
 
 
 @pytest.fixture(scope="module")
-def paths():
-    if not REAL.is_dir():
-        pytest.skip("needs LIDC-IDRI sample data, which are not part of the repository")
+def real_paths():
     return index_series(REAL)[UID]
 
 
 @pytest.fixture(scope="module")
-def marked(paths):
+def marked(real_paths):
     """The scan's only nodule."""
     source = LidcSource(str(REAL))
     assert source.series() == [UID]
@@ -170,8 +168,8 @@ def test_the_same_scan_as_an_image_file_gives_the_same_record(marked, record, tm
 # Folder layouts and errors
 
 
-def test_any_folder_layout_and_file_names_give_the_same_nodule(paths, marked, tmp_path):
-    source = LidcSource(str(link(paths, tmp_path / "any where")), str(tmp_path / "index.json"))
+def test_any_folder_layout_and_file_names_give_the_same_nodule(real_paths, marked, tmp_path):
+    source = LidcSource(str(link(real_paths, tmp_path / "any where")), str(tmp_path / "index.json"))
     assert source.series() == [UID]
     (again,) = source.load(UID)
     np.testing.assert_array_equal(again.ct.array, marked.ct.array)
@@ -187,30 +185,30 @@ def near(paths, keep):
     return [path for z, path in by_z(paths).items() if low - 15 < z < high + 15 and keep(z)]
 
 
-def test_part_of_a_scan_suffices_if_it_has_the_marked_slices(paths, marked, tmp_path):
-    (part,) = LidcSource(str(link(near(paths, lambda z: True), tmp_path))).load(UID)
+def test_part_of_a_scan_suffices_if_it_has_the_marked_slices(real_paths, marked, tmp_path):
+    (part,) = LidcSource(str(link(near(real_paths, lambda z: True), tmp_path))).load(UID)
     assert len(part.ct.array) < 40
     np.testing.assert_array_equal(part.readers.array, marked.readers.array)
     np.testing.assert_allclose(part.readers.affine, marked.readers.affine, atol=1e-6)
 
 
 @pytest.mark.parametrize("which", [0, 3, -1])
-def test_a_missing_slice_that_a_reader_marked_is_reported(paths, tmp_path, which):
+def test_a_missing_slice_that_a_reader_marked_is_reported(real_paths, tmp_path, which):
     lost = marked_z_mm()[which]
-    source = LidcSource(str(link(near(paths, lambda z: abs(z - lost) > 0.1), tmp_path)))
+    source = LidcSource(str(link(near(real_paths, lambda z: abs(z - lost) > 0.1), tmp_path)))
     message = refusal(source.load, UID)
     assert f"z = {lost:g} mm" in message and UID in message
 
 
-def test_a_scan_that_ends_before_the_last_marked_slice_is_refused(paths, tmp_path):
+def test_a_scan_that_ends_before_the_last_marked_slice_is_refused(real_paths, tmp_path):
     *_, last, highest = marked_z_mm()
-    source = LidcSource(str(link(near(paths, lambda z: z < last - 0.1), tmp_path)))
+    source = LidcSource(str(link(near(real_paths, lambda z: z < last - 0.1), tmp_path)))
     assert f"z = {highest:g} mm" in refusal(source.load, UID)
 
 
-def test_a_missing_slice_that_no_reader_marked_does_not_matter(paths, marked, tmp_path):
+def test_a_missing_slice_that_no_reader_marked_does_not_matter(real_paths, marked, tmp_path):
     lost = marked_z_mm()[0] - 5
-    (part,) = LidcSource(str(link(near(paths, lambda z: abs(z - lost) > 0.1), tmp_path))).load(UID)
+    (part,) = LidcSource(str(link(near(real_paths, lambda z: abs(z - lost) > 0.1), tmp_path))).load(UID)
     np.testing.assert_array_equal(part.readers.array, marked.readers.array)
     np.testing.assert_allclose(part.readers.affine, marked.readers.affine, atol=1e-6)
 

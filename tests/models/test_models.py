@@ -102,7 +102,7 @@ def shapes(model, size, channels, batch=2):
 @pytest.mark.parametrize("config", CONFIGS)
 def test_parameters_and_outputs_of_each_config(config):
     if config in NO_NETWORK:
-        pytest.skip("no network")
+        pytest.skip("this config has no network, so there is nothing to count")
     assert config in EXPECTED, f"add configs/{config}.py to the table above"
     parameters, segments, rates = EXPECTED[config]
     model, channels = build(config)

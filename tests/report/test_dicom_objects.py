@@ -201,8 +201,6 @@ def test_segments_may_overlap(tmp_path, overlap):
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     """Write the objects of two balls in twenty slices of a real scan; return (folder, Segmentation, masks, paths)."""
-    if not REAL.is_dir():
-        pytest.skip("needs LIDC-IDRI sample data, which are not part of the repository")
     paths = sorted(map(str, REAL.rglob("*.dcm")))
     paths = [paths[i] for i in np.argsort(slice_positions(paths)[:, 2])[40:60]]
     ct, masks = read_series(paths), []
