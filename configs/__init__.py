@@ -1,1 +1,1 @@
-"""Configs: each file has `get_config()`; a variant imports `base` and overrides what differs."""
+"""Configs: each file has a `get_config()`; a variant imports `base` and overrides the fields that differ."""

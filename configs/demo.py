@@ -1,14 +1,17 @@
-"""The demo: real contours and ratings, simulated voxels, small patches; five folds in some three minutes on two cores.
+"""Demo: a small PN-SAMP M on 75 simulated nodules, five folds in about three minutes on two cores.
 
-python -m pnsamp_jax.main --config configs/demo.py --workdir runs/demo
+The contours and ratings are LIDC-IDRI's; the voxels are simulated, so that nothing has to be downloaded.
+
+    python -m pnsamp_jax.main --config demo --workdir runs/demo
 """
 
 from ml_collections import ConfigDict
+
 from pnsamp_jax.configs import base
 
 
 def get_config() -> ConfigDict:
-    """PN-SAMP M, 32 voxels of 1.2 mm, on 75 simulated nodules."""
+    """Return the config: patches of 32 voxels of 1.2 mm."""
     config = base.get_config()
     config.patch_size = 32
     config.spacing_mm = 1.2

@@ -1,17 +1,21 @@
-"""The data settings of the baseline by size alone (see experiments/diameter.py); no network is trained."""
+"""Data of the baseline that uses the diameter alone; it has no network.
+
+See `experiments/baselines/diameter.py`.
+"""
 
 from ml_collections import ConfigDict
+
 from pnsamp_jax.configs import base
 
 
 def apply_to(config: ConfigDict) -> ConfigDict:
-    """Size alone on the grid and the data of `config`."""
+    """Change a config to the diameter alone; grid and data stay."""
     config.model = ConfigDict({"name": "diameter", "windows": config.model.windows, "dtype": "float32"})
     return config
 
 
 def get_config() -> ConfigDict:
-    """The full grid without a margin."""
+    """Return the config: the full-size grid without a margin."""
     config = apply_to(base.get_config())
     config.data.margin = 0
     return config

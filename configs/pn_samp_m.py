@@ -1,20 +1,22 @@
-"""PN-SAMP M: both windows, all three tasks; the paper's main form.
+"""PN-SAMP M: both windows and all three tasks, the paper's main variant.
 
-    python -m pnsamp_jax.main --config configs/pn_samp_m.py --workdir runs/m \\
+    python -m pnsamp_jax.main --config pn_samp_m --workdir runs/m \\
         --config.data.source=folder --config.data.root=/path/to/nodules
 
-The paper: Dice 73.89 (3.87), malignancy off-by-one 97.58 (1.32), mean of the nine ratings 89.33.
+The paper reports a Dice of 73.89 (3.87), a malignancy off-by-one accuracy of 97.58 (1.32) and a mean of the nine
+ratings of 89.33.
 """
 
 from ml_collections import ConfigDict
+
 from pnsamp_jax.configs import base
 
 
 def apply_to(config: ConfigDict) -> ConfigDict:
-    """The base config is this form, and so is every protocol that is made of it."""
+    """Return the config unchanged: the base config is variant M, and so are the protocols that are made from it."""
     return config
 
 
 def get_config() -> ConfigDict:
-    """Both windows, all three tasks."""
+    """Return the config: both windows, all three tasks."""
     return apply_to(base.get_config())

@@ -1,17 +1,18 @@
-"""PN-SAMP M on half the grid: 32 voxels of 1.2 mm, the same field of view, a size that two CPU cores can bear.
+"""PN-SAMP M with 32 voxels of 1.2 mm: the same field of view, small enough for two CPU cores.
 
-    python -m pnsamp_jax.main --config configs/pn_samp_m_32.py --workdir runs/m32 \\
+    python -m pnsamp_jax.main --config pn_samp_m_32 --workdir runs/m32 \\
         --config.data.source=folder --config.data.root=/path/to/nodules
 
-Its results stand in experiments/RESULTS.md.
+The results are in experiments/RESULTS.md.
 """
 
 from ml_collections import ConfigDict
+
 from pnsamp_jax.configs import base
 
 
 def get_config() -> ConfigDict:
-    """An eighth of the voxels, and what regularises a training set of this size."""
+    """Return the config: an eighth of the voxels, and the regularisation that about a thousand nodules need."""
     config = base.get_config()
     config.patch_size = 32
     config.spacing_mm = 1.2

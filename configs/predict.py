@@ -1,17 +1,18 @@
-"""Predicts nodules of a CT with the networks of a training.
+"""Prediction of the nodules of a CT: `--mode predict`, with the shipped networks or those of a training.
 
-    python -m pnsamp_jax.main --config configs/predict.py --config.predict.checkpoint=runs/m \\
+    python -m pnsamp_jax.main --config predict --workdir runs/predict --config.predict.checkpoint=runs/m \\
         --config.predict.image=/path/to/ct.nii.gz --config.predict.points="-61.5,40.2,-120.0"
 
-The points are in mm, LPS, as DICOM and ITK have them; the other fields stand in configs/base.py.
+Points are in mm, in the LPS system of DICOM and ITK. The other fields are described in configs/base.py.
 """
 
 from ml_collections import ConfigDict
+
 from pnsamp_jax.configs import base
 
 
 def get_config() -> ConfigDict:
-    """Mode and workdir of its own, so that neither has to be given."""
+    """Return the config, with a mode and a workdir so that the command line may omit them."""
     config = base.get_config()
     config.mode = "predict"
     config.workdir = "runs/predict"

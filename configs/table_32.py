@@ -1,25 +1,26 @@
-"""The protocol of the tables on two CPU cores: 32 voxels of 1.2 mm, the same number of epochs for every system.
+"""Protocol of the comparison tables on two CPU cores: 32 voxels of 1.2 mm, equally many epochs for every system.
 
-    python -m experiments.table2 --config configs/table_32.py --workdir runs/tables \\
+    python -m experiments.table2 --config table_32 --workdir runs/tables \\
         --config.data.source=folder --config.data.root=/path/to/nodules
 
-Its results stand in experiments/RESULTS.md.
+The results are in experiments/RESULTS.md.
 """
 
 from ml_collections import ConfigDict
+
 from pnsamp_jax.configs import base
 
 
 def get_config() -> ConfigDict:
-    """An eighth of the voxels, twelve epochs, and patches that flips and turns alone move.
+    """Return the config: an eighth of the voxels, twelve epochs, and only flips and turns as augmentation.
 
-    So short a training is too short for more: with dropout, translation and rotation it ends underfitted (tried on
-    fold 0, see experiments/RESULTS.md).
+    With dropout, translation and rotation in addition, so short a training ends underfitted (tried on fold 0, see
+    experiments/RESULTS.md).
     """
     config = base.get_config()
     config.patch_size = 32
     config.spacing_mm = 1.2
-    config.data.margin = 6  # as pn_samp_m_32, so that both read the same prepared patches
+    config.data.margin = 6  # the same as in pn_samp_m_32, so that both read the same prepared patches
     config.augment.translate = 0
     config.augment.rotate = 0.0
     config.num_epochs = 12

@@ -1,4 +1,9 @@
-"""The exceptions that a user is meant to see."""
+"""The errors that a user is meant to see, and how a command reports them."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pnsamp_jax.files import readable
 
@@ -6,13 +11,47 @@ from pnsamp_jax.files import readable
 class UserError(Exception):
     """A mistake in the user's files or settings.
 
-    Its message is one line that names the file or field and says what to do. `main` prints that line and
-    exits with status 1; nothing else is caught, so that a bug keeps its traceback.
+    The message is one line that names the file or field and the way out.
+
+    Attributes:
+      exit_status: of the command that reports the error.
     """
+
+    exit_status = 1
 
     def __init__(self, message: str):
         super().__init__(readable(message))
 
 
+class UsageError(UserError):
+    """A mistake on the command line or in a config file."""
+
+    exit_status = 2
+
+
 class Interrupted(UserError):
-    """A run was told to stop, and has saved what it has done; `main` exits with 143, as a process ended by SIGTERM."""
+    """A run that was asked to stop, and has saved its work."""
+
+    exit_status = 128 + signal.SIGTERM  # like a process that SIGTERM ended
+
+
+@contextmanager
+def reported(program: str = "pnsamp_jax") -> Iterator[None]:
+    """Report what a user can act on as one line on stderr, and exit with its status.
+
+    Any other exception is a bug and keeps its traceback.
+
+    Args:
+      program: the name at the beginning of the line.
+    """
+    try:
+        yield
+        return
+    except UserError as error:
+        message, status = str(error), error.exit_status
+    except OSError as error:
+        message, status = f"{error}; check that the path exists, is writable and that the disk is not full", 1
+    except KeyboardInterrupt:
+        message, status = "interrupted; the same command continues from what was saved", 128 + signal.SIGINT
+    print(f"{program}: {readable(message)}", file=sys.stderr)
+    sys.exit(status)

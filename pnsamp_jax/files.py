@@ -1,4 +1,4 @@
-"""Text and paths that any file system takes, and files that are written whole or not at all."""
+"""Text that any terminal or file can hold, and files that are written completely or not at all."""
 
 import os
 import tempfile
@@ -8,17 +8,17 @@ from pathlib import Path
 
 
 def readable(text: str) -> str:
-    """Return text that any terminal or file can hold.
+    """Return text that can be encoded as UTF-8.
 
-    Python keeps the bytes of a path that are not UTF-8 as lone surrogates, which cannot be encoded; here they become
-    escapes such as \\udcff.
+    Python keeps the bytes of a path that are not UTF-8 as lone surrogates, which cannot be encoded; they are replaced
+    by escapes such as \\udcff.
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces `path` when the block succeeds and is deleted when it raises."""
+    """Yield a temporary path that replaces `path` if the block succeeds, and is deleted if it raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f"-{path.name}")
     os.close(handle)

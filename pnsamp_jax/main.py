@@ -1,75 +1,69 @@
-"""The command line: flags and dispatch, nothing else. See README.md for what the modes do."""
+"""The command line of a run: python -m pnsamp_jax.main --config NAME --workdir DIR. README.md describes the modes."""
 
-import signal
-import sys
 from importlib import import_module
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 
+from pnsamp_jax import config_file
 from pnsamp_jax.allocator import keep_freed_memory
-from pnsamp_jax.errors import Interrupted, UserError
+from pnsamp_jax.errors import UsageError, reported
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; --config.field=value overrides a field.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, tables and pictures go.")
+CONFIG = config_file.define_flag(
+    "A Python file, or the name of a shipped config: "
+    f"{', '.join(config_file.shipped())}. --config.field=value overrides a field."
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder for checkpoints, tables and figures.")
 MODES = {
     "train": ("train", "train_and_evaluate"),
     "evaluate": ("train", "test_and_evaluate"),
     "predict": ("predict", "predict"),
-    "prepare": ("train", "prepare_data"),
+    "prepare": ("run", "prepare_run"),
 }
 MODE = flags.DEFINE_enum(
     "mode",
     None,
     list(MODES),
-    "train, the default unless the config names another, ends with the evaluation; prepare reads the data only.",
+    "train also tests and evaluates, and is the default unless the config names another mode; evaluate tests trained "
+    "folds again; predict predicts nodules of a CT; prepare only prepares the data.",
 )
+USAGE = "usage: python -m pnsamp_jax.main --config NAME --workdir DIR"
 
 
 def main(argv: list[str]) -> None:
-    """Runs the mode; a user's mistake becomes one line and exit status 1, or 2 for a usage error."""
-    if len(argv) > 1:
-        _usage_error(f"unexpected argument '{argv[1]}'")
-    config = CONFIG.value
-    mode, workdir = MODE.value or config.get("mode", "train"), WORKDIR.value or config.get("workdir")
+    """Run the mode that the flags name, and report a user's mistake as one line."""
+    with reported():
+        if len(argv) > 1:
+            raise UsageError(f"unexpected argument '{argv[1]}'; {USAGE}")
+        if CONFIG.value is None:
+            raise UsageError(f"--config is missing; {USAGE}")
+        config = CONFIG.value
+        workdir = WORKDIR.value or config.get("workdir")
+        if not workdir:
+            raise UsageError(f"--workdir is missing; {USAGE}")
+        run(MODE.value or config.get("mode", "train"), config, Path(workdir))
+
+
+def run(mode: str, config: ConfigDict, workdir: Path) -> None:
+    """Run one of the `MODES`.
+
+    Raises:
+      UsageError: there is no such mode.
+      UserError: see the functions of the modes.
+    """
     if mode not in MODES:
-        _usage_error(f"config.mode: '{mode}' is none of {', '.join(MODES)}")
-    if workdir is None:
-        _usage_error("--workdir is missing")
+        raise UsageError(f"config.mode: '{mode}' is none of {', '.join(MODES)}")
     keep_freed_memory()
-    logging.set_verbosity(logging.WARNING)  # JAX tells of absent accelerators, Orbax of every file
+    logging.set_verbosity(logging.WARNING)  # JAX reports missing accelerators, and Orbax every file
     module, function = MODES[mode]
-    run = getattr(import_module(f"pnsamp_jax.{module}"), function)  # imports JAX: a usage error need not wait for it
-    try:
-        run(config, Path(workdir))
-    except Interrupted as error:
-        print(f"pnsamp_jax: {error}", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
-    except UserError as error:
-        sys.exit(f"pnsamp_jax: {error}")
-    except OSError as error:
-        sys.exit(f"pnsamp_jax: {error}; check that the path exists, is writable and that the disk is not full")
-    except KeyboardInterrupt:
-        print("pnsamp_jax: interrupted; the same command goes on from what was saved", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
-
-
-def _usage_error(message: str) -> None:
-    print(f"pnsamp_jax: {message}; usage: python -m pnsamp_jax.main --config FILE --workdir DIR", file=sys.stderr)
-    sys.exit(2)
+    getattr(import_module(f"pnsamp_jax.{module}"), function)(config, workdir)  # imports JAX: too slow for the top
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; what cannot be parsed ends in one line and exit status 2."""
-    try:
-        rest = flags.FLAGS(argv)
-        if CONFIG.value is None:
-            raise flags.Error("--config is missing")
-        CONFIG.value.keys()  # a file that could not be read says so only when it is used
-        return rest
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        _usage_error(" ".join(str(error).split()))
+    """Parse the command line, and report a mistake in it as one line; see `config_file.parse_flags`."""
+    with reported():
+        return config_file.parse_flags(argv)
 
 
 if __name__ == "__main__":

@@ -114,6 +114,7 @@ def test_one_fold_alone_equals_the_same_fold_of_all(finished, tmp_path):
     assert (tmp_path / "predictions.csv").read_text().count("\n") == (tmp_path / name).read_text().count("\n")
 
 
+@pytest.mark.tf
 def test_a_fold_through_tfdata_equals_the_one_on_the_device(finished, tmp_path):
     for package in ("tensorflow", "tensorflow_datasets"):
         pytest.importorskip(package, reason="needs TensorFlow: pip install 'pnsamp-jax[tf]'")

@@ -23,6 +23,7 @@ from pnsamp_jax.input_pipeline import train_batches
 tf = pytest.importorskip("tensorflow", reason="needs TensorFlow: pip install 'pnsamp-jax[tf]'")
 tfds = pytest.importorskip("tensorflow_datasets", reason="needs tensorflow-datasets: pip install 'pnsamp-jax[tf]'")
 pytest.importorskip("dill", reason="tfds.testing needs dill: pip install 'pnsamp-jax[all-tests]'")
+pytestmark = pytest.mark.tf
 
 from pnsamp_jax.datasets.lidc_nodules.lidc_nodules_dataset_builder import LidcNodules, LidcNodulesConfig  # noqa: E402
 
