@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import click
 
 import pnsamp_jax
 from pnsamp_jax import config_file
 from pnsamp_jax.errors import UsageError, UserError, reported
+from pnsamp_jax.files import user_path
 from pnsamp_jax.main import run
 
 
@@ -90,7 +90,7 @@ def predict(ct: str, points: str, out: str, units: str, checkpoint: str) -> None
     values = {"image": ct, "points": points, "units": units, "checkpoint": checkpoint}
     config.predict.update(values)
     try:
-        run("predict", config, Path(out))
+        run("predict", config, user_path(out))
     except UserError as error:
         message = str(error)
         for field in values:
@@ -127,19 +127,19 @@ def train(config: str, workdir: str, overrides: Sequence[str]) -> None:
     Prepares the data, trains and tests each fold, and prints the results. The same command continues a run that was
     interrupted.
     """
-    run("train", config_file.load(config, overrides), Path(workdir))
+    run("train", config_file.load(config, overrides), user_path(workdir))
 
 
 @_runs_a_config
 def evaluate(config: str, workdir: str, overrides: Sequence[str]) -> None:
     """Test and evaluate trained folds again."""
-    run("evaluate", config_file.load(config, overrides), Path(workdir))
+    run("evaluate", config_file.load(config, overrides), user_path(workdir))
 
 
 @_runs_a_config
 def prepare(config: str, workdir: str, overrides: Sequence[str]) -> None:
     """Prepare the data, without training."""
-    run("prepare", config_file.load(config, overrides), Path(workdir))
+    run("prepare", config_file.load(config, overrides), user_path(workdir))
 
 
 @pnsamp.command(

@@ -26,6 +26,7 @@ from pnsamp_jax.data.patches import Geometry
 from pnsamp_jax.data.phantom import PhantomSource
 from pnsamp_jax.data.prepare import Source
 from pnsamp_jax.errors import UsageError, UserError
+from pnsamp_jax.files import user_path
 from pnsamp_jax.inference.requests import POINT_COLUMNS
 from pnsamp_jax.input_pipeline import PIPELINES
 from pnsamp_jax.state import SCHEDULES
@@ -115,7 +116,7 @@ class Settings:
                 data["phantom_nodules"], self.seed, self.train_cohort or self.cohort, self.min_readers
             )
         field = {"lidc": "dicom_root", "folder": "root"}[data["source"]]
-        folder = data[field]
+        folder = os.path.expanduser(data[field])
         if not folder:
             raise UserError(f"config.data.{field}: is empty; source '{data['source']}' needs the path of a folder")
         if not Path(folder).is_dir():
@@ -220,7 +221,7 @@ def read_geometry(config: ConfigDict) -> Geometry:
 def cache_folder(config: ConfigDict) -> Path:
     """Return the folder of prepared patches and compiled programs."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pnsamp_jax"
-    return Path(config.data.cache) if config.data.cache else default
+    return user_path(config.data.cache) if config.data.cache else default
 
 
 def use_compilation_cache(cache: Path) -> None:

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 from pnsamp_jax import configs
 from pnsamp_jax.errors import UsageError
+from pnsamp_jax.files import user_path
 
 flags.disclaim_key_flags()  # --config belongs to the command that defines it, so that its --help lists the flag
 
@@ -49,7 +50,7 @@ def resolve(name_or_path: str) -> Path:
       UsageError: there is no such file; lists the shipped configs.
     """
     known = shipped()
-    path = known.get(name_or_path, Path(name_or_path))
+    path = known.get(name_or_path, user_path(name_or_path))
     if path.is_file():
         return path
     if not name_or_path:

@@ -16,6 +16,11 @@ def readable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def user_path(text: str | Path) -> Path:
+    """Return a path as the user means it, with ~ as the home folder. Shells leave it alone after an equals sign."""
+    return Path(os.path.expanduser(text))
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces `path` if the block succeeds, and is deleted if it raises."""

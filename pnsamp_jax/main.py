@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from pnsamp_jax import config_file
 from pnsamp_jax.allocator import keep_freed_memory
 from pnsamp_jax.errors import UsageError, reported
+from pnsamp_jax.files import user_path
 
 CONFIG = config_file.define_flag(
     "A Python file, or the name of a shipped config: "
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> None:
         workdir = WORKDIR.value or config.get("workdir")
         if not workdir:
             raise UsageError(f"--workdir is missing; {USAGE}")
-        run(MODE.value or config.get("mode", "train"), config, Path(workdir))
+        run(MODE.value or config.get("mode", "train"), config, user_path(workdir))
 
 
 def run(mode: str, config: ConfigDict, workdir: Path) -> None:

@@ -26,7 +26,7 @@ import pnsamp_jax
 from pnsamp_jax.config import PredictSettings, read_predict_settings, use_compilation_cache
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import readable
+from pnsamp_jax.files import readable, user_path
 from pnsamp_jax.inference import attribution, ensemble
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.masks import central_component, longest_axial_diameter_mm
@@ -173,7 +173,7 @@ def _batch_size(wanted: int) -> int:
 def _weights_folder(settings: PredictSettings) -> Path:
     if not settings.checkpoint and not SHIPPED.is_dir():
         raise UserError("config.predict.checkpoint: is empty, and no weights come with this version; train some first")
-    return Path(settings.checkpoint or SHIPPED)
+    return user_path(settings.checkpoint) if settings.checkpoint else SHIPPED
 
 
 def _raise_if_incomplete(failures: list[Failure], complaints: list[str], total: int, workdir: Path) -> None:

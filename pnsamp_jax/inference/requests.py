@@ -18,10 +18,13 @@ from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.csv_tables import number, read_table
 from pnsamp_jax.data.patches import sample
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import readable
+from pnsamp_jax.files import readable, user_path
 
 POINT_COLUMNS = {"mm": ("x_mm", "y_mm", "z_mm"), "voxel": ("i", "j", "k")}
-NODULE_ID = re.compile(r"[\w-][\w.-]{0,63}", re.ASCII)
+NODULE_ID = re.compile(r"[\w-][\w.-]{0,127}", re.ASCII)  # part of file names; ids made of a UID have 68 characters
+
+
+POINT_SEPARATOR = re.compile(r";|(?<=[)\]])\s*,?\s*(?=[(\[])")  # "x,y,z;x,y,z", or "(x,y,z), (x,y,z)"
 
 
 class Request(NamedTuple):
@@ -79,13 +82,13 @@ def read_requests(image: str, points: str, units: str) -> list[Request]:
       UserError: the points are missing or malformed, or ids repeat.
     """
     if points.lower().endswith(".csv"):
-        requests = _read_points_file(Path(points), image, units)
+        requests = _read_points_file(user_path(points), image, units)
     else:
         requests = _read_points(points, image)
     seen = set()
     for request in requests:
         if not NODULE_ID.fullmatch(request.nodule_id):
-            raise UserError(f"nodule_id '{request.nodule_id}': give at most 64 letters, digits, '.', '_' and '-'")
+            raise UserError(f"nodule_id '{request.nodule_id}': give at most 128 letters, digits, '.', '_' and '-'")
         if request.nodule_id in seen:
             raise UserError(f"nodule_id '{request.nodule_id}' appears twice; ids must be unique")
         seen.add(request.nodule_id)
@@ -99,7 +102,7 @@ def _read_points_file(table: Path, image: str, units: str) -> list[Request]:
     requests = []
     for where, row in read_table(table, ("nodule_id", "image", *names)):
         point = np.array([number(where, row, name) for name in names])
-        requests.append(Request(row["nodule_id"], row["image"], table.parent / row["image"], point))
+        requests.append(Request(row["nodule_id"], row["image"], table.parent / user_path(row["image"]), point))
     if not requests:
         raise UserError(f"{table}: holds no nodule")
     return requests
@@ -109,16 +112,16 @@ def _read_points(points: str, image: str) -> list[Request]:
     if not image:
         raise UserError("config.predict.image: is empty; give an image file or a folder that holds one DICOM series")
     requests = []
-    for index, text in enumerate(filter(str.strip, points.split(";")), start=1):
+    for index, text in enumerate(filter(str.strip, POINT_SEPARATOR.split(points)), start=1):
         try:
-            point = np.array([float(part) for part in text.split(",")])
+            point = np.array([float(part) for part in re.split(r"[\s,]+", text.replace("−", "-").strip(" ()[]"))])
         except ValueError:
             point = np.array([])
         if point.shape != (3,) or not np.isfinite(point).all():
             raise UserError(
                 f"config.predict.points: '{text.strip()}' is not a point; give 'x,y,z;x,y,z' or a CSV file"
             )
-        requests.append(Request(f"nodule_{index}", readable(image), Path(image), point))
+        requests.append(Request(f"nodule_{index}", readable(image), user_path(image), point))
     if not requests:
         raise UserError("config.predict.points: is empty; give 'x,y,z;x,y,z' in mm (LPS) or a CSV file")
     return requests
