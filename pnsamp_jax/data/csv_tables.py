@@ -1,5 +1,6 @@
 """Reading of users' CSV tables; every error names the file, the line and the column."""
 
+import codecs
 import csv
 import io
 from collections.abc import Collection, Iterator
@@ -9,11 +10,19 @@ import numpy as np
 
 from pnsamp_jax.errors import UserError
 
-Row = dict[str, str]
+DELIMITERS = (",", ";", "\t")  # spreadsheets write ";" where the comma is the decimal separator
+
+
+class Row(dict[str, str]):
+    """The cells of a line by column; `decimal_comma` tells whether its numbers may have one."""
+
+    decimal_comma = False
 
 
 def read_table(path: Path, columns: Collection[str], blank: Collection[str] = ()) -> Iterator[tuple[str, Row]]:
-    """Yield ("file, line n", row) for each row of a CSV file.
+    """Yield ("file, line n", row) for each row of a CSV file, as spreadsheets write it.
+
+    Cells are separated by commas, semicolons or tabs. Lines without any value are skipped.
 
     Args:
       path: the table.
@@ -23,18 +32,23 @@ def read_table(path: Path, columns: Collection[str], blank: Collection[str] = ()
     Raises:
       UserError: the file is missing or not CSV in UTF-8, or a column or a value is missing.
     """
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    text = _read_text(path)
+    delimiter = _delimiter(text, columns)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
         header = [name.strip() for name in next(reader, [])]
         missing = [column for column in columns if header.count(column) != 1]
         if missing:
             found = "two columns" if missing[0] in header else "no column"
             raise UserError(f"{path}, line 1: {found} {missing[0]}; expected {', '.join(columns)}")
-        for fields in filter(None, reader):
+        for fields in reader:
+            if not any(map(str.strip, fields)):
+                continue
             where = f"{path}, line {reader.line_num}"
             if len(fields) != len(header):
                 raise UserError(f"{where}: {len(fields)} fields, but line 1 names {len(header)} columns")
-            line = {name: value.strip() for name, value in zip(header, fields, strict=True)}
+            line = Row({name: value.strip() for name, value in zip(header, fields, strict=True)})
+            line.decimal_comma = delimiter == ";"
             for name in columns:
                 if not line[name] and name not in blank:
                     raise UserError(f"{where}, column {name}: is empty")
@@ -44,13 +58,16 @@ def read_table(path: Path, columns: Collection[str], blank: Collection[str] = ()
 
 
 def number(where: str, line: Row, column: str) -> float:
-    """Return a cell as a float.
+    """Return a cell as a float. In a table separated by semicolons it may have a decimal comma.
 
     Raises:
       UserError: the cell is not a finite number; the message begins with `where` and names the column.
     """
+    text = line[column]
+    if line.decimal_comma and "." not in text:
+        text = text.replace(",", ".")  # two of them are no number
     try:
-        value = float(line[column])
+        value = float(text)
     except ValueError:
         value = float("nan")
     if not np.isfinite(value):
@@ -58,10 +75,22 @@ def number(where: str, line: Row, column: str) -> float:
     return value
 
 
+def _delimiter(text: str, columns: Collection[str]) -> str:
+    """Return the delimiter with which the first line has the most of the columns, a comma if there is none."""
+    first = text.split("\n", 1)[0].strip()
+    found = {
+        delimiter: len({name.strip().strip('"') for name in first.split(delimiter)} & set(columns))
+        for delimiter in DELIMITERS
+    }
+    return max(DELIMITERS, key=lambda delimiter: found[delimiter])
+
+
 def _read_text(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: no such file; the README lists the required tables and their columns")
     data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # "Unicode text" of spreadsheets
+        data = data.decode("utf-16", "replace").encode()
     bad_byte = data.find(0)
     if bad_byte < 0:
         try:

@@ -1,0 +1,61 @@
+"""CSV tables as spreadsheets and people write them."""
+
+import codecs
+
+import pytest
+from ct_files import refusal
+
+from pnsamp_jax.data.csv_tables import number, read_table
+
+COLUMNS = ("name", "x", "y")
+LINES = [["name", "x", "y"], ["a", "1.5", "-2"], ["b", "3", "0.25"]]
+
+
+def read(path, **options):
+    return [
+        {"name": row["name"], "x": number(where, row, "x"), "y": number(where, row, "y")}
+        for where, row in read_table(path, COLUMNS, **options)
+    ]
+
+
+EXPECTED = [{"name": "a", "x": 1.5, "y": -2}, {"name": "b", "x": 3, "y": 0.25}]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_delimiter_line_end_and_encoding_do_not_matter(tmp_path, delimiter, end, encoding):
+    text = end.join(delimiter.join(line) for line in LINES) + end
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    assert read(tmp_path / "t.csv") == EXPECTED
+
+
+def test_a_decimal_comma_is_read_where_semicolons_separate(tmp_path):
+    text = "\n".join(";".join(line).replace(".", ",") for line in LINES)
+    (tmp_path / "t.csv").write_text(text)
+    assert read(tmp_path / "t.csv") == EXPECTED
+
+
+@pytest.mark.parametrize("cell", ["1,2,3", "1.234,5", "1,5mm"])
+def test_what_may_be_another_number_is_refused(tmp_path, cell):
+    (tmp_path / "t.csv").write_text(f"name;x;y\na;{cell};1\n")
+    assert f"column x: '{cell}' is not a number" in refusal(read, tmp_path / "t.csv")
+
+
+def test_a_quoted_comma_in_a_table_of_commas_is_no_decimal_comma(tmp_path):
+    (tmp_path / "t.csv").write_text('name,x,y\na,"1,234",1\n')
+    assert "column x: '1,234' is not a number" in refusal(read, tmp_path / "t.csv")
+
+
+def test_empty_lines_of_a_spreadsheet_are_skipped_and_lines_keep_their_number(tmp_path):
+    (tmp_path / "t.csv").write_bytes(
+        codecs.BOM_UTF8 + b"name,x,y\r\na,1.5,-2\r\n,,\r\n\r\n , ,\r\nb,3,0.25\r\nc,,1\r\n"
+    )
+    rows = read_table(tmp_path / "t.csv", COLUMNS)
+    assert [next(rows)[0].rsplit(" ")[-1], next(rows)[0].rsplit(" ")[-1]] == ["2", "6"]
+    assert "line 7, column x: is empty" in refusal(next, rows)
+
+
+def test_a_missing_column_is_named_whatever_the_delimiter(tmp_path):
+    (tmp_path / "t.csv").write_text("name;x\na;1\n")
+    assert "line 1: no column y" in refusal(read, tmp_path / "t.csv")
