@@ -32,6 +32,12 @@ def cache_folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def lidc_subset() -> Path:
+    """A folder of real nodules in the layout of the `folder` source."""
+    return SAMPLE_DATA / "lidc_subset"
+
+
 @pytest.fixture(scope="module")
 def quick_compilation():
     """For small programs that run once or twice: what counts is how fast they compile, in subprocesses too."""

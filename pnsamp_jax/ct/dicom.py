@@ -1,19 +1,14 @@
 """Read DICOM CT series as HU volumes with their geometry. `dicom_index` finds the files of a series."""
 
-import logging
 import os
-import struct
-import warnings
-import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from os import PathLike
 from typing import NamedTuple
 
 import numpy as np
 import pydicom
-from pydicom.errors import BytesLengthException, InvalidDicomError
 
+from pnsamp_jax.ct.dicom_file import DAMAGED, quiet_pydicom, read_dataset
 from pnsamp_jax.ct.volume import AIR, Volume, check_geometry
 from pnsamp_jax.errors import UserError
 
@@ -21,27 +16,16 @@ MAX_GAP = 2.5  # times the median slice spacing: one missing slice is interpolat
 SAME_MM = 1e-3  # points closer than this are the same position
 MAX_SHIFT_MM = 0.1  # largest distance of a slice from its position in an evenly spaced series
 MAX_SIDE = 4096  # pixels; no CT is larger
+PIXEL_FORMAT = (
+    "BitsAllocated",
+    "BitsStored",
+    "PixelRepresentation",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+)
 SHARED = ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientID")  # the same in all slices
 LUNG_HU, WATER_HU = -900, 0  # the stored values of a chest CT must be able to represent both ...
 MAX_STEP_HU = 100  # ... in steps no larger than this
-# What pydicom raises for a damaged file: in `dcmread`, or later, since it converts a value when it is first used.
-DAMAGED = (InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, TypeError, LookupError,
-            AttributeError, RuntimeError, ArithmeticError, struct.error, zlib.error)  # fmt: skip
-
-
-@contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Suppress pydicom's warnings about harmless violations of the standard: they are many and quote patient data."""
-    loggers = {logging.getLogger(name): logging.getLogger(name).propagate for name in ("pydicom", "openjpeg")}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.propagate = False  # `disabled` would not silence child loggers
-            yield
-        finally:
-            for logger, propagate in loggers.items():
-                logger.propagate = propagate
 
 
 class _Slice(NamedTuple):
@@ -115,7 +99,7 @@ def slice_positions(paths: Iterable[str]) -> np.ndarray:
     """
     tag = "ImagePositionPatient"
     with quiet_pydicom():
-        headers = [(path, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[tag])) for path in paths]
+        headers = [(path, read_dataset(path, stop_before_pixels=True, specific_tags=[tag])) for path in paths]
         return np.stack([_numbers(path, header, tag, 3) for path, header in headers])
 
 
@@ -184,7 +168,7 @@ def _read_slice(path: str) -> _Slice:
     """Read and check one DICOM file. Raise UserError unless it is a valid, single CT slice."""
     with quiet_pydicom():
         try:
-            ds = pydicom.dcmread(path)
+            ds = read_dataset(path)
             modality = ds.get("Modality")
             shared = {name: " ".join(str(ds.get(name) or "").split()) for name in SHARED}
         except DAMAGED as error:
@@ -246,6 +230,11 @@ def _hounsfield(path: str, ds: pydicom.Dataset) -> np.ndarray:
     for keyword, allowed in {"RescaleType": ("HU", "US"), "ModalityLUTSequence": ()}.items():
         if ds.get(keyword) and str(ds.get(keyword)).strip() not in allowed:
             raise UserError(f"{path}: according to its {keyword}, the values are not HU; export the series in HU")
+    for keyword in PIXEL_FORMAT:
+        if keyword not in ds:
+            raise UserError(f"{path}: has no {keyword}, which its pixels need; export the series again")
+    if ds.file_meta.get("TransferSyntaxUID") is None:
+        raise UserError(f"{path}: has no TransferSyntaxUID, so its compression is unknown; export it again")
     try:
         stored, complete = ds.pixel_array, _is_complete(ds)
     except DAMAGED as error:

@@ -10,10 +10,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
 
-import pydicom
 from pydicom.errors import InvalidDicomError
 
-from pnsamp_jax.ct.dicom import DAMAGED, quiet_pydicom
+from pnsamp_jax.ct.dicom_file import DAMAGED, quiet_pydicom, read_dataset
 from pnsamp_jax.errors import UserError
 
 HEADER_TAGS = ["SeriesInstanceUID", "Modality", "ImageType", "SOPClassUID", "ImagePositionPatient"]
@@ -103,10 +102,12 @@ def _ct_series(path: str) -> str | None:
     """Return the SeriesInstanceUID of a CT slice, or None for any other file."""
     with quiet_pydicom():
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADER_TAGS)
-            is_slice = header.get("Modality") == "CT" and "LOCALIZER" not in (header.get("ImageType") or ())
+            header = read_dataset(path, stop_before_pixels=True, specific_tags=HEADER_TAGS)
+            placed = "ImagePositionPatient" in header
+            is_ct = header.get("Modality") == "CT" or (not header.get("Modality") and placed)  # lost when anonymized
+            is_slice = is_ct and "LOCALIZER" not in (header.get("ImageType") or ())
             if "Secondary Capture" in getattr(header.get("SOPClassUID"), "name", ""):
-                is_slice = is_slice and "ImagePositionPatient" in header  # a dose report has no position
+                is_slice = is_slice and placed  # a dose report has no position
             return (str(header.get("SeriesInstanceUID") or "") or None) if is_slice else None
         except InvalidDicomError:
             return None

@@ -3,17 +3,15 @@
 import os
 from os import PathLike
 
-import numpy as np
 from pydicom.misc import is_dicom
 
 from pnsamp_jax.ct.dicom import read_series
 from pnsamp_jax.ct.dicom_index import only_series
 from pnsamp_jax.ct.image_files import read_file
+from pnsamp_jax.ct.plausibility import why_not_hounsfield
 from pnsamp_jax.ct.volume import Volume, check_geometry
 from pnsamp_jax.errors import UserError
 
-LUNG_LIMIT_HU = -300  # any part of a chest CT with a nodule and its surroundings has voxels below and above this
-DENSE_HU, MAX_DENSE_SHARE = 10_000, 0.05  # no CT, not even with metal, has a larger share of voxels above 10,000 HU
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
@@ -35,7 +33,8 @@ def read_ct(path: str | PathLike[str]) -> Volume:
 def check_chest(path: str | PathLike[str], volume: Volume) -> Volume:
     """Return the volume if its values can be the HU of a chest.
 
-    The check finds CTs that were stored without their offset, normalized or windowed, and other modalities.
+    The check finds CTs that were stored without their offset, normalized or windowed, and other modalities; see
+    `plausibility`.
 
     Args:
       path: file or folder of the volume, named in the error message.
@@ -47,10 +46,12 @@ def check_chest(path: str | PathLike[str], volume: Volume) -> Volume:
     if min(volume.array.shape) < 2:
         shape = " x ".join(map(str, volume.array.shape[::-1]))
         raise UserError(f"{path}: has {shape} voxels; give a volume with at least two in each direction")
-    low, high = volume.array.min(), volume.array.max()
-    dense = sum(np.count_nonzero(plane > DENSE_HU) for plane in volume.array) / volume.array.size
-    if not low < LUNG_LIMIT_HU < high or dense > MAX_DENSE_SHARE:
-        raise UserError(f"{path}: the values, {low} to {high}, are not the HU of a chest; export the CT again in HU")
+    reason = why_not_hounsfield(volume.array)
+    if reason:
+        low, high = volume.array.min(), volume.array.max()
+        raise UserError(
+            f"{path}: the values, {low} to {high}, are not the HU of a chest: {reason}; export the CT again in HU"
+        )
     return volume
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pnsamp_jax.ct.read import read_image
+from pnsamp_jax.ct.read import read_ct, read_image
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.cohort import Nodule
@@ -28,6 +28,7 @@ from pnsamp_jax.errors import UserError
 
 NODULE_COLUMNS = ("nodule_id", "patient_id", "image", "mask", "x_mm", "y_mm", "z_mm")
 RATING_COLUMNS = ("nodule_id", "reader", *schema.RATING_NAMES)
+MISSING = ("", "nan", "na", "n/a", "none", "null")  # how tables write that a rating is missing
 CONTEXTS = ("ct", "cube", "slab")
 MAX_OFFSET_MM = 20.0  # from a nodule's point to its mask; a larger distance means that a file lost its geometry
 
@@ -66,7 +67,7 @@ class FolderSource:
           UserError: a file is missing or unreadable, a point lies outside its image or far from its mask, or a mask
             is empty or has values above 255.
         """
-        ct = read_image(Path(self.root) / series)
+        ct = read_ct(Path(self.root) / series)
         return [_load_nodule(self.root, row, ct) for row in read_rows(self.root)[series]]
 
     def description(self) -> dict[str, Any]:
@@ -126,7 +127,8 @@ def _read_ratings(path: Path) -> dict[str, list[list[int]]]:
         seen.add((nodule_id, reader))
         row = []
         for rating in schema.RATINGS:
-            value = number(where, line, rating.name) if line[rating.name] else 0
+            rated = line[rating.name].lower() not in MISSING
+            value = number(where, line, rating.name) if rated else 0
             # Any rating may be up to 6: one rating of LIDC-IDRI is a class that does not exist, which the label policy
             # (`cohort`) treats as missing.
             if value != int(value) or not 0 <= value <= schema.MAX_CLASSES:

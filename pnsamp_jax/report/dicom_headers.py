@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import highdicom as hd
 import numpy as np
-import pydicom
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 from pydicom.valuerep import DA, TM
 
 from pnsamp_jax.ct.dicom import SAME_MM
+from pnsamp_jax.ct.dicom_file import read_dataset
 from pnsamp_jax.errors import UserError
 
 UTF8 = "ISO_IR 192"
@@ -85,7 +85,7 @@ def _read_header(path: str) -> Dataset:
     Missing optional elements are added, empty. An element with an invalid value counts as missing, such as a
     SliceThickness that is not a number.
     """
-    header = pydicom.dcmread(path, stop_before_pixels=True)
+    header = read_dataset(path, stop_before_pixels=True)
     for tag in list(header.keys()):
         try:
             header[tag]

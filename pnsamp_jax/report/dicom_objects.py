@@ -10,7 +10,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from pnsamp_jax import __version__
-from pnsamp_jax.ct.dicom import quiet_pydicom
+from pnsamp_jax.ct.dicom_file import quiet_pydicom
 from pnsamp_jax.data import schema
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.inference.finding import Finding

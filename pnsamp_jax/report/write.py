@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pnsamp_jax.ct.image_files import write_mask
+from pnsamp_jax.ct.nifti import write_mask
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.patches import patch_affine

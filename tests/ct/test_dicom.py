@@ -215,7 +215,7 @@ def test_small_steps_that_drift_are_resampled(tmp_path):
         ({"RescaleSlope": "inf"}, "RescaleSlope"),
         ({"PixelData": None}, "no pixel data"),
         ({"PixelData": b"\0\0"}, "truncated"),
-        ({"BitsAllocated": None}, "damaged"),
+        ({"BitsAllocated": None}, "has no BitsAllocated"),
         ({"NumberOfFrames": 2}, "NumberOfFrames"),
         ({"SamplesPerPixel": 3}, "SamplesPerPixel"),
         ({"Modality": "MR"}, "MR"),

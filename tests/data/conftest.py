@@ -3,7 +3,6 @@
 import importlib.util
 
 import pytest
-from ct_files import DATA
 from made_folder import write_folder
 
 from pnsamp_jax.data import lidc, lidc_database
@@ -21,12 +20,6 @@ def scans():
 def found(scans):
     """All nodules of the archive."""
     return lidc.nodules(scans)
-
-
-@pytest.fixture(scope="session")
-def lidc_subset():
-    """A folder of real nodules in the layout of the `folder` source."""
-    return DATA / "lidc_subset"
 
 
 @pytest.fixture

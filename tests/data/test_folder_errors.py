@@ -70,10 +70,10 @@ def test_a_malformed_table_is_named_by_file_and_line(root, table, old, new, expe
 
 
 @pytest.mark.parametrize("table", ["nodules.csv", "ratings.csv"])
-def test_a_table_that_is_missing_empty_or_utf16_is_named(root, table):
+def test_a_table_that_is_missing_empty_or_not_text_is_named(root, table):
     source = FolderSource(str(root))
     text = (root / table).read_text()
-    (root / table).write_bytes(text.encode("utf-16"))
+    (root / table).write_bytes(text.encode("utf-32"))
     assert f"{root / table}, line 1: not text in UTF-8" in refusal(source.series)
     (root / table).write_bytes(b"")
     assert f"{root / table}, line 1: no column nodule_id" in refusal(source.series)

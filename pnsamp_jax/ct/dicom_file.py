@@ -1,0 +1,74 @@
+"""One DICOM file, whatever it lacks of what the standard asks for around the dataset."""
+
+import gzip
+import io
+import logging
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from typing import Any
+
+import pydicom
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+# A dataset without preamble and file meta begins with an element of one of these groups, little endian.
+UNDEFINED_LENGTH = 0xFFFFFFFF  # of compressed pixels
+FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
+SYNTAXES: dict[tuple[bool | None, bool | None], UID] = {  # by (implicit VR, little endian)
+    (True, True): ImplicitVRLittleEndian,
+    (False, True): ExplicitVRLittleEndian,
+    (False, False): ExplicitVRBigEndian,
+}
+# What pydicom raises for a damaged file: in `dcmread`, or later, since it converts a value when it is first used.
+DAMAGED = (InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, TypeError, LookupError,
+            AttributeError, RuntimeError, ArithmeticError, struct.error, zlib.error)  # fmt: skip
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Suppress pydicom's warnings about harmless violations of the standard: they are many and quote patient data."""
+    loggers = {logging.getLogger(name): logging.getLogger(name).propagate for name in ("pydicom", "openjpeg")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.propagate = False  # `disabled` would not silence child loggers
+            yield
+        finally:
+            for logger, propagate in loggers.items():
+                logger.propagate = propagate
+
+
+def read_dataset(path: str | PathLike[str], **options: Any) -> pydicom.FileDataset:
+    """Read a DICOM file, also one that is gzipped or has no preamble, no file meta or no TransferSyntaxUID.
+
+    A missing TransferSyntaxUID is set to that of the encoding in which the dataset was read. Where the pixels are
+    compressed that would be wrong, and it stays missing.
+
+    Args:
+      path: the file.
+      **options: of `pydicom.dcmread`.
+
+    Raises:
+      InvalidDicomError: it is not a DICOM file.
+    """
+    with open(path, "rb") as file:
+        start = file.read(132)
+    source: Any = path
+    if start.startswith(b"\x1f\x8b"):
+        with gzip.open(path) as unpacked:
+            content = unpacked.read()
+        source, start = io.BytesIO(content), content[:132]
+    bare = start[128:] != b"DICM" and start[:2] in FIRST_GROUPS
+    ds = pydicom.dcmread(source, force=bare, **options)
+    if bare and not len(ds):
+        raise InvalidDicomError(f"{path}: holds no element")
+    if "TransferSyntaxUID" not in ds.file_meta:
+        pixels = ds.get_item("PixelData")
+        if pixels is None or getattr(pixels, "length", 0) != UNDEFINED_LENGTH:
+            ds.file_meta.TransferSyntaxUID = SYNTAXES[ds.original_encoding]
+    return ds

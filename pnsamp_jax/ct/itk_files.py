@@ -1,0 +1,147 @@
+"""Read NRRD and MetaImage files with ITK, after checking their text headers.
+
+ITK fills in fields that are missing or garbled, ignores others and crashes on some. A wrong scale or position would
+give a prediction for another part of the body, so such a file is refused, before memory for its voxels is allocated.
+"""
+
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import numpy as np
+
+from pnsamp_jax.ct.stored_voxels import check_size, stored_bytes, to_int16
+from pnsamp_jax.errors import UserError
+from pnsamp_jax.files import readable
+
+MAX_TEXT_HEADER = 1 << 20  # bytes
+# Fields for which ITK assumes 1 mm or 0 if a text header lacks or garbles them, each with its synonyms.
+META_FIELDS = (("DimSize",), ("ElementSpacing", "ElementSize"), ("Offset", "Position", "Origin"))
+NRRD_FIELDS = (("sizes",), ("space directions",), ("space origin",))
+# Patterns of the accepted values of fields whose other values ITK ignores or this module cannot check.
+ACCEPTED_VALUES = {
+    "DistanceUnits": r"mm",
+    "space units": r'("mm"\s*)*("")?',
+    "ElementToIntensityFunctionSlope": r"1(\.0*)?",
+    "ElementToIntensityFunctionOffset": r"-?0(\.0*)?",
+    "BinaryData": r"(?i:true)",
+    "encoding": r"raw|gz|gzip",
+    "data file": r"(?!LIST)[^%]*",
+    "datafile": r"(?!LIST)[^%]*",
+    "ElementDataFile": r"(?!LIST)[^%]*",
+}
+
+
+def read_itk(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read an NRRD or MetaImage as `read_file` does. A damaged file may also raise other errors than UserError."""
+    import SimpleITK as sitk  # slow to import, and not needed for DICOM
+
+    if path != readable(path):
+        raise UserError(f"{path}: the name is not UTF-8, which ITK requires; rename the file")
+    available, named, data = _check_text_header(path)  # before ITK, which some headers crash
+    with _with_data_file(path, named, data) as file, _silent_itk(sitk):
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(file)
+        reader.ReadImageInformation()  # allocates no memory for the voxels yet
+        kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+        if reader.GetNumberOfComponents() != 1 or "complex" in kind:
+            raise UserError(f"{path}: has voxels of {kind}; give one 3D image of HU")
+        voxel_bytes = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+        check_size(path, reader.GetSize(), voxel_bytes, available)
+        image = reader.Execute()
+    dimension = image.GetDimension()
+    direction = np.array(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
+    if np.abs(np.linalg.norm(direction, axis=0) - 1).max() > 1e-3:
+        raise UserError(f"{path}: the directions are not unit vectors; correct the header")
+    affine = np.eye(4)
+    affine[:3, :3] = (direction * image.GetSpacing()[:3])[:, ::-1]  # from ITK's order w, h, d
+    affine[:3, 3] = image.GetOrigin()[:3]
+    return to_int16(sitk.GetArrayViewFromImage(image).reshape(image.GetSize()[2::-1])), affine
+
+
+def _check_text_header(path: str) -> tuple[float, str, str]:
+    """Return the bytes of voxels in an NRRD or MetaImage, its data file as the header names it, and the file's path.
+
+    Raises:
+      UserError: the header contains something that ITK ignores, replaces or crashes on.
+    """
+    meta = path.lower().endswith((".mha", ".mhd"))
+    with open(path, "rb") as file:
+        text = file.read(MAX_TEXT_HEADER).decode("latin-1")
+    end = re.search(r"^ElementDataFile\s*=.*\n?" if meta else r"^\r?\n|\Z", text, re.MULTILINE)
+    start = end.end() if end else 0
+    lines = re.findall(r"^([A-Za-z][\w ]*?)[ \t]*[:=][ \t]*(.*?)\s*$", text[:start], re.MULTILINE)
+    fields = dict(lines)
+    dimension = fields.get("NDims" if meta else "dimension")
+    if dimension not in ("3", "4") or len(fields) < len(lines):
+        raise UserError(f"{path}: the header is not that of one 3D image; export it again")
+    for names in META_FIELDS if meta else NRRD_FIELDS:
+        name = next((name for name in names if name in fields), None)
+        if name is None:
+            raise UserError(f"{path}: the header lacks {names[0]}; export the image again")
+        values = _parse_numbers(fields[name])
+        if not np.isfinite(values).all() or (meta and len(values) != int(dimension)):
+            raise UserError(f"{path}: {name} is '{fields[name][:40]}'; correct it")
+    for name, allowed in ACCEPTED_VALUES.items():
+        if not re.fullmatch(allowed, fields.get(name, "")) and name in fields:
+            raise UserError(f"{path}: {name} is '{fields[name][:40]}'; save it as one binary file in mm and HU")
+    data_file = fields.get("ElementDataFile") or fields.get("data file") or fields.get("datafile") or "LOCAL"
+    data = path if data_file.upper() == "LOCAL" else _beside(path, data_file)
+    start = start if data == path else 0
+    compressed = fields.get("CompressedData", "").lower() == "true"
+    if compressed and fields.get("CompressedDataSize") != str(os.path.getsize(data) - start):
+        raise UserError(f"{path}: CompressedDataSize is not the size of the voxel data; copy the file again")
+    available: float = stored_bytes(data, start, compressed or fields.get("encoding", "raw") != "raw")
+    skip = int(fields.get("HeaderSize") or fields.get("byte skip") or 0)
+    if skip < 0 or int(fields.get("line skip") or 0):  # the voxels are at the end, or after a text
+        available = max(available, math.inf)
+    return available - max(skip, 0), data_file, data
+
+
+def _beside(header: str, data_file: str) -> str:
+    """Return the path of a header's data file, which may have lost its folder when it was copied, as from Windows."""
+    folder = os.path.dirname(header)
+    path = os.path.join(folder, data_file)
+    moved = os.path.join(folder, re.split(r"[\\/]", data_file)[-1])
+    return moved if os.path.isfile(moved) and not os.path.isfile(path) else path
+
+
+@contextmanager
+def _with_data_file(header: str, named: str, data: str) -> Iterator[str]:
+    """Yield a header by which ITK finds the data file: the header itself, or a copy that names the real file."""
+    if data in (header, os.path.join(os.path.dirname(header), named)):
+        yield header
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = os.path.join(folder, os.path.basename(header))
+        with open(header, "rb") as source, open(copy, "wb") as target:
+            target.write(source.read().replace(named.encode("latin-1"), b"voxels"))
+        os.symlink(os.path.abspath(data), os.path.join(folder, "voxels"))
+        yield copy
+
+
+def _parse_numbers(text: str) -> np.ndarray:
+    """Return the numbers of a field such as "none (1,0,0) (0,1,0)"; NaN if it contains a word other than "none"."""
+    try:
+        return np.array([part for part in re.split(r"[\s(),]+", text) if part not in ("", "none")], np.float64)
+    except ValueError:
+        return np.array([np.nan])
+
+
+@contextmanager
+def _silent_itk(sitk: ModuleType) -> Iterator[None]:
+    """Silence ITK, whose readers print to file descriptor 2 even with warnings switched off."""
+    shown, saved = sitk.ProcessObject.GetGlobalWarningDisplay(), os.dup(2)
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)

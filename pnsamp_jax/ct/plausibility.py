@@ -1,0 +1,63 @@
+"""Whether voxels can be the HU of a chest CT, and what they are likely to be if not.
+
+The rules look at the distribution of the values, not at their extremes, which padding and metal decide. They hold for
+a whole scan as for a few centimetres around a nodule, with or without lung.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pnsamp_jax.ct.volume import AIR
+
+MIN_RANGE = 350  # HU that hold the middle 99 % of a CT's values; at least 495 in any crop around a nodule
+MIN_AIR_OR_FAT = 0.02  # share below -50 HU: lung, air or fat; at least 0.11 in any crop around a nodule
+MAX_DENSE = 0.3  # share above 300 HU; at most 0.25 in any crop around a nodule
+MAX_BONE_WITHOUT_LUNG = 0.05  # share above 600 HU where less than MIN_LUNG is lung, as in an inverted image
+MIN_LUNG = 0.06
+
+
+def why_not_hounsfield(array: np.ndarray) -> str | None:
+    """Return why voxels cannot be the HU of a chest, as their likely cause, or None if they can be.
+
+    Args:
+      array: (d, h, w) int16, in which padding and values below `AIR` are `AIR`.
+    """
+    counts = _histogram(array)
+    counts[0] = 0  # padding, and air outside of the body
+    total = counts.sum()
+    if total == 0:
+        return "all voxels are padding"
+    cumulative = np.cumsum(counts) / total
+
+    def share(low: int, high: int) -> float:
+        """Return the share of the values in low..high - 1."""
+        return counts[max(low - AIR, 0) : max(high - AIR, 0)].sum() / total
+
+    low, high = np.searchsorted(cumulative, [0.005, 0.995]) + AIR
+    not_padding = total / array.size
+    if not_padding < 0.7 and share(-200, 300) < 0.25 and (not_padding < 0.38 or _peaks_at_bottom(share)):
+        return "they are about 1024 too low, as if the RescaleIntercept was applied twice"
+    if high - low < MIN_RANGE:
+        scale = "0..1" if -1 <= low and high <= 1 else "0..255" if low >= 0 and high <= 255 else "another range"
+        return f"they differ by less than lung and tissue do, as if they were scaled to {scale}"
+    if share(AIR, -50) < MIN_AIR_OR_FAT:
+        return "none is that of lung, air or fat, as if they were 1024 too high for want of the RescaleIntercept"
+    if share(300, 1 << 15) > MAX_DENSE or (
+        share(-1000, -600) < MIN_LUNG and share(600, 1 << 15) > MAX_BONE_WITHOUT_LUNG
+    ):
+        return "too many are as dense as bone, as if the image was inverted, or no CT"
+    return None
+
+
+def _peaks_at_bottom(share: Callable[[int, int], float]) -> bool:
+    """Return whether soft tissue seems to lie at -1000 HU, unlike an emphysema, whose values rise towards -1024."""
+    return share(-1010, -960) / 50 > 1.1 * share(-1023, -1010) / 13
+
+
+def _histogram(array: np.ndarray) -> np.ndarray:
+    """Return the number of voxels of each value from `AIR` on, plane by plane, to save memory."""
+    counts = np.zeros((1 << 15) - AIR, np.int64)
+    for plane in array:
+        counts += np.bincount(plane.ravel().astype(np.int32) - AIR, minlength=len(counts))
+    return counts

@@ -1,0 +1,87 @@
+"""Which voxels can be the HU of a chest: no false alarm on real crops, and a true cause for the usual faults."""
+
+import nibabel
+import numpy as np
+import pytest
+
+from pnsamp_jax.ct.plausibility import why_not_hounsfield
+from pnsamp_jax.ct.read import check_chest
+from pnsamp_jax.ct.volume import AIR, Volume
+from pnsamp_jax.data.phantom import PhantomSource
+from pnsamp_jax.errors import UserError
+
+
+def stored(values):
+    """Values as the readers return them: int16, at least `AIR`."""
+    return np.clip(np.rint(np.nan_to_num(values, nan=AIR)), AIR, 32767).astype(np.int16)
+
+
+def chest(lung=0.6, seed=0):
+    """HU of a chest: lung with a share of `lung`, and soft tissue with some fat and bone."""
+    rng = np.random.default_rng(seed)
+    tissue = np.choose(rng.choice(3, (20, 40, 40), p=[0.7, 0.25, 0.05]), [40, -100, 500])
+    hu = np.where(np.arange(40) < 40 * lung, -850, tissue) + rng.normal(0, 30, (20, 40, 40))
+    return hu
+
+
+FAULTS = {
+    "1024 too high": (lambda hu: hu + 1024, "1024 too high for want of the RescaleIntercept"),
+    "1024 too high but for padding": (lambda hu: np.where(np.arange(40) < 3, -2000, hu + 1024), "1024 too high"),
+    "1000 too high": (lambda hu: hu + 1000, "1024 too high"),
+    "intercept applied twice": (lambda hu: hu - 1024, "1024 too low"),
+    "a window as 0..1": (lambda hu: np.clip((hu + 1000) / 1400, 0, 1), r"scaled to 0\.\.1"),
+    "a window as 0..255": (lambda hu: 255 * np.clip((hu + 1000) / 1400, 0, 1), r"scaled to 0\.\.255"),
+    "unit variance": (lambda hu: (hu - hu.mean()) / hu.std(), "scaled to another range"),
+    "stored with 12 bits": (lambda hu: 4095 * np.clip((hu + 1000) / 1400, 0, 1), "none is that of lung, air or fat"),
+    "inverted": (lambda hu: -hu, "inverted|none is that of lung"),
+    "constant": (lambda hu: hu * 0 + 40, "differ by less"),
+    "nothing": (lambda hu: hu * np.nan, "all voxels are padding"),
+}
+
+
+@pytest.mark.parametrize("lung", [0.2, 0.6, 0.95])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_called_by_its_name(fault, lung):
+    change, cause = FAULTS[fault]
+    with pytest.raises(UserError, match=f"ct.nii: the values, .* are not the HU of a chest: .*{cause}"):
+        check_chest("ct.nii", Volume(stored(change(chest(lung))), np.eye(4)))
+
+
+@pytest.mark.parametrize("lung", [0.0, 0.2, 0.6, 0.95])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda hu: hu,
+        lambda hu: np.where(np.arange(40) < 10, -2000, hu),  # outside of the scanner's field of view
+        lambda hu: np.where(np.arange(40) < 10, -3024, hu),
+        lambda hu: np.clip(hu, -1000, 400),
+        lambda hu: np.where(np.arange(40) == 20, 3000, hu),  # metal
+        lambda hu: hu + 60,  # a scanner that is not calibrated well, or contrast agent
+    ],
+)
+def test_hu_of_a_chest_are_accepted(change, lung):
+    assert why_not_hounsfield(stored(change(chest(lung)))) is None
+
+
+def test_the_phantoms_voxels_are_accepted():
+    source = PhantomSource(nodules=6)
+    for series in source.series():
+        for marked in source.load(series):
+            assert why_not_hounsfield(marked.ct.array) is None
+
+
+@pytest.mark.data
+def test_no_real_crop_is_refused_and_nearly_every_fault_is_found(lidc_subset):
+    found = dict.fromkeys(FAULTS, 0)
+    paths = sorted((lidc_subset / "images").glob("*.nii.gz"))[::40]
+    for path in paths:
+        hu = np.asarray(nibabel.load(path).dataobj).astype(np.float32)
+        assert why_not_hounsfield(stored(hu)) is None, path.name
+        for name, (change, _) in FAULTS.items():
+            if "padding" not in name:
+                found[name] += why_not_hounsfield(stored(change(hu))) is not None
+    # An emphysema that is cut off at -1024 looks like soft tissue that is 1024 too low.
+    assert found.pop("intercept applied twice") >= 0.9 * len(paths)
+    assert found.pop("inverted") >= 0.98 * len(paths)
+    del found["1024 too high but for padding"]
+    assert set(found.values()) == {len(paths)}
