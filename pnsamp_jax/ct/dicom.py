@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from itertools import groupby
 from os import PathLike
 from typing import NamedTuple
 
@@ -37,6 +38,7 @@ class _Slice(NamedTuple):
     shared: dict[str, str]  # values of the elements in `SHARED`, empty if an element is absent
     orientation: np.ndarray  # (6,): unit vectors along w, then along h
     pixel_spacing: np.ndarray  # (2,): mm along h, w
+    acquisition: str  # AcquisitionNumber, empty if absent
 
 
 def read_series(paths: Iterable[str | PathLike[str]]) -> Volume:
@@ -67,7 +69,7 @@ def read_series(paths: Iterable[str | PathLike[str]]) -> Volume:
         _check_alike(slices[0], slices[-1])
     if not slices:
         raise UserError("no DICOM files given; a CT series needs at least 2 slices")
-    _, _, _, shared, orientation, pixel_spacing = slices[0]
+    _, _, _, shared, orientation, pixel_spacing, _ = slices[0]
     series = shared["SeriesInstanceUID"]
     row, column = orientation.reshape(2, 3)
     normal = np.cross(row, column)
@@ -75,6 +77,7 @@ def read_series(paths: Iterable[str | PathLike[str]]) -> Volume:
     if len(slices) < 2:
         raise UserError(f"{slices[0].path}: the only slice of series {series}; give at least 2")
 
+    _require_one_acquisition(slices, series)
     positions = np.stack([item.position for item in slices])
     extent = positions[-1] - positions[0]
     depths = (positions - positions[0]) @ normal
@@ -90,6 +93,18 @@ def read_series(paths: Iterable[str | PathLike[str]]) -> Volume:
         [extent / (len(array) - 1), column * pixel_spacing[0], row * pixel_spacing[1], positions[0]], axis=1
     )
     return check_geometry(slices[0].path, Volume(array, affine))
+
+
+def _require_one_acquisition(slices: list[_Slice], series: str) -> None:
+    """Raise UserError if acquisitions take turns, as of two breaths. One after the other they are a volume."""
+    numbered = (item for item in slices if item.acquisition)
+    runs = [next(group) for _, group in groupby(numbered, key=lambda item: item.acquisition)]
+    if len(runs) > len({run.acquisition for run in runs}):
+        first, second = runs[:2]
+        raise UserError(
+            f"{second.path}: AcquisitionNumber {second.acquisition} lies between slices of {first.acquisition}; "
+            f"give one acquisition of series {series}"
+        )
 
 
 def slice_positions(paths: Iterable[str]) -> np.ndarray:
@@ -171,6 +186,7 @@ def _read_slice(path: str) -> _Slice:
             ds = read_dataset(path)
             modality = ds.get("Modality")
             shared = {name: " ".join(str(ds.get(name) or "").split()) for name in SHARED}
+            acquisition = str(ds.get("AcquisitionNumber") or "")
         except DAMAGED as error:
             raise UserError(f"{path}: cannot be read as DICOM; copy the file again or leave it out") from error
         if modality not in (None, "", "CT"):
@@ -194,7 +210,7 @@ def _read_slice(path: str) -> _Slice:
             raise UserError(f"{path}: ImageOrientationPatient is not two perpendicular unit vectors; correct it")
         if pixel_spacing.min() <= 0:
             raise UserError(f"{path}: PixelSpacing is not positive; correct it")
-        return _Slice(path, _hounsfield(path, ds), position, shared, orientation, pixel_spacing)
+        return _Slice(path, _hounsfield(path, ds), position, shared, orientation, pixel_spacing, acquisition)
 
 
 def _numbers(path: str, ds: pydicom.Dataset, keyword: str, count: int, default: float | None = None) -> np.ndarray:

@@ -19,6 +19,7 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import readable
 
 MAX_TEXT_HEADER = 1 << 20  # bytes
+FIELD = r"^([A-Za-z][\w ]*?)[ \t]*[:=][ \t]*(.*?)\s*$"  # of a text header
 # Fields for which ITK assumes 1 mm or 0 if a text header lacks or garbles them, each with its synonyms.
 META_FIELDS = (("DimSize",), ("ElementSpacing", "ElementSize"), ("Offset", "Position", "Origin"))
 NRRD_FIELDS = (("sizes",), ("space directions",), ("space origin",))
@@ -74,7 +75,7 @@ def _check_text_header(path: str) -> tuple[float, str, str]:
         text = file.read(MAX_TEXT_HEADER).decode("latin-1")
     end = re.search(r"^ElementDataFile\s*=.*\n?" if meta else r"^\r?\n|\Z", text, re.MULTILINE)
     start = end.end() if end else 0
-    lines = re.findall(r"^([A-Za-z][\w ]*?)[ \t]*[:=][ \t]*(.*?)\s*$", text[:start], re.MULTILINE)
+    lines = re.findall(FIELD, text[:start], re.MULTILINE)
     fields = dict(lines)
     dimension = fields.get("NDims" if meta else "dimension")
     if dimension not in ("3", "4") or len(fields) < len(lines):
@@ -89,8 +90,8 @@ def _check_text_header(path: str) -> tuple[float, str, str]:
     for name, allowed in ACCEPTED_VALUES.items():
         if not re.fullmatch(allowed, fields.get(name, "")) and name in fields:
             raise UserError(f"{path}: {name} is '{fields[name][:40]}'; save it as one binary file in mm and HU")
-    data_file = fields.get("ElementDataFile") or fields.get("data file") or fields.get("datafile") or "LOCAL"
-    data = path if data_file.upper() == "LOCAL" else _beside(path, data_file)
+    named = _data_file_name(fields)
+    data = path if named.upper() == "LOCAL" else _beside(path, named)
     start = start if data == path else 0
     compressed = fields.get("CompressedData", "").lower() == "true"
     if compressed and fields.get("CompressedDataSize") != str(os.path.getsize(data) - start):
@@ -99,7 +100,19 @@ def _check_text_header(path: str) -> tuple[float, str, str]:
     skip = int(fields.get("HeaderSize") or fields.get("byte skip") or 0)
     if skip < 0 or int(fields.get("line skip") or 0):  # the voxels are at the end, or after a text
         available = max(available, math.inf)
-    return available - max(skip, 0), data_file, data
+    return available - max(skip, 0), named, data
+
+
+def data_file(header: str) -> str:
+    """Return the path of the file that holds the voxels of an .mhd or .nhdr, or the header's own."""
+    with open(header, "rb") as file:
+        text = file.read(MAX_TEXT_HEADER).decode("latin-1")
+    named = _data_file_name(dict(re.findall(FIELD, text, re.MULTILINE)))
+    return header if named.upper() == "LOCAL" else _beside(header, named)
+
+
+def _data_file_name(fields: dict[str, str]) -> str:
+    return fields.get("ElementDataFile") or fields.get("data file") or fields.get("datafile") or "LOCAL"
 
 
 def _beside(header: str, data_file: str) -> str:

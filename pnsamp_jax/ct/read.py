@@ -6,6 +6,7 @@ from os import PathLike
 from pydicom.misc import is_dicom
 
 from pnsamp_jax.ct.dicom import read_series
+from pnsamp_jax.ct.dicom_file import DAMAGED, quiet_pydicom, read_dataset
 from pnsamp_jax.ct.dicom_index import only_series
 from pnsamp_jax.ct.image_files import read_file
 from pnsamp_jax.ct.plausibility import why_not_hounsfield
@@ -78,7 +79,20 @@ def read_image(path: str | PathLike[str]) -> Volume:
         raise UserError(f"{path}: no such file or folder; correct the path")
     if not path.lower().endswith(IMAGE_SUFFIXES):
         if path.lower().endswith(".dcm") or (os.access(path, os.R_OK) and is_dicom(path)):
-            raise UserError(f"{path}: a single DICOM file; give the folder that contains the whole series")
+            raise UserError(_why_not_one_dicom_file(path))
         raise UserError(f"{path}: not an image; give {', '.join(IMAGE_SUFFIXES)} or a folder of DICOM files")
     array, affine = read_file(path)
     return check_geometry(path, Volume(array, affine))
+
+
+def _why_not_one_dicom_file(path: str) -> str:
+    """Return the message for a single DICOM file, which names what it is unless it is a slice."""
+    with quiet_pydicom():
+        try:
+            header = read_dataset(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+            kind = getattr(header.get("SOPClassUID"), "name", "")
+        except DAMAGED:
+            kind = ""
+    if "Segmentation" in kind or "RT Structure" in kind:
+        return f"{path}: a DICOM {kind.removesuffix(' Storage')}, which is not read here; convert it to NIfTI"
+    return f"{path}: a single DICOM file; give the folder that contains the whole series"

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from pnsamp_jax.ct.itk_files import data_file
 from pnsamp_jax.ct.read import read_ct, read_image
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.cohort import Nodule
-from pnsamp_jax.data.csv_tables import number, read_table
+from pnsamp_jax.data.csv_tables import Row, number, read_table
 from pnsamp_jax.data.patches import MarkedNodule
 from pnsamp_jax.errors import UserError
 
@@ -42,6 +43,7 @@ class NoduleRow:
     mask: str
     centre_mm: np.ndarray
     context: str
+    mask_label: int | None  # of the nodule in a label map; None for a mask with one bit per reader
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,21 @@ class FolderSource:
         root, digest = Path(self.root), hashlib.sha256()
         files = {name for rows in read_rows(self.root).values() for row in rows for name in (row.image, row.mask)}
         for name in sorted(files):
-            path = root / name
-            stamp = (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None
-            digest.update(f"{name} {stamp}\n".encode())
+            for path in _files_of(root / name):
+                stamp = (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None
+                digest.update(f"{name} {stamp}\n".encode())
         for name in ("nodules.csv", "ratings.csv"):
             digest.update((root / name).read_bytes())
         return {"source": self.name, "root": str(root.resolve()), "content": digest.hexdigest()}
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Return the files whose change changes an image: its own, that of its voxels, or those of a DICOM series."""
+    if path.is_dir():
+        return sorted(part for part in path.rglob("*") if part.is_file())
+    if path.suffix.lower() in (".mhd", ".nhdr") and path.is_file():
+        return [path, Path(data_file(str(path)))]
+    return [path]
 
 
 @lru_cache(maxsize=1)  # once per process, not once per series
@@ -97,6 +108,7 @@ def read_rows(root: str) -> dict[str, list[NoduleRow]]:
     ratings = _read_ratings(Path(root) / "ratings.csv")
     rows: dict[str, list[NoduleRow]] = {}
     seen = set()
+    shared: dict[str, NoduleRow] = {}  # the first row that names each mask
     for where, line in read_table(Path(root) / "nodules.csv", NODULE_COLUMNS):
         nodule_id = line["nodule_id"]
         if nodule_id in seen:
@@ -108,12 +120,30 @@ def read_rows(root: str) -> dict[str, list[NoduleRow]]:
         centre = np.array([number(where, line, column) for column in ("x_mm", "y_mm", "z_mm")])
         by_reader = np.array(ratings.pop(nodule_id, []), int).reshape(-1, len(schema.RATINGS))
         nodule = Nodule(nodule_id, line["patient_id"], by_reader)
-        rows.setdefault(line["image"], []).append(NoduleRow(nodule, line["image"], line["mask"], centre, context))
+        label = _label(where, line)
+        row = NoduleRow(nodule, line["image"], line["mask"], centre, context, label)
+        rows.setdefault(line["image"], []).append(row)
+        sharing = shared.setdefault(line["mask"], row)
+        if sharing is not row and None in (label, sharing.mask_label):
+            raise UserError(
+                f"{where}: names the same mask as nodule_id '{sharing.nodule.nodule_id}'; name the label of each in a "
+                "column mask_label, or give each a mask of its own"
+            )
     if ratings:
         raise UserError(f"{root}/ratings.csv: nodule_id '{min(ratings)}' is not in nodules.csv; add it there")
     if not rows:
         raise UserError(f"{root}/nodules.csv: contains no nodule; add one line per nodule")
     return rows
+
+
+def _label(where: str, line: Row) -> int | None:
+    """Return the label of a nodule in a label map, or None if its line names none."""
+    if not line.get("mask_label"):
+        return None
+    label = number(where, line, "mask_label")
+    if label != int(label) or label < 1:
+        raise UserError(f"{where}, column mask_label: '{line['mask_label']}' is not a whole number from 1")
+    return int(label)
 
 
 def _read_ratings(path: Path) -> dict[str, list[list[int]]]:
@@ -145,6 +175,8 @@ def _load_nodule(root: str, row: NoduleRow, ct: Volume) -> MarkedNodule:
             "x_mm, y_mm and z_mm are LPS mm (NIfTI viewers show RAS: negate x and y)"
         )
     mask = read_image(Path(root) / row.mask)
+    if row.mask_label is not None:
+        mask = Volume((mask.array == row.mask_label).astype(np.int16), mask.affine)
     for value in (mask.array.min(), mask.array.max()):
         if not 0 <= value <= 255:
             raise UserError(f"{root}/{row.mask}: contains {value}; a mask has 0/1, or 0..255 with one bit per reader")
@@ -161,5 +193,25 @@ def _load_nodule(root: str, row: NoduleRow, ct: Volume) -> MarkedNodule:
     if np.isin(bits, (0, 255)).all():  # another way to write one mask, rather than eight readers who agree
         bits = bits > 0
     readers = [bits >> bit & 1 for bit in range(8) if (bits >> bit & 1).any()]
+    _require_bits(f"{root}/{row.mask}", bits, len(readers), row.nodule)
     masks = Volume(np.stack(readers).astype(bool), mask.affine)
     return MarkedNodule(row.nodule, ct, masks, row.context, row.centre_mm)
+
+
+def _require_bits(path: str, mask: np.ndarray, readers: int, nodule: Nodule) -> None:
+    """Raise UserError if the values of a mask cannot be one bit per reader, as those of a label map or interpolation.
+
+    Args:
+      path: of the mask.
+      mask: (d, h, w) its values.
+      readers: number of different bits in them.
+      nodule: with its ratings, one row per reader, or none.
+    """
+    values = np.unique(mask[mask > 0])
+    rated = len(nodule.ratings)
+    if readers > rated > 0 or (readers > 1 and len(values) == 1 and not rated):
+        shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
+        raise UserError(
+            f"{path}: its values ({shown}) are the bits of {readers} readers, but ratings.csv has {rated} for "
+            f"'{nodule.nodule_id}'; if they are labels, name the nodule's in a column mask_label of nodules.csv"
+        )
