@@ -1,13 +1,14 @@
 """The `folder` source: the user's own nodules as images, masks and two tables.
 
-    root/nodules.csv   nodule_id, patient_id, image, mask, x_mm, y_mm, z_mm  [, context]
+    root/nodules.csv   nodule_id, patient_id, image, mask, x_mm, y_mm, z_mm  [, context, mask_label]
     root/ratings.csv   nodule_id, reader, and the nine ratings; one row per nodule and reader
     root/images/       NIfTI, NRRD or MetaImage in HU; `image` and `mask` are paths relative to root
     root/masks/        unsigned 8-bit: bit r is set where reader r marked the voxel (0/1 or 0/255 for one mask)
 
 The point is the nodule's centre in LPS mm, the coordinates of DICOM and ITK. Further columns are ignored. A rating may
-be left blank; a nodule without rows in ratings.csv has no ratings. `context` states what surrounds the nodule: "ct" (a
-whole scan or a crop with true context, the default), "cube" or "slab" (see `schema.CONTEXT`).
+be left blank; a nodule without rows in ratings.csv has no ratings. `context` states what surrounds the nodule: "ct"
+(a whole scan or a crop with true context, the default), "cube" or "slab" (see `schema.CONTEXT`). `mask_label` is the
+label of the nodule where `mask` is a label map, as 3D Slicer and nnU-Net write it.
 """
 
 import hashlib
@@ -108,7 +109,7 @@ def read_rows(root: str) -> dict[str, list[NoduleRow]]:
     ratings = _read_ratings(Path(root) / "ratings.csv")
     rows: dict[str, list[NoduleRow]] = {}
     seen = set()
-    shared: dict[str, NoduleRow] = {}  # the first row that names each mask
+    shared: dict[tuple[str, str], NoduleRow] = {}  # the first row that names each image and mask
     for where, line in read_table(Path(root) / "nodules.csv", NODULE_COLUMNS):
         nodule_id = line["nodule_id"]
         if nodule_id in seen:
@@ -123,7 +124,7 @@ def read_rows(root: str) -> dict[str, list[NoduleRow]]:
         label = _label(where, line)
         row = NoduleRow(nodule, line["image"], line["mask"], centre, context, label)
         rows.setdefault(line["image"], []).append(row)
-        sharing = shared.setdefault(line["mask"], row)
+        sharing = shared.setdefault((line["image"], line["mask"]), row)
         if sharing is not row and None in (label, sharing.mask_label):
             raise UserError(
                 f"{where}: names the same mask as nodule_id '{sharing.nodule.nodule_id}'; name the label of each in a "
