@@ -265,7 +265,7 @@ def test_settings_that_make_no_sense(fields, complaint, workdir, tmp_path):
     ("rows", "complaint"),
     [
         (["a,ct.nii,1,2,3", "a,ct.nii,4,5,6"], "nodule_id 'a' appears twice"),
-        (["../a,ct.nii,1,2,3"], r"nodule_id '\.\./a': give at most 64 letters, digits"),
+        (["../a,ct.nii,1,2,3"], r"nodule_id '\.\./a': give at most 128 letters, digits"),
         (["a,ct.nii,1,2,three"], "line 2, column z_mm: 'three' is not a number"),
         (["a,,1,2,3"], "line 2, column image: is empty"),
         ([], "holds no nodule"),
