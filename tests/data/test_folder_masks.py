@@ -26,8 +26,18 @@ def with_labels(root, **labels):
 def test_a_label_is_not_taken_for_several_readers(root, label):
     write_mask(root, block((12, 7, 11), (15, 10, 14), label))  # a_n01 has one reader
     message = refusal(load, root)
-    assert f"masks/a1.nrrd: its values ({label}) are the bits of" in message
-    assert "ratings.csv has 1 for 'a_n01'" in message and "mask_label" in message
+    assert f"masks/a1.nrrd: its values ({label}) would be the bits of" in message and "mask_label" in message
+    assert ("ratings.csv has 1 for 'a_n01'" if label == 3 else "who agree in every voxel") in message
+
+
+def test_three_readers_who_agree_in_every_voxel_are_a_label_and_two_are_not(root):
+    _, ratings = tables()
+    more = [{**ratings[2], "reader": reader} for reader in (1, 2, 3)]
+    write_table(root / "ratings.csv", [*ratings, *more])  # a_n01 has four readers
+    write_mask(root, block((12, 7, 11), (15, 10, 14), 3))
+    assert len(load(root)[1].readers.array) == 2
+    write_mask(root, block((12, 7, 11), (15, 10, 14), 7))
+    assert "its values (7) would be the bits of 3 readers who agree" in refusal(load, root)
 
 
 @pytest.mark.parametrize("label", [1, 2, 64, 255])
