@@ -251,23 +251,3 @@ def test_the_workers_of_a_killed_preparation_end_with_it(tmp_path):
         assert process.stdout.readline() == process.stdout.readline() == b"loading\n"
         process.kill()
         process.communicate(timeout=60)  # until the last one that holds the pipe is gone; they would sleep for longer
-
-
-def test_a_training_at_a_constant_rate_goes_on_for_more_epochs_to_the_same_end(finished, tmp_path):
-    train.train_and_evaluate(tiny_config(**{**CONFIG, "num_epochs": 2}), tmp_path)
-    train.train_and_evaluate(tiny_config(**CONFIG), tmp_path)
-    assert_same(tmp_path, finished)
-
-
-@pytest.mark.parametrize(
-    ("stored", "now", "refused"),
-    [
-        ({"num_epochs": 1}, {"num_epochs": 2}, False),
-        ({"num_epochs": 2}, {"num_epochs": 1}, True),
-        ({"num_epochs": 1, "schedule": "cosine"}, {"num_epochs": 2, "schedule": "cosine"}, True),
-        ({"num_epochs": 1, "schedule": "cosine"}, {"num_epochs": 2}, True),
-    ],
-)
-def test_epochs_may_be_added_only_where_the_steps_so_far_stay_the_same(stored, now, refused):
-    fields = [json.loads(tiny_config(**changes).to_json()) for changes in (now, stored)]
-    assert (layout.difference(*fields) is not None) == refused

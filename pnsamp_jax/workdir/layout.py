@@ -46,8 +46,6 @@ def flatten(fields: dict, prefix: str = "") -> dict:
 def difference(fields: dict, stored: dict) -> str | None:
     """Describe the first field in which a config computes something else than a stored one, or return None.
 
-    A training with a constant learning rate may go on for more epochs, since its steps so far are the same.
-
     Args:
       fields: of this run's config, as JSON.
       stored: of the other config, as JSON.
@@ -55,8 +53,6 @@ def difference(fields: dict, stored: dict) -> str | None:
     here, there = flatten(fields), flatten(stored)
     for field in sorted(here.keys() | there.keys()):
         free = field in FREE_FIELDS or field.startswith(FREE_SECTIONS)
-        if field == "num_epochs" and here.get("schedule") == there.get("schedule") == "constant":
-            free = here[field] >= there.get(field, here[field] + 1)
         if not free and here.get(field) != there.get(field):
             return f"there config.{field} is {there.get(field)!r}, here {here.get(field)!r}"
     return None
