@@ -60,11 +60,14 @@ def read_dataset(path: str | PathLike[str], **options: Any) -> pydicom.FileDatas
         start = file.read(132)
     source: Any = path
     if start.startswith(b"\x1f\x8b"):
-        with gzip.open(path) as unpacked:
-            content = unpacked.read()
-        source, start = io.BytesIO(content), content[:132]
+        source, start = _unpacked(path)
     bare = start[128:] != b"DICM" and start[:2] in FIRST_GROUPS
-    ds = pydicom.dcmread(source, force=bare, **options)
+    try:
+        ds = pydicom.dcmread(source, force=bare, **options)
+    except DAMAGED as error:
+        if bare:  # another file that happens to begin like a dataset
+            raise InvalidDicomError(f"{path}: not a DICOM file") from error
+        raise
     if bare and not len(ds):
         raise InvalidDicomError(f"{path}: holds no element")
     if "TransferSyntaxUID" not in ds.file_meta:
@@ -72,3 +75,15 @@ def read_dataset(path: str | PathLike[str], **options: Any) -> pydicom.FileDatas
         if pixels is None or getattr(pixels, "length", 0) != UNDEFINED_LENGTH:
             ds.file_meta.TransferSyntaxUID = SYNTAXES[ds.original_encoding]
     return ds
+
+
+def _unpacked(path: str | PathLike[str]) -> tuple[io.BytesIO, bytes]:
+    """Return the content of a gzipped DICOM file and its first bytes. The rest of any other file is not unpacked."""
+    try:
+        with gzip.open(path) as file:
+            start = file.read(132)
+            if start[128:] == b"DICM" or start[:2] in FIRST_GROUPS:
+                return io.BytesIO(start + file.read()), start
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidDicomError(f"{path}: cannot be unpacked") from error
+    raise InvalidDicomError(f"{path}: not a DICOM file")

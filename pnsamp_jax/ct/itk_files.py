@@ -4,7 +4,6 @@ ITK fills in fields that are missing or garbled, ignores others and crashes on s
 give a prediction for another part of the body, so such a file is refused, before memory for its voxels is allocated.
 """
 
-import math
 import os
 import re
 import tempfile
@@ -43,7 +42,7 @@ def read_itk(path: str) -> tuple[np.ndarray, np.ndarray]:
 
     if path != readable(path):
         raise UserError(f"{path}: the name is not UTF-8, which ITK requires; rename the file")
-    available, named, data = _check_text_header(path)  # before ITK, which some headers crash
+    available, exact, named, data = _check_text_header(path)  # before ITK, which some headers crash
     with _with_data_file(path, named, data) as file, _silent_itk(sitk):
         reader = sitk.ImageFileReader()
         reader.SetFileName(file)
@@ -52,7 +51,7 @@ def read_itk(path: str) -> tuple[np.ndarray, np.ndarray]:
         if reader.GetNumberOfComponents() != 1 or "complex" in kind:
             raise UserError(f"{path}: has voxels of {kind}; give one 3D image of HU")
         voxel_bytes = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
-        check_size(path, reader.GetSize(), voxel_bytes, available)
+        check_size(path, reader.GetSize(), voxel_bytes, available, exact)
         image = reader.Execute()
     dimension = image.GetDimension()
     direction = np.array(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
@@ -64,8 +63,11 @@ def read_itk(path: str) -> tuple[np.ndarray, np.ndarray]:
     return to_int16(sitk.GetArrayViewFromImage(image).reshape(image.GetSize()[2::-1])), affine
 
 
-def _check_text_header(path: str) -> tuple[float, str, str]:
-    """Return the bytes of voxels in an NRRD or MetaImage, its data file as the header names it, and the file's path.
+def _check_text_header(path: str) -> tuple[int, bool, str, str]:
+    """Check the header of an NRRD or MetaImage.
+
+    Returns:
+      The bytes of its voxels, whether these are all of them voxels, and its data file as named there and as a path.
 
     Raises:
       UserError: the header contains something that ITK ignores, replaces or crashes on.
@@ -96,11 +98,10 @@ def _check_text_header(path: str) -> tuple[float, str, str]:
     compressed = fields.get("CompressedData", "").lower() == "true"
     if compressed and fields.get("CompressedDataSize") != str(os.path.getsize(data) - start):
         raise UserError(f"{path}: CompressedDataSize is not the size of the voxel data; copy the file again")
-    available: float = stored_bytes(data, start, compressed or fields.get("encoding", "raw") != "raw")
+    available = stored_bytes(data, start, compressed or fields.get("encoding", "raw") != "raw")
     skip = int(fields.get("HeaderSize") or fields.get("byte skip") or 0)
-    if skip < 0 or int(fields.get("line skip") or 0):  # the voxels are at the end, or after a text
-        available = max(available, math.inf)
-    return available - max(skip, 0), named, data
+    exact = skip >= 0 and not int(fields.get("line skip") or 0)  # else the voxels are at the end, or after a text
+    return available - max(skip, 0), exact, named, data
 
 
 def data_file(header: str) -> str:

@@ -28,11 +28,12 @@ def to_int16(stored: np.ndarray, slope: float = 1, intercept: float = 0) -> np.n
     return array
 
 
-def check_size(path: str, shape: tuple[int, ...], bytes_per_voxel: int, available: float) -> None:
+def check_size(path: str, shape: tuple[int, ...], bytes_per_voxel: int, available: int, exact: bool = True) -> None:
     """Raise UserError unless `shape` (w, h, d, ...) is 3D, of a plausible size and takes all `available` bytes.
 
     Too many bytes are as wrong as too few: then a slice, a column or a header of the data file's own is not accounted
-    for, and what is read is another part of the body.
+    for, and what is read is another part of the body. Only where the header says that others come first (not `exact`)
+    may there be more.
     """
     text = " x ".join(map(str, shape))
     if len(shape) < 3 or any(extent != 1 for extent in shape[3:]):
@@ -42,9 +43,9 @@ def check_size(path: str, shape: tuple[int, ...], bytes_per_voxel: int, availabl
     needed = math.prod(shape) * bytes_per_voxel
     if needed > available:
         raise UserError(f"{path}: truncated, has fewer voxels than the {text} of its header; copy the file again")
-    if needed < available < math.inf:
+    if exact and needed < available:
         raise UserError(
-            f"{path}: holds {available - needed:g} bytes more than the {text} voxels of its header, so that either is "
+            f"{path}: holds {available - needed} bytes more than the {text} voxels of its header, so that either is "
             "wrong; export the image again"
         )
 

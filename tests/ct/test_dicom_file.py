@@ -84,6 +84,10 @@ def test_other_files_are_still_passed_over(paths):
         "notes.txt": b"\x08\x00 some text",
         "zeros": bytes(500),
         "packed.gz": gzip.compress(b"x"),
+        "damaged.gz": gzip.compress(bytes(range(256)) * 99)[:-20],
+        "garbled.gz": b"\x1f\x8b garbage",
+        "ct.raw": np.arange(2, 999, dtype="<i2").tobytes(),  # begins as a group number does
+        "other.raw": np.full(999, 8, "<i2").tobytes(),
     }.items():
         (paths[0].parent / name).write_bytes(content)
     assert sorted(only_series(paths[0].parent)) == sorted(map(str, paths))

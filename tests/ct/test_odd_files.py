@@ -44,6 +44,8 @@ def test_a_header_of_the_data_file_that_is_stated_is_skipped(tmp_path, stated):
     data.write_bytes(b"\x7f" * 100 + data.read_bytes())
     edited(path, b"ElementType", stated + b"\nElementType")
     np.testing.assert_array_equal(read_image(path).array, HU)
+    data.write_bytes(data.read_bytes()[:200])
+    assert "truncated" in refusal(read_image, path)
 
 
 @pytest.mark.parametrize(("written", "named"), [("ct.nii.gz", "ct.nii"), ("ct.nii", "ct.nii.gz")])
