@@ -176,7 +176,7 @@ def test_a_checkpoint_of_another_config_is_refused_by_the_first_difference(copy,
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("folds.json", '{"cohort": "rounded_ne_3", "fo', r"folds\.json: damaged .*; delete it"),
+        ("folds.json", '{"cohort": "rounded_ne_3", "fo', r"folds\.json: damaged .*; restore it"),
         ("folds.json", "[]", r"folds\.json: damaged"),
         ("config.json", '{"seed', r"config\.json: damaged .*; delete it"),
         ("fold_0/checkpoints/digests.json", "{", r"digests\.json: damaged .*; delete it"),

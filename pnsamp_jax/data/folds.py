@@ -8,16 +8,19 @@ SPLITS = ("patient", "nodule")
 
 
 def _deal(groups: np.ndarray, classes: np.ndarray, parts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Distribute whole groups over parts of given sizes, with every class spread evenly.
+    """Distribute whole groups over parts of given sizes, with every class and every size of group spread evenly.
 
-    Groups are taken from the largest to the smallest, in random order among equally large ones. Each goes to the part
-    where it reduces the distance between the counts per class and their target the most.
+    Groups of equal size and classes form a stratum. They are taken stratum by stratum, from the largest groups to the
+    smallest, in random order within a stratum. With every group, each part is due its share of the items taken so far,
+    and the group goes to the part where it reduces the distance between the counts per class and those that are due the
+    most. So each part has its share of every stratum, to within a group. (Measured against the final counts instead,
+    the large groups would all go to the large parts, and a small part would be filled up with the smallest groups.)
 
     Args:
       groups: (N,) group of each item.
       classes: (N,) class of each item.
       parts: (P,) target share of the items in each part, summing to 1.
-      rng: determines the order of equally large groups and breaks ties between parts.
+      rng: determines the order within a stratum and breaks ties between parts.
 
     Returns:
       (N,) int: the part of each item.
@@ -26,15 +29,16 @@ def _deal(groups: np.ndarray, classes: np.ndarray, parts: np.ndarray, rng: np.ra
     labels, label = np.unique(classes, return_inverse=True)
     table = np.zeros((len(names), len(labels)))
     np.add.at(table, (group, label), 1)
-    target = parts[:, None] * table.sum(axis=0)
     # Counts are relative to the size of the class, so that rare classes are spread as evenly as common ones.
-    scale = np.maximum(table.sum(axis=0), 1)
-    have = np.zeros_like(target)
+    scale = table.sum(axis=0)
+    have, due = np.zeros((2, len(parts), len(labels)))
     part_of = np.zeros(len(names), int)
     order = rng.permutation(len(names))
-    for index in order[np.argsort(-table[order].sum(axis=1), kind="stable")]:
-        before = ((have - target) / scale) ** 2
-        after = ((have + table[index] - target) / scale) ** 2
+    strata = np.lexsort([*table[order].T, -table[order].sum(axis=1)])  # the last key, the size, comes first
+    for index in order[strata]:
+        due += parts[:, None] * table[index]
+        before = ((have - due) / scale) ** 2
+        after = ((have + table[index] - due) / scale) ** 2
         cost = (after - before).sum(axis=1)
         best = np.flatnonzero(np.isclose(cost, cost.min()))
         part_of[index] = rng.choice(best)

@@ -21,6 +21,7 @@ from pnsamp_jax.files import atomic_path
 
 SUBSETS = ("train", "validation", "test")  # of a fold
 Fold = dict[str, list[str]]  # nodule ids of each subset
+RESTORE = "restore it from a copy, or choose another --workdir"
 
 # Fields of a config that do not change what a run computes, so that they may differ when a workdir is used again.
 FREE_FIELDS = ("fold", "checkpoint", "test_flips", "log_every_steps", "data.cache", "data.workers", "data.pipeline")
@@ -113,6 +114,8 @@ def load_folds(
 ) -> list[Fold]:
     """Read the split of a cohort from folds.json, or make it (see `make_folds`) and write it.
 
+    A split that exists is never made again: it is what the trained folds have seen.
+
     Args:
       path: of folds.json.
       nodule_ids: (N,) of the cohort.
@@ -125,7 +128,8 @@ def load_folds(
       validation_fraction: share of each fold's training nodules that is held out for validation.
 
     Raises:
-      UserError: the file was made for other nodules or other settings, or is damaged.
+      UserError: the file was made for other nodules or other settings, is damaged, or is missing from a workdir with a
+        trained fold.
     """
     patient_of = dict(zip(nodule_ids.tolist(), patient_ids.tolist(), strict=True))
     header = {"cohort": cohort, "split": split, "seed": seed}
@@ -139,6 +143,9 @@ def load_folds(
         if {nodule for fold in folds for nodule in fold["test"]} != patient_of.keys():
             raise UserError(f"{path}: was made for other nodules than the data now hold; choose another --workdir")
         return folds
+    trained = sorted(path.parent.glob("fold_*/checkpoints"))
+    if trained:  # another version of the package may deal other folds, and train networks on nodules they are tested on
+        raise UserError(f"{path}: missing, though {trained[0].parent.name} is trained; {RESTORE}")
     folds = make_folds(
         nodule_ids,
         patient_ids,
@@ -165,5 +172,5 @@ def _read_folds(path: Path) -> tuple[dict, list[Fold]]:
         return {field: content[field] for field in ("cohort", "split", "seed")} | {"num_folds": len(folds)}, folds
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: damaged ({error}); delete it, and the same split is made again from the same data and config"
+            f"{path}: damaged ({error}); {RESTORE}"
         ) from error

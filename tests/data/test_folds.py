@@ -74,7 +74,7 @@ def test_every_set_has_its_share_of_each_class(data, split, seed):
     for fold in folds_of(data, split, seed):
         counts = {name: Counter(class_of[i] for i in part) for name, part in fold.items()}
         for label in (-1, 1):
-            # Whole patients are distributed, the largest first; the many single nodules then balance the sets.
+            # Whole patients are dealt, the largest first; the many single nodules then balance the sets.
             assert abs(counts["test"][label] - total[label] / 5) <= 2
             rest = total[label] - counts["test"][label]
             assert abs(counts["validation"][label] - rest / 10) <= 2
@@ -85,6 +85,49 @@ def test_the_validation_set_has_the_requested_share(data):
         for fold in folds_of(data, validation_fraction=share):
             rest = len(fold["train"]) + len(fold["validation"])
             assert len(fold["validation"]) / rest == pytest.approx(share, abs=0.01)
+
+
+def share_of_small(part, patient_of, size_of):
+    """Return the share of one-nodule patients among the patients of a set."""
+    return np.mean([size_of[patient] == 1 for patient in {patient_of[i] for i in part}])
+
+
+def check_every_set_is_alike(data, seed, num_folds=5):
+    """Check the sizes of the sets, their patients' sizes and their classes against the whole cohort's."""
+    patient_of, class_of = (dict(zip(data[0], column, strict=True)) for column in data[1:])
+    size_of = Counter(data[1].tolist())
+    small, positive = np.mean([size == 1 for size in size_of.values()]), np.mean(data[2] == 1)
+    for fold in folds_of(data, seed=seed, num_folds=num_folds):
+        rest = len(fold["train"]) + len(fold["validation"])
+        assert abs(len(fold["test"]) - len(data[0]) / num_folds) <= 3
+        assert abs(len(fold["validation"]) - rest / 10) <= 3
+        for name, part in fold.items():
+            # A validation set has some 50 patients; one patient of each of a dozen strata too many would move the
+            # share by less than a tenth. Random dealing would move it by 0.07 (one standard deviation).
+            assert share_of_small(part, patient_of, size_of) == pytest.approx(small, abs=0.08), (seed, name)
+            assert np.mean([class_of[i] == 1 for i in part]) == pytest.approx(positive, abs=0.02), (seed, name)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_patients_of_every_size_are_in_every_set(seed):
+    check_every_set_is_alike(realistic(seed=seed, patients=600), seed)
+
+
+def test_large_patients_are_in_the_validation_set_as_often_as_others(data):
+    size_of, patient_of = Counter(data[1].tolist()), dict(zip(data[0], data[1], strict=True))
+    held_out = []
+    for seed in range(12):
+        for fold in folds_of(data, seed=seed):
+            large = [patient_of[i] for i in fold["train"] + fold["validation"] if size_of[patient_of[i]] >= 5]
+            held_out.append(len({patient_of[i] for i in fold["validation"]} & set(large)) / len(set(large)))
+    # Sixty draws of about one in ten large patients; dealt by what the sets still lack, it would be none.
+    assert np.mean(held_out) == pytest.approx(0.1, abs=0.05)
+
+
+def test_who_is_drawn_depends_on_the_seed(data):
+    drawn = Counter(i for seed in range(20) for i in folds_of(data, seed=seed)[0]["test"])
+    # Every nodule is in the first fold with probability 1/5: in 20 seeds, 4 times, and all but never 13 times.
+    assert max(drawn.values()) <= 13 and len(drawn) > 0.95 * len(data[0])
 
 
 @pytest.mark.parametrize("split", ["patient", "nodule"])
@@ -149,6 +192,11 @@ def real(lidc_subset):
     classes = cohort.suspicion(rating_counts, "rounded_ne_3")[member]
     assert Counter(classes.tolist()) == {-1: 815, 1: 379}
     return ids, patients, classes
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_real_patients_of_every_size_are_in_every_set(real, seed):
+    check_every_set_is_alike(real, seed)
 
 
 @pytest.mark.parametrize("split", ["patient", "nodule"])
