@@ -21,7 +21,7 @@ from pnsamp_jax.workdir.tables import Table, rated, read_tables
 CONTEXT_NOTES = {
     "ct": "real CT",
     "cube": "real voxels, cubes with true context",
-    "slab": "real voxels, slabs: Dice is optimistic, since the volume ends where the nodule does",
+    "slab": "real voxels, slabs: Dice, AUC and ratings are optimistic, since the volume ends where the nodule does",
     "simulated": "SIMULATED VOXELS around real contours and ratings: no claim about real CT",
 }
 

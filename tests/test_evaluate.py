@@ -89,7 +89,7 @@ def test_contexts_are_never_mixed(workdir, capsys):
     assert results["contexts"]["cube"]["n"] == 10
     printed = capsys.readouterr().out
     assert "10 nodules of 5 patients" in printed and "30 nodules of 15 patients" in printed
-    assert "slabs: Dice is optimistic" in printed
+    assert "slabs: Dice, AUC and ratings are optimistic" in printed
     assert {path.name for path in (workdir / "figures").iterdir()} == {"evaluation_cube.png", "evaluation_slab.png"}
 
 

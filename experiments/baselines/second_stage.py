@@ -3,7 +3,7 @@
 A second stage is fitted on the training and validation nodules of a fold together, since it selects nothing on the
 validation nodules. Their features come from a network that was trained on most of them, as in the published methods;
 the test nodules are new to both stages. Cohort, folds and metrics are those of the networks, and so is the number of
-nodules: a nodule on which a method cannot run counts as wrong (see `count_as_wrong`).
+nodules: a method answers for every nodule, from as much as it could measure of it.
 """
 
 import csv
@@ -29,6 +29,7 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.run import Run, open_run
 from pnsamp_jax.workdir import tables
+from pnsamp_jax.workdir.layout import fold_folder
 
 TREES = 500
 SMALLEST_SD = 1e-6  # classes; a regression that fits without error still gives a distribution
@@ -92,30 +93,6 @@ def forest_ratings(train_x: np.ndarray, train_labels: np.ndarray, test_x: np.nda
     return classify(partial(forest, seed), train_x, train_labels, test_x)
 
 
-def count_as_wrong(truth: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give the nodules on which a method could not run the worst possible prediction, so that n stays the same.
-
-    That prediction is the class farthest from the truth, with certainty. It is an end of the scale and at least two
-    classes off, so off-by-one is wrong in either decoding; in the AUC, a malignant nodule ranks below all others and a
-    benign one above. Leaving such nodules out would flatter a method for what it cannot do.
-
-    Args:
-      truth: (n, 9) classes, 0 for missing.
-      probabilities: (n, 9, 6). NaN in every rating if the method could not run on a nodule; NaN for every nodule in a
-        rating that the method does not predict.
-
-    Returns:
-      (n, 9, 6) without the first kind of NaN, and (n,) bool: the nodules that had it.
-    """
-    blank = np.isnan(probabilities).all(axis=-1)
-    unanswered = blank.all(axis=1)
-    given = ~blank[~unanswered].all(axis=0) if not unanswered.all() else np.ones(len(schema.RATINGS), bool)
-    last = np.array([rating.classes for rating in schema.RATINGS])
-    farthest = np.where(truth - 1 > last - truth, 1, last)
-    worst = (np.arange(1, schema.MAX_CLASSES + 1) == farthest[..., None]).astype(float)
-    return np.where((unanswered[:, None] & given)[..., None], worst, probabilities), unanswered
-
-
 # Cross-validation
 
 
@@ -140,30 +117,23 @@ def open_stage(config: ConfigDict, workdir: Path, method: dict[str, str], networ
     return run
 
 
-def is_tested(workdir: Path, fold: int, nodule_ids: list[str]) -> bool:
+def is_tested(workdir: Path, method: dict[str, str], fold: int, nodule_ids: list[str]) -> bool:
     """Return whether the workdir holds the method's predictions of all test nodules of a fold."""
-    path = workdir / f"fold_{fold}" / "predictions.csv"
+    folder = fold_folder(workdir, fold)
+    path, note = folder / "predictions.csv", folder / "second_stage.json"
     # A predictions.csv that is not noted may be the network's.
-    if str(fold) not in read_unanswered(workdir) or not path.is_file():
+    if not path.is_file() or not note.is_file() or json.loads(note.read_text()) != method:
         return False
     with path.open(newline="") as file:
         return {row["nodule_id"] for row in csv.DictReader(file)} == set(nodule_ids)
 
 
-def read_unanswered(workdir: Path) -> dict[str, dict]:
-    """Read the notes of `write_fold`: {fold: {"nodules": n, "unanswered": [ids]}}."""
-    path = workdir / "unanswered.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def write_fold(workdir: Path, fold: int, test: Subset, probabilities: np.ndarray) -> None:
-    """Write a fold's predictions, and then note the fold and its nodules that count as wrong in unanswered.json."""
-    probabilities, unanswered = count_as_wrong(test.labels, probabilities)
-    no_dice = np.full(len(unanswered), np.nan)
-    tables.write_predictions(workdir / f"fold_{fold}" / "predictions.csv", fold, test.records, no_dice, probabilities)
-    note = {"nodules": len(unanswered), "unanswered": test.records[schema.NODULE_ID][unanswered].tolist()}
-    with atomic_path(workdir / "unanswered.json") as temporary:
-        temporary.write_text(json.dumps({**read_unanswered(workdir), str(fold): note}, indent=1))
+def write_fold(workdir: Path, method: dict[str, str], fold: int, test: Subset, probabilities: np.ndarray) -> None:
+    """Write a fold's predictions, and then note whose they are in the fold's second_stage.json."""
+    folder, no_dice = fold_folder(workdir, fold), np.full(len(probabilities), np.nan)
+    tables.write_predictions(folder / "predictions.csv", fold, test.records, no_dice, probabilities)
+    with atomic_path(folder / "second_stage.json") as temporary:
+        temporary.write_text(json.dumps(method, indent=1))
 
 
 def read_subsets(run: Run, fold: int, network: Path | None, masks: Masks | None) -> tuple[Subset, Subset]:
@@ -193,21 +163,18 @@ def cross_validate(
     *,
     network: Path | None = None,
     mask_run: Path | None = None,
-    reason: str = "no answer",
 ) -> dict:
     """Run the folds that the config names, from wherever they stopped, and evaluate them.
 
     Args:
       config: of the network, or of the data alone if the method has no network.
-      workdir: for the tables and results of any run, second_stage.json and unanswered.json.
-      predict: (train, test, seed) -> (m, 9, 6) probabilities: NaN in the ratings that the method does not predict,
-        and in all ratings of a nodule on which it cannot run.
+      workdir: for the tables and results of any run, and second_stage.json.
+      predict: (train, test, seed) -> (m, 9, 6) probabilities: NaN in the ratings that the method does not predict.
       method: what decides the results in addition to the config; "name" is the config's `model.name`. A workdir
         belongs to one method.
       network: workdir of the network, whose folds are trained unless they are complete; methods may share it. None
         if the method has no network.
       mask_run: workdir of a trained network, see `predicted_masks`; None for the readers' consensus.
-      reason: why the method cannot run on some nodules, for the printed line.
 
     Returns:
       The content of results.json.
@@ -217,7 +184,9 @@ def cross_validate(
         method = {**method, "mask_run": os.path.relpath(mask_run, workdir)}
     run = open_stage(config, workdir, method, network)
     todo = {
-        fold: run.folds[fold] for fold in run.settings.folds if not is_tested(workdir, fold, run.folds[fold]["test"])
+        fold: run.folds[fold]
+        for fold in run.settings.folds
+        if not is_tested(workdir, method, fold, run.folds[fold]["test"])
     }
     masks: dict[int, Masks] = {}
     if mask_run is not None and todo:
@@ -228,14 +197,9 @@ def cross_validate(
         temporary.write_text(json.dumps(method, indent=1))
     for fold in todo:
         seen, unseen = read_subsets(run, fold, network, masks.get(fold))
-        write_fold(workdir, fold, unseen, predict(seen, unseen, run.settings.seed))
+        write_fold(workdir, method, fold, unseen, predict(seen, unseen, run.settings.seed))
     tables.gather_predictions(workdir)
-    results = evaluate.evaluate(workdir)
-    notes = read_unanswered(workdir).values()
-    wrong, nodules = sum(len(note["unanswered"]) for note in notes), sum(note["nodules"] for note in notes)
-    if wrong:
-        print(f"{wrong} of {nodules} nodules could not be rated ({reason}) and count as wrong")
-    return results
+    return evaluate.evaluate(workdir)
 
 
 # Command line

@@ -14,7 +14,8 @@ one counts). Also chosen: real harmonics up to degree 6, in mm; the norm of each
 (coefficients change as the nodule turns, norms do not); and a forest for each of the nine ratings.
 
 The mask is the readers' 50 % consensus, as in the paper, or with `--mask_run` a predicted one. A mask of fewer than 8
-voxels has no meaningful surface: such nodules are left out of training and count as wrong in the test.
+voxels has no meaningful surface. All its shape features are 0, in training and in the test, so that the forests rate
+such a nodule by its appearance, and by the fact that it is so small.
 """
 
 from functools import cache, partial
@@ -117,24 +118,13 @@ def radii(solid: np.ndarray) -> np.ndarray:
 
 
 def shape_features(image: np.ndarray, mask: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """Return coefficients and energies in mm: (S, S, S) bool -> (56,), NaN if the mask is too small."""
+    """Return coefficients and energies in mm: (S, S, S) bool -> (56,), 0 if the mask is too small."""
     del image  # only the network uses it
     solid = largest_component(mask)
     if solid.sum() < SMALLEST:
-        return np.full((DEGREE + 1) ** 2 + DEGREE + 1, np.nan)
+        return np.zeros((DEGREE + 1) ** 2 + DEGREE + 1)
     values = coefficients(radii(solid) * spacing_mm)
     return np.concatenate([values, energies(values)])
-
-
-def predict_ratings(train_x: np.ndarray, train_labels: np.ndarray, test_x: np.ndarray, seed: int) -> np.ndarray:
-    """Fit a forest for each rating, as `second_stage.forest_ratings`, leaving out nodules that have a NaN feature."""
-    known, answered = ~np.isnan(train_x).any(axis=1), ~np.isnan(test_x).any(axis=1)
-    probabilities = second_stage.no_answers(len(test_x))
-    if answered.any():
-        probabilities[answered] = second_stage.forest_ratings(
-            train_x[known], train_labels[known], test_x[answered], seed
-        )
-    return probabilities
 
 
 def run(config: ConfigDict, workdir: Path, mask_run: Path | None = None, network_workdir: Path | None = None) -> dict:
@@ -143,7 +133,7 @@ def run(config: ConfigDict, workdir: Path, mask_run: Path | None = None, network
 
     def predict(train: Subset, test: Subset, seed: int) -> np.ndarray:
         train_x, test_x = (np.concatenate([subset.features, measure(subset)], axis=1) for subset in (train, test))
-        return predict_ratings(train_x, train.labels, test_x, seed)
+        return second_stage.forest_ratings(train_x, train.labels, test_x, seed)
 
     return second_stage.cross_validate(
         config,
@@ -152,7 +142,6 @@ def run(config: ConfigDict, workdir: Path, mask_run: Path | None = None, network
         {"name": "shc_dcnn"},
         network=network_workdir or workdir,
         mask_run=mask_run,
-        reason=f"mask of fewer than {SMALLEST} voxels",
     )
 
 

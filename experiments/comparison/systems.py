@@ -53,6 +53,7 @@ class System(NamedTuple):
       run: trains, tests and evaluates the system, going on from where it stopped.
       needs: keys of the systems that have to run first.
       uses_readers: whether it is given the readers' outlines or ratings of the nodules that it is tested on.
+      slabs_only: whether it means something on slabs alone, which only the source `folder` has.
       published: results in per cent: "dice", "malignancy" (off-by-one) and "mean" (off-by-one of nine ratings).
     """
 
@@ -61,6 +62,7 @@ class System(NamedTuple):
     run: Run = train.train_and_evaluate
     needs: tuple[str, ...] = ()
     uses_readers: bool = False
+    slabs_only: bool = False
     published: dict[str, float] = {}
 
 
@@ -70,6 +72,7 @@ SHC = {"network_workdir": Path("shc_dcnn_network")}
 ATTRIBUTES = {"malignancy": 92.31}
 
 SYSTEMS = {
+    "depth": System("Depth of the image file alone, no voxels", "depth", _baseline("depth"), slabs_only=True),
     "diameter": System("Diameter alone, readers' mask", "diameter", _baseline("diameter"), uses_readers=True),
     "radiomics": System("Radiomics forest, readers' mask", "radiomics", _baseline("radiomics"), uses_readers=True),
     "radiomics_predicted": System(

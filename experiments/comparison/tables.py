@@ -225,7 +225,8 @@ def make_table(
     folds = read_settings(protocol).folds
     layout.write_config(root, check_workdir(root, protocol))
     for key in shown if chosen is None else chosen:
-        run_system(key, protocol, root)
+        if protocol.data.source == "folder" or not SYSTEMS[key].slabs_only:
+            run_system(key, protocol, root)
     runs = read_runs(root, [*dict.fromkeys([PN_SAMP, *shown])], folds)
     write_pages(name, build, runs, root, RESAMPLES)
 

@@ -12,9 +12,9 @@ def _deal(groups: np.ndarray, classes: np.ndarray, parts: np.ndarray, rng: np.ra
 
     Groups of equal size and classes form a stratum. They are taken stratum by stratum, from the largest groups to the
     smallest, in random order within a stratum. With every group, each part is due its share of the items taken so far,
-    and the group goes to the part where it reduces the distance between the counts per class and those that are due the
-    most. So each part has its share of every stratum, to within a group. (Measured against the final counts instead,
-    the large groups would all go to the large parts, and a small part would be filled up with the smallest groups.)
+    and the group goes to the part where it reduces the distance between the counts per class and those due the most.
+    So each part has its share of every stratum, to within a group. (Measured against the final counts instead, the
+    large groups would all go to the large parts, and a small part would be filled up with the smallest groups.)
 
     Args:
       groups: (N,) group of each item.

@@ -144,7 +144,9 @@ def load_folds(
             raise UserError(f"{path}: was made for other nodules than the data now hold; choose another --workdir")
         return folds
     trained = sorted(path.parent.glob("fold_*/checkpoints"))
-    if trained:  # another version of the package may deal other folds, and train networks on nodules they are tested on
+    if (
+        trained
+    ):  # another version of the package may deal other folds, and train networks on nodules they are tested on
         raise UserError(f"{path}: missing, though {trained[0].parent.name} is trained; {RESTORE}")
     folds = make_folds(
         nodule_ids,
@@ -171,6 +173,4 @@ def _read_folds(path: Path) -> tuple[dict, list[Fold]]:
         folds = [{subset: fold[subset]["nodules"] for subset in SUBSETS} for fold in content.pop("folds")]
         return {field: content[field] for field in ("cohort", "split", "seed")} | {"num_folds": len(folds)}, folds
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: damaged ({error}); {RESTORE}"
-        ) from error
+        raise UserError(f"{path}: damaged ({error}); {RESTORE}") from error

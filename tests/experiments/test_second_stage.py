@@ -1,6 +1,4 @@
-"""What the second stages share: probabilities, nodules that count as wrong, masks, resuming, and refusals."""
-
-import json
+"""What the second stages share: probabilities, masks, resuming, and refusals."""
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from pnsamp_jax import evaluate, metrics, train
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.run import open_run
-from pnsamp_jax.workdir.tables import read_tables
 
 METHOD = {"name": "plain"}
 
@@ -64,33 +61,6 @@ def test_classify_with_single_classes_and_missing_ratings(monkeypatch):
     others = [index for index in range(9) if index != 2]
     np.testing.assert_allclose(p[:, others].sum(axis=-1), 1)
     assert (p[0, 3:, 0] > 0.6).all() and (p[-1, 3:, 4] > 0.6).all()
-
-
-@pytest.mark.parametrize("index", range(9))
-def test_no_answer_is_wrong_in_either_decoding(index):
-    classes = schema.RATINGS[index].classes
-    truth = np.zeros((classes, 9), int)
-    truth[:, index] = np.arange(1, classes + 1)
-    p, unanswered = second_stage.count_as_wrong(truth, second_stage.no_answers(classes))
-    assert unanswered.all() and np.isin(p, (0, 1)).all()
-    p = p[:, index, :classes]
-    np.testing.assert_array_equal(p.sum(axis=1), 1)
-    for decode in (metrics.arg_max, metrics.best_within_one):
-        assert not metrics.off_by_one(decode(p), truth[:, index]).any()
-
-
-def test_no_answer_ranks_worst_and_other_predictions_do_not_change():
-    truth = np.repeat([[1], [2], [4], [5], [2], [4]], 9, axis=1)
-    given = np.random.default_rng(0).dirichlet(np.ones(5), (6, 9))
-    given = np.pad(given, ((0, 0), (0, 0), (0, 1)))
-    given[:4], given[:, 0] = np.nan, np.nan  # the method does not predict the first rating
-    p, unanswered = second_stage.count_as_wrong(truth, given)
-    np.testing.assert_array_equal(unanswered, [True] * 4 + [False] * 2)
-    assert np.isnan(p[:, 0]).all()
-    np.testing.assert_array_equal(p[4:], given[4:])
-    score = metrics.expected(p[:, schema.MALIGNANCY])
-    np.testing.assert_array_equal(score[:4], [5, 5, 1, 1])
-    assert metrics.auc(score[:4], truth[:4, 8] > 3, np.ones(4)) == 0
 
 
 # MCNN and the diameter
@@ -166,31 +136,10 @@ def test_a_method_runs_once_on_each_fold(tmp_path, no_evaluation):
 def test_predictions_of_the_network_are_replaced(tmp_path, no_evaluation):
     config = plain_config(fold=0)
     second_stage.cross_validate(config, tmp_path, predict_two, METHOD)
-    (tmp_path / "unanswered.json").unlink()  # as after a test of the network in the same folder
+    (tmp_path / "fold_0" / "second_stage.json").unlink()  # as after a test of the network in the same folder
     calls = []
     second_stage.cross_validate(config, tmp_path, lambda *a: calls.append(1) or predict_two(*a), METHOD)
     assert calls == [1]
-
-
-def test_nodules_without_an_answer_stay_in_the_tables(tmp_path, capsys):
-    lost = []
-
-    def predict(train_nodules, test, seed):
-        probabilities = predict_two(train_nodules, test, seed)
-        probabilities[0] = np.nan
-        lost.append(str(test.records[schema.NODULE_ID][0]))
-        return probabilities
-
-    results = second_stage.cross_validate(plain_config(), tmp_path, predict, METHOD, reason="too small")
-    assert "3 of 24 nodules could not be rated (too small) and count as wrong" in capsys.readouterr().out
-    notes = json.loads((tmp_path / "unanswered.json").read_text())
-    assert sorted(i for note in notes.values() for i in note["unanswered"]) == sorted(lost)
-    table = read_tables(tmp_path)
-    assert len(table["nodule_id"]) == results["contexts"]["simulated"]["n"] == 24
-    wrong = np.isin(table["nodule_id"], lost)
-    for decoding in ("arg_max", "within_one"):
-        assert (np.abs(table[decoding] - table["truth"])[wrong & (table["truth"] > 0).all(axis=1)] >= 2).all()
-        assert (table[decoding][~wrong] == 2).all() or decoding == "within_one"
 
 
 def test_a_workdir_belongs_to_one_method(tmp_path, no_evaluation):

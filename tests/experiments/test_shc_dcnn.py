@@ -1,10 +1,16 @@
 """Spherical harmonics of a nodule's surface: analytic shapes, rotation, and masks that are too small."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from scipy.spatial.transform import Rotation
 
 from experiments.baselines import second_stage, shc_dcnn
+from experiments.baselines.subsets import Subset
+from pnsamp_jax import metrics
+from pnsamp_jax.data import schema
 
 
 def solid(inside, size=40):
@@ -86,24 +92,44 @@ def test_a_thin_nodule_has_a_surface(shape):
 
 
 @pytest.mark.parametrize("voxels", [0, 1, 7])
-def test_fewer_than_eight_voxels_are_too_few(voxels):
+def test_fewer_than_eight_voxels_have_no_shape(voxels):
     mask = np.zeros((16, 16, 16), bool)
     mask[8, 8, :voxels] = True
     mask[2, 2, 2:6] = True  # another component
-    assert np.isnan(shc_dcnn.shape_features(mask, mask, 1.0)).all()
+    values = shc_dcnn.shape_features(mask, mask, 1.0)
+    assert values.shape == (56,) and not values.any()
 
 
-def test_a_nodule_without_harmonics_is_neither_predicted_nor_trained_on(monkeypatch):
-    monkeypatch.setattr(second_stage, "TREES", 5)
+def made_up_subset(rng, count, too_small):
+    """Return nodules whose class follows from the first network feature alone; some are single voxels."""
+    features = rng.normal(size=(count, 3)).astype(np.float32)
+    malignancy = np.where(features[:, 0] > 0, 4, 2)
+    rating_counts = (np.arange(1, 7) == malignancy[:, None, None]).astype(np.uint8).repeat(9, axis=1)
+    balls = {True: np.zeros((16, 16, 16), bool), False: solid(lambda z, y, x: z**2 + y**2 + x**2 <= 9, 16)}
+    balls[True][8, 8, 8] = True
+    masks = np.stack([balls[index < too_small] for index in range(count)])
+    ids = np.array([f"n{rng.integers(1 << 60)}" for _ in range(count)])
+    images = np.zeros(masks.shape, np.int16)
+    records = {schema.RATING_COUNTS: rating_counts, schema.NODULE_ID: ids, schema.IMAGE: images}
+    return Subset(records, features, masks)
+
+
+def test_a_nodule_without_a_surface_is_rated_by_its_appearance(monkeypatch):
+    monkeypatch.setattr(second_stage, "TREES", 40)
+    kept = {}
+    monkeypatch.setattr(second_stage, "cross_validate", lambda *a, **k: kept.update(predict=a[2]) or {})
+    shc_dcnn.run(ConfigDict({"spacing_mm": 1.0}), Path("unused"))
     rng = np.random.default_rng(0)
-    train_x, test_x = rng.normal(size=(40, 3)), rng.normal(size=(6, 3))
-    labels = np.where(train_x[:, :1] > 0, 4, 2) * np.ones((1, 9), int)
-    train_x[:4, 2], labels[:4], test_x[1, 2] = np.nan, 3, np.nan  # no other nodule has class 3
-    probabilities = shc_dcnn.predict_ratings(train_x, labels, test_x, 0)
-    np.testing.assert_array_equal(np.isnan(probabilities).all(axis=(1, 2)), np.arange(6) == 1)
-    assert not probabilities[[0, 2, 3, 4, 5]][..., 2].any()
+    train, test = made_up_subset(rng, 80, too_small=20), made_up_subset(rng, 40, too_small=20)
+    probabilities = kept["predict"](train, test, 0)
+    assert np.isfinite(probabilities).all()
+    for tiny in (slice(20), slice(20, None)):  # those without and those with a surface
+        predicted = metrics.arg_max(probabilities[tiny, schema.MALIGNANCY])
+        assert (predicted == test.labels[tiny, schema.MALIGNANCY]).mean() > 0.8  # a constant: about 0.5
 
 
-def test_without_any_harmonics_no_nodule_is_predicted():
-    x = np.full((3, 2), np.nan)
-    assert np.isnan(shc_dcnn.predict_ratings(x, np.ones((3, 9), int), x, 0)).all()
+def test_without_any_surface_every_nodule_is_rated(monkeypatch):
+    monkeypatch.setattr(second_stage, "TREES", 5)
+    x = np.hstack([np.arange(8.0)[:, None], np.zeros((8, 56))])
+    p = second_stage.forest_ratings(x, np.repeat([[2], [4]] * 4, 9, axis=1), x, 0)
+    np.testing.assert_allclose(p.sum(axis=-1), 1)

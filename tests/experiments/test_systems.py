@@ -31,6 +31,7 @@ SEVEN = MALIGNANCY | {"calcification", "lobulation", "spiculation", "sphericity"
 NINE = set(schema.RATING_NAMES)
 # By system: the ratings that it predicts, and whether it predicts a mask.
 PREDICTS = {
+    "depth": (NINE, False),
     "diameter": (NINE, False),
     "radiomics": (NINE, False),
     "radiomics_predicted": (NINE, False),

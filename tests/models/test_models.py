@@ -36,7 +36,7 @@ EXPECTED = {
     "unet3d": (16_316_449, True, False),
     "weights": (1_510_404, True, True),
 }
-NO_NETWORK = {"diameter", "radiomics"}  # configs of methods that are not Flax modules
+NO_NETWORK = {"depth", "diameter", "radiomics"}  # configs of methods that are not Flax modules
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 CONFIGS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 
