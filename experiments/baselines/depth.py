@@ -4,9 +4,10 @@
     python -m experiments.baselines.depth --config depth --workdir runs/depth \\
         --config.data.source=folder --config.data.root=/path/to/nodules
 
-A slab ends one slice beyond its nodule, so that the depth of its file is the nodule's height. Each rating is predicted
-from it as the diameter's baseline predicts it from the diameter. Whatever this scores on slabs, a network that sees
-where the volume ends can score without reading a voxel of the nodule; on whole CTs it means nothing.
+A slab ends one slice beyond its nodule at either end, so that the depth of its file, less these two slices, is the
+nodule's height. Each rating is predicted from it as the diameter's baseline predicts it from the diameter. Whatever
+this scores on slabs, a network that sees where the volume ends can score without reading a voxel of the nodule; on
+whole CTs it means nothing.
 """
 
 from pathlib import Path
@@ -22,14 +23,20 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.data.prepare import Source
 
 
+ENDS = 2  # slices of a slab that lie beyond its nodule
+
+
 def depth_mm(volume: Volume) -> float:
-    """Return the number of slices times their distance; slices are stacked along the axis nearest to the body's."""
+    """Return the number of slices between a slab's ends, at least 1, times their distance.
+
+    Slices are stacked along the axis of the array that is nearest to that of the body.
+    """
     along = int(np.argmax(np.abs(volume.affine[2, :3]) / volume.spacing))
-    return float(volume.array.shape[along] * volume.spacing[along])
+    return float(max(1, volume.array.shape[along] - ENDS) * volume.spacing[along])
 
 
 def depths_mm(source: Source) -> dict[str, float]:
-    """Return the depth of the image of each nodule of a source, by nodule id."""
+    """Return the `depth_mm` of the image of each nodule of a source, by nodule id."""
     return {
         marked.nodule.nodule_id: depth_mm(marked.ct) for series in source.series() for marked in source.load(series)
     }

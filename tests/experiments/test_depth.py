@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made_up_runs import N, RESAMPLES, TRUTH, certain, make_run
+from made_up_runs import RESAMPLES, TRUTH, N, certain, make_run
 from test_tables import build, row_of
 from tiny_run import tiny_config
 
@@ -20,12 +20,18 @@ NAME = "Depth of the image file alone, no voxels"
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_depth_is_slices_times_distance_in_whatever_order_a_file_stores_them(axes, sign):
-    # Nine slices 2.5 mm apart, of 90 x 80 voxels of 0.7 mm; the axis `axes[0]` of the array runs along the body.
+    # Nine slices 2.5 mm apart, the outer two beyond the nodule, of 90 x 80 voxels of 0.7 mm; the axis `axes[0]` of
+    # the array runs along the body.
     shape, affine = np.zeros(3, int), np.zeros((4, 4))
     for along, (length, spacing), body in zip(axes, [(9, 2.5), (90, 0.7), (80, 0.7)], (2, 1, 0), strict=True):
         shape[along], affine[body, along] = length, sign * spacing
     affine[3, 3] = 1
-    assert depth.depth_mm(Volume(np.zeros(shape, np.int16), affine)) == pytest.approx(22.5)
+    assert depth.depth_mm(Volume(np.zeros(shape, np.int16), affine)) == pytest.approx(17.5)
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3])
+def test_the_thinnest_file_holds_one_slice_of_the_nodule(slices):
+    assert depth.depth_mm(Volume(np.zeros((slices, 9, 9), np.int16), np.eye(4)[[2, 1, 0, 3]])) == 1.0
 
 
 def test_a_slightly_tilted_file_is_as_deep_as_its_slices():
@@ -33,7 +39,7 @@ def test_a_slightly_tilted_file_is_as_deep_as_its_slices():
     about_x = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
     affine = np.eye(4)
     affine[:3, :3] = 0.7 * about_x[:, ::-1]  # the array's axes run along z, y and x
-    assert depth.depth_mm(Volume(np.zeros((10, 100, 100), np.int16), affine)) == pytest.approx(7.0)
+    assert depth.depth_mm(Volume(np.zeros((10, 100, 100), np.int16), affine)) == pytest.approx(5.6)
 
 
 def test_ratings_follow_from_the_depth_alone(tmp_path, monkeypatch):
