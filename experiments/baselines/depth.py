@@ -22,7 +22,6 @@ from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.prepare import Source
 
-
 ENDS = 2  # slices of a slab that lie beyond its nodule
 
 

@@ -200,14 +200,32 @@ def test_an_unknown_up_is_the_users_error():
 # TumorNet
 
 
-def test_tumornet_projects_medians():
-    # Along the first axis the values are 0, 1, 2, 6: median 1.5. Along the others they are constant.
+@pytest.mark.parametrize("depth", [0.5, 1.0])
+def test_tumornet_projects_medians(depth):
+    # Along the first axis the values are 0, 1, 6, 2: median 1.5, and 3.5 of the middle two. Along the others they are
+    # constant.
     volume = jnp.broadcast_to(jnp.array([0.0, 1.0, 6.0, 2.0])[:, None, None], (1, 4, 4, 4))
-    views = np.asarray(project(volume))
+    views = np.asarray(project(volume, depth))
     assert views.shape == (1, 4, 4, 3)
-    np.testing.assert_array_equal(views[0, ..., 0], 1.5)
+    np.testing.assert_array_equal(views[0, ..., 0], {0.5: 3.5, 1.0: 1.5}[depth])
     for view in (1, 2):
         np.testing.assert_array_equal(views[0, ..., view], np.repeat([[0.0], [1.0], [6.0], [2.0]], 4, axis=1))
+
+
+def ball(diameter_mm, size, spacing_mm):
+    """Return a ball of 1 in a patch of 0, (1, size, size, size)."""
+    offsets = (np.indices((size, size, size)) - (size - 1) / 2) * spacing_mm
+    return (np.sqrt((offsets**2).sum(axis=0)) <= diameter_mm / 2)[None].astype(np.float32)
+
+
+@pytest.mark.parametrize(("size", "spacing_mm"), [(32, 1.2), (64, 0.6)])
+@pytest.mark.parametrize("diameter_mm", [6.0, 10.0, 20.0, 30.0])
+def test_tumornet_sees_nodules_of_every_size(size, spacing_mm, diameter_mm):
+    views = np.asarray(project(ball(diameter_mm, size, spacing_mm), config_of("tumornet").model.depth))
+    width_mm = np.sqrt(4 / np.pi * views[0].sum(axis=(0, 1))) * spacing_mm  # of the disc with the area that is seen
+    # The median shows where a ray runs in the ball for more than half of the depth, 4.8 mm: a disc of a diameter of
+    # sqrt(d^2 - 4.8^2), to within a voxel.
+    np.testing.assert_allclose(width_mm, np.sqrt(diameter_mm**2 - 4.8**2), atol=spacing_mm)
 
 
 @pytest.mark.parametrize("rating_counts", [[0, 0, 0, 4, 0], [1, 0, 2, 0, 1], [0, 3, 1, 0, 0]])
