@@ -196,3 +196,31 @@ def test_a_missing_table_says_what_to_run(tmp_path):
 )
 def test_which_variant_of_the_paper_a_model_is(changes, form):
     assert evaluate.paper_variant({**CONFIG["model"], **changes}) == form
+
+
+# Means over classes and over ratings, which are not means over nodules
+
+
+def test_the_macro_accuracy_gives_every_class_the_same_weight(workdir):
+    slab = evaluate.evaluate(workdir)["contexts"]["slab"]["ratings"]["malignancy"]["arg_max"]
+    # Of the slabs 10 are rated 1, all right, and 20 are rated 5, of which 10 are right.
+    assert slab["off_by_one"]["value"] == pytest.approx(20 / 30)
+    assert slab["macro_within_one"]["value"] == pytest.approx((10 / 10 + 10 / 20) / 2)
+
+
+def test_the_mean_of_the_ratings_gives_every_rating_the_same_weight():
+    """Ten nodules; the margin is rated on two of them alone, and wrong on both, the other eight ratings are right."""
+    truth = np.full((10, 9), 4)
+    margin = schema.RATING_NAMES.index("margin")
+    truth[2:, margin] = 0
+    predicted = np.full((10, 9), 4)
+    predicted[:, margin] = 1
+    table = {
+        "patient_id": np.array([f"p{i}" for i in range(10)]),
+        "truth": truth,
+        "arg_max": predicted,
+        "within_one": predicted,
+        "rating_counts": 2 * (truth[..., None] == np.arange(1, 7)).astype(int),
+    }
+    result = evaluate.mean_of_ratings(table)
+    assert result["arg_max"]["off_by_one"]["value"] == pytest.approx(8 / 9)  # over all ratings given: 80 / 82

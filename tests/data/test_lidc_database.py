@@ -1,13 +1,17 @@
 """LIDC-IDRI's database: the archive's annotations as stored, and clear errors for missing or wrong files."""
 
+import contextlib
 import importlib.machinery
 import importlib.util
+import sqlite3
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from ct_files import DATA
 from made_annotations import ids, write_database
 
-from pnsamp_jax.data import lidc_database
+from pnsamp_jax.data import lidc_database, schema
 from pnsamp_jax.errors import UserError
 
 
@@ -28,6 +32,35 @@ def test_the_first_scan_has_its_recorded_values(scans):
     assert first.contours[0].z_mm == 1550.5 and first.contours[0].inclusion is True
     assert first.contours[0].points.dtype == np.int32
     assert first.contours[0].points[:2].tolist() == [[172, 364], [171, 364]]  # "364,172" in the database
+
+
+def test_ratings_are_in_the_order_of_the_schema(scans):
+    columns = {"internal_structure": "internalStructure"}  # the database's own names, where they differ
+    names = ", ".join(columns.get(name, name) for name in schema.RATING_NAMES)
+    with contextlib.closing(sqlite3.connect(lidc_database.database_path())) as database:
+        stored = {key: ratings for key, *ratings in database.execute(f"SELECT id, {names} FROM annotations")}
+    for scan in scans:
+        for annotation in scan.annotations:
+            assert annotation.ratings.tolist() == stored[annotation.annotation_id]
+
+
+@pytest.mark.data
+def test_ratings_are_those_of_the_archives_own_files(scans):
+    (path,) = (DATA / "dicom" / "LIDC-IDRI-0001").rglob("*.xml")
+    root = ElementTree.parse(path).getroot()
+    space = "{http://www.nih.gov}"
+    # The archive's own names; it has one name otherwise than the rest of the schema's.
+    names = [{"internal_structure": "internalStructure"}.get(name, name) for name in schema.RATING_NAMES]
+    rated = [
+        [int(rating) for rating in ratings]
+        for ratings in (
+            [part.findtext(space + name) for name in names] for part in root.iter(f"{space}characteristics")
+        )
+        if None not in ratings
+    ]
+    (scan,) = (scan for scan in scans if scan.patient_id == "LIDC-IDRI-0001")
+    assert len(rated) == 4 and len({tuple(row) for row in rated}) > 1
+    assert sorted(annotation.ratings.tolist() for annotation in scan.annotations) == sorted(rated)
 
 
 def test_a_path_may_contain_special_characters(tmp_path):

@@ -73,6 +73,41 @@ def test_the_image_contributes_separately_from_the_attributes(rated):
     assert np.abs(attribution.contributions(params, features, average, 1.0)[:, 8]).min() > 1e-3
 
 
+def test_contributions_are_in_classes_of_the_calibrated_rating():
+    """Malignancy is class 4 or 5 at even odds for an average nodule, and e^2 to 1 for this one's subtlety.
+
+    All that the heads read is the subtlety: feature, fused value and attribute are 1 where ELU changes nothing.
+    """
+    shapes = jax.eval_shape(lambda x: RatingHeads().init(jax.random.key(0), x, train=False), jnp.zeros((1, 1)))[
+        "params"
+    ]
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    for layer in ("fusion", "subtlety_features"):
+        params[layer]["kernel"][0, 0] = 1.0
+    params["malignancy_features"]["kernel"][192, 0] = 1.0  # behind the 192 fused features comes the subtlety
+    params["malignancy"]["kernel"][0, 4] = 2.0
+    params["malignancy"]["bias"][:] = [-1e3, -1e3, -1e3, 0.0, 0.0]
+    for temperature, odds in ((1.0, np.exp(2.0)), (2.0, np.exp(1.0)), (0.5, np.exp(4.0))):
+        parts = attribution.contributions(params, jnp.ones((1, 1)), jnp.zeros(1), temperature)
+        np.testing.assert_allclose(parts[0, 0], odds / (1 + odds) - 0.5, rtol=1e-5)
+        np.testing.assert_allclose(parts[0, 1:], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+def test_mean_contributions_and_saliency_are_calibrated(networks, patches, temperature):
+    members = networks.members.items()
+    hot = {name: member._replace(temperatures=np.full(9, temperature, np.float32)) for name, member in members}
+    networks = networks._replace(members=hot)
+    predictions = ensemble.predict(networks, patches, flips=False)
+    parts = [
+        attribution.contributions(member.variables["params"]["heads"], features[0], member.mean_features, temperature)
+        for member, features in zip(hot.values(), predictions.features, strict=True)
+    ]
+    found = attribution.mean_contributions(networks, predictions)
+    np.testing.assert_allclose(found, np.mean(parts, axis=0), atol=1e-6)
+    assert np.abs(found).max() > 1e-3
+
+
 def test_mean_contributions_are_means_over_networks_and_flips(networks, patches):
     predictions = ensemble.predict(networks, patches)
     parts = [

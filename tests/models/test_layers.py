@@ -45,6 +45,19 @@ def test_batch_norm_of_separate_maps_is_flaxs_of_the_concatenated_map(train):
         np.testing.assert_allclose(updated["batch_stats"][name], expected_update["batch_stats"][name], rtol=1e-5)
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_adds_flaxs_default_epsilon_to_the_variance(train):
+    # Half 0.001 and half -0.001: a variance of 1e-6, beside which an epsilon of 1e-5 is large and 1e-3 larger still.
+    x = jnp.where(jnp.arange(64) % 2 == 0, 1e-3, -1e-3).reshape(1, 4, 4, 4, 1)
+    variables = {
+        "params": {"scale": jnp.ones(1), "bias": jnp.zeros(1)},
+        "batch_stats": {"mean": jnp.zeros(1), "var": jnp.full(1, 1e-6)},
+    }
+    [(y, _, _)], _ = layers.BatchNorm().apply(variables, x, train=train, mutable=["batch_stats"])
+    np.testing.assert_allclose(np.abs(y), 1e-3 / np.sqrt(1.1e-5), rtol=1e-3)
+    np.testing.assert_allclose(y, nn.BatchNorm(use_running_average=True).apply(variables, x), rtol=1e-3)
+
+
 # Block
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pnsamp_jax.models.pooling import max_pool, up_pool
+from pnsamp_jax.models.pooling import global_pool, max_pool, up_pool
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -43,3 +43,15 @@ def test_up_pool_is_nearest():
 def test_pooling_undoes_up_pooling():
     x = draw((2, 2, 3, 4, 5))
     np.testing.assert_array_equal(max_pool(up_pool(x)), x)
+
+
+def test_global_pool_is_the_mean_and_the_maximum_of_each_channel():
+    x = np.zeros((1, 2, 2, 2, 2), np.float32)
+    x[0, ..., 0] = np.arange(8).reshape(2, 2, 2)  # mean 3.5
+    x[0, 1, 0, 1, 1] = -8.0  # mean -1, maximum 0
+    np.testing.assert_array_equal(global_pool(jnp.asarray(x)), [[3.5, -1.0, 7.0, 0.0]])
+
+
+def test_global_pool_returns_float32_of_bfloat16():
+    x = jnp.full((1, 16, 16, 16, 1), 1.0, jnp.bfloat16).at[0, 0, 0, 0, 0].set(2.0)
+    np.testing.assert_allclose(global_pool(x), [[1 + 1 / 4096, 2.0]], rtol=1e-6)

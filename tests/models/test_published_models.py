@@ -17,6 +17,7 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.models.cnn_mtl import TASKS, Tower
 from pnsamp_jax.models.mcnn import scales
 from pnsamp_jax.models.outputs import ABSENT, Outputs
+from pnsamp_jax.models.planes import PlaneCNN
 from pnsamp_jax.models.shc_dcnn import central_planes
 from pnsamp_jax.models.tumornet import class_logits, project
 from pnsamp_jax.models.unet3d import UpConv2x2x2
@@ -250,6 +251,22 @@ def test_tumornet_starts_at_the_middle_class_and_uses_one_window():
         apply(variables, x).ratings[0, schema.MALIGNANCY, :5], [-2, -0.5, 0, -0.5, -2], rtol=1e-6
     )
     np.testing.assert_array_equal(apply(variables, x).features, apply(variables, x.at[..., 1].add(1.0)).features)
+
+
+# The network of TumorNet and SHC-DCNN
+
+
+def test_a_plane_is_summarised_by_its_mean_and_its_maximum():
+    """One convolution that copies its input, a norm of variance 1e-6 + 1e-5, ReLU, and the maxima of 2 x 2 pixels."""
+    copy = np.zeros((3, 3, 1, 1), np.float32)
+    copy[1, 1] = 1.0
+    variables = {
+        "params": {"Conv_0": {"kernel": copy}, "BatchNorm_0": {"scale": np.ones(1), "bias": np.zeros(1)}},
+        "batch_stats": {"BatchNorm_0": {"mean": np.zeros(1), "var": np.full(1, 1e-6)}},
+    }
+    view = 1e-3 * np.array([[1, 2, 0, -4], [-3, 0, 0, 0], [0, 0, 8, 0], [0, 6, 0, 0.0]])  # maxima 2, 0, 6 and 8
+    features = PlaneCNN(features=(1,)).apply(variables, jnp.asarray(view, jnp.float32)[None, ..., None], train=False)
+    np.testing.assert_allclose(features, np.array([[4e-3, 8e-3]]) / np.sqrt(1.1e-5), rtol=1e-5)
 
 
 # SHC-DCNN

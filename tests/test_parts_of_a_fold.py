@@ -1,0 +1,87 @@
+"""What each part of a fold is for: nothing is fitted on the nodules that are tested."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from experiments.baselines import cnn_mtl, depth, diameter, mcnn, radiomics, second_stage, shc_dcnn, tumornet
+from experiments.baselines.subsets import Subset
+from pnsamp_jax import train
+from pnsamp_jax.data import schema
+from pnsamp_jax.inference import temperature
+
+RIGHT = {"train": 0.95, "validation": 0.75, "test": 0.9}  # share of the nodules on which the network is right
+
+
+def test_temperatures_are_fitted_on_the_validation_nodules(tmp_path, monkeypatch):
+    """The network gives every nodule's class 1 a probability of 0.9.
+
+    It is right on three quarters of the validation nodules. log(0.9 / 0.1) is 2 log 3 and log(0.75 / 0.25) is log 3,
+    so a temperature of 2 makes the probability match; on the test nodules, it would be 1.
+    """
+    part_of = np.repeat(list(RIGHT), 100)
+    truth = np.concatenate([np.where(np.arange(100) < 100 * share, 1, 2) for share in RIGHT.values()])
+    counts = (truth[:, None, None] == np.arange(1, 7)).astype(np.uint8).repeat(9, axis=1)
+    ids = np.array([f"n{i:03d}" for i in range(300)])
+    records = {schema.NODULE_ID: ids, schema.PATIENT_ID: ids, schema.RATING_COUNTS: counts}
+    run = SimpleNamespace(
+        settings=SimpleNamespace(checkpoint="best", test_flips=True),
+        records=records,
+        fold_folder=lambda fold: tmp_path,
+        indices=lambda fold: {name: np.flatnonzero(part_of == name) for name in RIGHT},
+    )
+
+    def predict_nodules(run, networks, nodules, flips):
+        probabilities = np.zeros((len(nodules), 9, 6))
+        probabilities[..., :2] = 0.9, 0.1
+        return {"probabilities": probabilities, "features": nodules[:, None].astype(float)}
+
+    monkeypatch.setattr(train, "load_fold", lambda run, fold: (None, 7))
+    monkeypatch.setattr(train, "predict_nodules", predict_nodules)
+    train.test_fold(run, 0)
+    calibration = temperature.read(tmp_path / "calibration.json")
+    np.testing.assert_allclose(calibration.temperatures, 2.0, rtol=1e-3)
+    assert calibration.features == pytest.approx(149.5)  # the mean index of the validation nodules
+    tested = {line.split(",")[0] for line in (tmp_path / "predictions.csv").read_text().splitlines()[1:]}
+    assert tested == set(ids[part_of == "test"])
+
+
+def made_up(seed, count, sign):
+    """Return nodules whose ratings rise with the first feature and with the size of their mask, or fall (sign -1)."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(count, 4)).astype(np.float32)
+    rating = np.where(sign * features[:, 0] > 0, 4, 2)
+    counts = (rating[:, None, None] == np.arange(1, 7)).astype(np.uint8).repeat(9, axis=1)
+    ids = np.array([f"n{seed}_{i:03d}" for i in range(count)])
+    patients = np.array([f"p{seed}_{i // 2:03d}" for i in range(count)])
+    distance = np.sqrt(((np.indices((12, 12, 12)) - 5.5) ** 2).sum(axis=0))
+    masks = np.stack([distance < 3.4 + 1.2 * np.tanh(value) for value in features[:, 0]])
+    image = np.where(masks, 0, -800).astype(np.int16) + rng.integers(-50, 50, masks.shape).astype(np.int16)
+    records = {schema.RATING_COUNTS: counts, schema.NODULE_ID: ids, schema.PATIENT_ID: patients, schema.IMAGE: image}
+    return Subset(records, features, masks)
+
+
+def predictor(module, monkeypatch):
+    """Return what a method's `run` hands to the cross-validation."""
+    kept = {}
+    monkeypatch.setattr(second_stage, "cross_validate", lambda *a, **k: kept.update(predict=a[2]) or {})
+    monkeypatch.setattr(second_stage, "TREES", 30)
+    monkeypatch.setattr(
+        depth, "depths_mm", lambda source: {f"n{s}_{i:03d}": 5.0 + i for s in (0, 1) for i in range(60)}
+    )
+    monkeypatch.setattr(depth, "read_settings", lambda config: SimpleNamespace(source=None))
+    module.run(SimpleNamespace(spacing_mm=1.0), None)
+    return kept["predict"]
+
+
+@pytest.mark.parametrize("module", [cnn_mtl, depth, diameter, mcnn, radiomics, shc_dcnn, tumornet])
+def test_a_second_stage_learns_nothing_from_the_ratings_of_the_test_nodules(module, monkeypatch):
+    predict, seen = predictor(module, monkeypatch), made_up(0, 60, sign=1)
+    # The same test nodules with their own ratings, and with the opposite ones.
+    given, opposite = (predict(seen, made_up(1, 30, sign), 0) for sign in (1, -1))
+    np.testing.assert_array_equal(given, opposite)
+    if module is not depth:  # whose depths are made up
+        malignancy = given[:, schema.MALIGNANCY, :5] @ np.arange(1, 6)
+        rises = made_up(1, 30, 1).features[:, 0] > 0
+        assert malignancy[rises].mean() > malignancy[~rises].mean() + 0.5
