@@ -26,9 +26,10 @@ def get_config() -> ConfigDict:
     config.model = _model()
     config.loss = _loss()
 
+    # The paper gives neither the size of the batches nor the number of epochs; both are chosen here.
     config.batch_size = 8  # nodules in a batch, over all devices; a full-size step takes 0.4 GB per nodule
     config.num_epochs = 100  # of each fold
-    config.learning_rate = 1e-3  # peak learning rate of Adam
+    config.learning_rate = 1e-3  # peak learning rate of Adam (the paper)
     config.schedule = "constant"  # of the learning rate: "constant" (the paper), "cosine" or "one_cycle"
     config.log_every_steps = 10  # steps from one line of metrics.jsonl to the next
     config.checkpoint_every_epochs = 1  # epochs from one validation and checkpoint to the next
@@ -80,7 +81,11 @@ def _model() -> ConfigDict:
 
 
 def _loss() -> ConfigDict:
-    """Return the fixed weights of the three tasks, and their labels."""
+    """Return the fixed weights of the three tasks, and their labels.
+
+    The paper has a fixed trade-off between the tasks, but does not give it. It is chosen here: equal weights of the
+    segmentation, of the mean of the eight attributes, and of malignancy.
+    """
     loss = ConfigDict()
     loss.segmentation = 1.0  # weight of the Dice loss, equation (1) of the paper
     loss.attributes = 1.0  # weight of the mean cross-entropy of the eight attributes
