@@ -109,7 +109,7 @@ def test_a_ball_off_the_centre_keeps_its_position():
 # HU
 
 
-@pytest.mark.parametrize("spacing_mm", [0.6, 1.2])
+@pytest.mark.parametrize("spacing_mm", [0.2, 0.6, 1.2])  # the finest voxels are point samples too
 @pytest.mark.parametrize("directions", [axial((2.5, 0.7, 0.7)), oblique((2.5, 0.7, 0.7))], ids=["axial", "oblique"])
 def test_a_linear_ramp_is_reproduced_exactly(directions, spacing_mm):
     shape, affine = grid(directions, reach_mm=48)  # contains the patch's corners, 42 mm away
