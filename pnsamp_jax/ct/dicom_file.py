@@ -1,4 +1,4 @@
-"""One DICOM file, whatever it lacks of what the standard asks for around the dataset."""
+"""One DICOM file, whatever it lacks of what the standard asks for around the dataset, and the numbers in it."""
 
 import gzip
 import io
@@ -11,10 +11,21 @@ from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
+import numpy as np
 import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    LegacyConvertedEnhancedCTImageStorage,
+)
 
+from pnsamp_jax.errors import UserError
+
+ENHANCED = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)  # one file holds many slices
 # A dataset without preamble and file meta begins with an element of one of these groups, little endian.
 UNDEFINED_LENGTH = 0xFFFFFFFF  # of compressed pixels
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
@@ -87,3 +98,28 @@ def _unpacked(path: str | PathLike[str]) -> tuple[io.BytesIO, bytes]:
     except (OSError, EOFError, zlib.error) as error:
         raise InvalidDicomError(f"{path}: cannot be unpacked") from error
     raise InvalidDicomError(f"{path}: not a DICOM file")
+
+
+def numbers(where: str, ds: pydicom.Dataset, keyword: str, count: int, default: float | None = None) -> np.ndarray:
+    """Return the (count,) finite numbers of a DICOM element, or (1,) the default if it is absent or empty.
+
+    Args:
+      where: the file, named in the error message.
+      ds: the dataset with the element.
+      keyword: of the element.
+      count: of its values.
+      default: taken if the element is absent or empty; None if it must be there.
+
+    Raises:
+      UserError: the element is not that many finite numbers, or is absent and has no default.
+    """
+    try:
+        value = ds.get(keyword)
+        if default is not None and (value is None or value == ""):
+            return np.array([default], np.float64)
+        result = np.atleast_1d(np.array(value, np.float64))
+    except DAMAGED as error:
+        raise UserError(f"{where}: {keyword} is not a number; correct it or leave the file out") from error
+    if result.shape != (count,) or not np.isfinite(result).all():
+        raise UserError(f"{where}: has no valid {keyword}, which a CT slice needs; export the series again")
+    return result

@@ -1,0 +1,92 @@
+"""The frames of an enhanced (multi-frame) CT: what describes each is in functional groups (PS3.3, C.7.6.16)."""
+
+from typing import NamedTuple
+
+import pydicom
+
+from pnsamp_jax.ct.dicom_file import DAMAGED, ENHANCED, numbers
+from pnsamp_jax.errors import UserError
+
+PER_FRAME, SHARED_BY_ALL = "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"
+ONE_VOLUME = ("StackID", "TemporalPositionIndex")  # of the frame's content; more than one value is more than one volume
+
+
+class Frame(NamedTuple):
+    """The datasets that describe a slice: all the same one for an ordinary file, items of groups for a frame.
+
+    Attributes:
+      name: the file, and the number of the frame.
+      position: holds ImagePositionPatient.
+      orientation: holds ImageOrientationPatient.
+      measures: holds PixelSpacing.
+      rescale: holds RescaleSlope and RescaleIntercept.
+      acquisition: its number, empty if absent.
+    """
+
+    name: str
+    position: pydicom.Dataset
+    orientation: pydicom.Dataset
+    measures: pydicom.Dataset
+    rescale: pydicom.Dataset
+    acquisition: str
+
+
+def is_enhanced(ds: pydicom.Dataset) -> bool:
+    """Return whether a dataset is an enhanced CT, whose slices are frames of one file."""
+    return ds.get("SOPClassUID") in ENHANCED or PER_FRAME in ds
+
+
+def read_frames(path: str, ds: pydicom.Dataset) -> list[Frame]:
+    """Return the frames of an enhanced CT, in the order in which they are stored.
+
+    Raises:
+      UserError: a functional group is missing or damaged, or the frames are those of several volumes.
+    """
+    count = numbers(path, ds, "NumberOfFrames", 1)[0]
+    try:
+        per_frame, shared = list(ds.get(PER_FRAME) or []), list(ds.get(SHARED_BY_ALL) or [])
+        if count != len(per_frame):
+            raise UserError(
+                f"{path}: NumberOfFrames is {count:g}, but {PER_FRAME} describes {len(per_frame)}; export it again"
+            )
+        contents = [_group((item,), "FrameContentSequence") or pydicom.Dataset() for item in per_frame]
+        for keyword in ONE_VOLUME:
+            values = sorted({str(content.get(keyword, "")) for content in contents})
+            if len(values) > 1:
+                raise UserError(
+                    f"{path}: its frames are of {len(values)} volumes ({keyword} {', '.join(values[:4])}"
+                    f"{', ...' if len(values) > 4 else ''}); give one"
+                )
+        return [
+            _frame(f"{path}, frame {number}", (item, *shared[:1]), content, ds)
+            for number, (item, content) in enumerate(zip(per_frame, contents, strict=True), start=1)
+        ]
+    except DAMAGED as error:
+        raise UserError(f"{path}: its functional groups cannot be read; export it again") from error
+
+
+def _frame(name: str, items: tuple[pydicom.Dataset, ...], content: pydicom.Dataset, ds: pydicom.Dataset) -> Frame:
+    groups = []
+    for keyword in (
+        "PlanePositionSequence",
+        "PlaneOrientationSequence",
+        "PixelMeasuresSequence",
+        "PixelValueTransformationSequence",
+    ):
+        group = _group(items, keyword)
+        if group is None:
+            raise UserError(f"{name}: has no valid {keyword}, which a CT slice needs; export it again")
+        groups.append(group)
+    acquisition = content.get("FrameAcquisitionNumber")
+    if acquisition is None:
+        acquisition = ds.get("AcquisitionNumber")
+    return Frame(name, *groups, "" if acquisition is None else str(acquisition))
+
+
+def _group(items: tuple[pydicom.Dataset, ...], keyword: str) -> pydicom.Dataset | None:
+    """Return the one item of a functional group, of the frame's own or else of the shared ones; None if none has it."""
+    for item in items:
+        group = item.get(keyword)
+        if group is not None:
+            return group[0] if isinstance(group, pydicom.Sequence) and len(group) == 1 else None
+    return None

@@ -1,0 +1,124 @@
+"""The pixels of a DICOM CT as HU: what is needed to decode and to scale them, and what makes them doubtful."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pydicom
+from pydicom.pixels import iter_pixels
+
+from pnsamp_jax.ct.dicom_file import DAMAGED, numbers
+from pnsamp_jax.ct.volume import AIR
+from pnsamp_jax.errors import UserError
+
+PIXEL_FORMAT = (
+    "BitsAllocated",
+    "BitsStored",
+    "PixelRepresentation",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+)
+LUNG_HU, WATER_HU = -900, 0  # the stored values of a chest CT must be able to represent both ...
+MAX_STEP_HU = 100  # ... in steps no larger than this
+
+
+def decode_frames(path: str, ds: pydicom.Dataset) -> Iterator[np.ndarray]:
+    """Yield the stored values of each frame, (height, width), decoded one at a time.
+
+    Args:
+      path: of the file, named in the error message.
+      ds: its dataset, whose Rows and Columns are valid.
+
+    Raises:
+      UserError: the pixels are missing, damaged or cannot be decoded.
+    """
+    if "PixelData" not in ds:
+        raise UserError(f"{path}: has no pixel data; copy the file again or leave it out")
+    for keyword in PIXEL_FORMAT:
+        if keyword not in ds:
+            raise UserError(f"{path}: has no {keyword}, which its pixels need; export the series again")
+    syntax = ds.file_meta.get("TransferSyntaxUID")
+    if syntax is None:
+        raise UserError(f"{path}: has no TransferSyntaxUID, so its compression is unknown; export it again")
+    if ds.get("NumberOfFrames") in (None, ""):
+        ds.NumberOfFrames = 1  # the default; pydicom does not take an empty one for it
+    try:
+        complete = _is_complete(ds)
+        for stored in iter_pixels(ds, raw=True):
+            if not complete or stored.shape != (ds.Rows, ds.Columns):
+                raise UserError(f"{path}: the pixel data are not Rows x Columns, or truncated; copy the file again")
+            yield stored
+    except DAMAGED as error:
+        if syntax in pydicom.uid.UncompressedTransferSyntaxes:
+            raise UserError(f"{path}: the pixel data are truncated or damaged; copy the file again") from error
+        raise UserError(
+            f"{path}: the pixel data cannot be decoded ({getattr(syntax, 'name', syntax)}); "
+            'pip install "pnsamp-jax[compressed]", decompress it (gdcmconv --raw), or copy it again if it is damaged'
+        ) from error
+
+
+def to_hounsfield(where: str, stored: np.ndarray, ds: pydicom.Dataset, rescale: pydicom.Dataset) -> np.ndarray:
+    """Return stored values as (height, width) int16 HU, with padding and values below `AIR` set to `AIR`.
+
+    Args:
+      where: the file, and the frame if it has several; named in the error message.
+      stored: (height, width).
+      ds: the file's dataset, with the format of the pixels and the padding.
+      rescale: the dataset with RescaleSlope and RescaleIntercept: `ds`, or an item of a frame's functional groups.
+
+    Raises:
+      UserError: the HU are unknown, or cannot be those of a chest.
+    """
+    slope = numbers(where, rescale, "RescaleSlope", 1, default=1)
+    intercept = numbers(where, rescale, "RescaleIntercept", 1, default=0)
+    if slope == 0:
+        raise UserError(f"{where}: RescaleSlope is 0, which makes all pixels equal; export the series again")
+    for keyword, allowed in {"RescaleType": ("HU", "US"), "ModalityLUTSequence": ()}.items():
+        if rescale.get(keyword) and str(rescale.get(keyword)).strip() not in allowed:
+            raise UserError(f"{where}: according to its {keyword}, the values are not HU; export the series in HU")
+    if not intercept and rescale.get("RescaleIntercept") in (None, "") and stored.dtype.kind == "u":
+        raise UserError(f"{where}: has no RescaleIntercept, so the HU are unknown; export the series again")
+    if ds.get("HighBit", ds.BitsStored - 1) != ds.BitsStored - 1:
+        raise UserError(f"{where}: HighBit is {ds.HighBit} for {ds.BitsStored} bits stored; export the series again")
+    lowest = 0.0 if stored.dtype.kind == "u" else -(2.0 ** (ds.BitsStored - 1))  # as floats, which do not overflow
+    ends = np.array([lowest, lowest + 2.0**ds.BitsStored - 1]) * slope + intercept
+    if abs(slope) > MAX_STEP_HU or ends.min() > LUNG_HU or ends.max() < WATER_HU:
+        raise UserError(
+            f"{where}: RescaleSlope {slope[0]:g} and RescaleIntercept {intercept[0]:g} cannot give the HU of a chest; "
+            "export the series again"
+        )
+    hu = np.clip(np.rint(stored * slope + intercept), AIR, np.iinfo(np.int16).max).astype(np.int16)
+    padding = numbers(where, ds, "PixelPaddingValue", 1, default=np.nan)
+    if np.isfinite(padding):
+        limit = numbers(where, ds, "PixelPaddingRangeLimit", 1, default=padding[0])
+        # A negative value is often written as its two's complement (63536 for -2000); the cast converts it back.
+        low, high = np.sort(np.concatenate([padding, limit]).astype(np.int64).astype(stored.dtype))
+        if low * slope + intercept < WATER_HU < high * slope + intercept:
+            raise UserError(f"{where}: the range to PixelPaddingRangeLimit includes the body; export the series again")
+        hu[(stored >= low) & (stored <= high)] = AIR
+    return hu
+
+
+def _is_complete(ds: pydicom.Dataset) -> bool:
+    """Return whether pixel data have the length that the header implies or, if compressed, end with the end marker.
+
+    Decoders ignore excess data, which a wrong width leads to, and fill in what a truncated JPEG lacks. Bytes of padding
+    may follow (PS3.5, 8.1.1), but fewer than one row or column more would take.
+    """
+    syntax, frames = ds.file_meta.TransferSyntaxUID, int(ds.NumberOfFrames)
+    if not syntax.is_encapsulated:
+        bits = ds.Rows * ds.Columns * ds.BitsAllocated
+        line = min(ds.Rows, ds.Columns) * ds.BitsAllocated // 8
+        return 0 <= len(ds.PixelData) - bits * frames // 8 < max(line, 2)
+    if syntax == pydicom.uid.RLELossless:  # has no end marker, but its decoder raises on truncated data
+        return True
+    encoded = pydicom.encaps.generate_frames(
+        ds.PixelData, number_of_frames=frames, extended_offsets=_extended_offsets(ds)
+    )
+    return all(frame.rstrip(b"\0").endswith(b"\xff\xd9") for frame in encoded)
+
+
+def _extended_offsets(ds: pydicom.Dataset) -> tuple[bytes, bytes] | None:
+    """Return the tables that say where the frames of compressed pixels begin and end, if the file has them."""
+    if "ExtendedOffsetTable" in ds and "ExtendedOffsetTableLengths" in ds:
+        return ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths
+    return None

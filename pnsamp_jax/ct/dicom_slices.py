@@ -1,0 +1,86 @@
+"""One slice of a DICOM CT, with its place in the patient: a file, or a frame of an enhanced (multi-frame) CT."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pydicom
+
+from pnsamp_jax.ct.dicom_file import DAMAGED, numbers, quiet_pydicom, read_dataset
+from pnsamp_jax.ct.dicom_frames import Frame, is_enhanced, read_frames
+from pnsamp_jax.ct.dicom_pixels import decode_frames, to_hounsfield
+from pnsamp_jax.errors import UserError
+
+MAX_SIDE = 4096  # pixels; no CT is larger
+SHARED = ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientID")  # the same in all slices
+
+
+class Slice(NamedTuple):
+    """What is needed to build a volume.
+
+    Attributes:
+      path: of the file.
+      name: the path, and the number of the frame if the file holds several.
+      hu: (height, width) int16.
+      position: (3,) LPS mm of the first pixel.
+      shared: values of the elements in `SHARED`, empty if an element is absent.
+      orientation: (6,) unit vectors along w, then along h.
+      pixel_spacing: (2,) mm along h, w.
+      acquisition: AcquisitionNumber, empty if absent.
+    """
+
+    path: str
+    name: str
+    hu: np.ndarray
+    position: np.ndarray
+    shared: dict[str, str]
+    orientation: np.ndarray
+    pixel_spacing: np.ndarray
+    acquisition: str
+
+
+def read_slices(path: str) -> Iterator[Slice]:
+    """Read and check the slices of one DICOM file, in the order in which it stores them.
+
+    Raises:
+      UserError: the file is not a CT slice, or an enhanced CT whose frames are; or something in it is not valid.
+    """
+    with quiet_pydicom():
+        try:
+            ds = read_dataset(path)
+            modality = ds.get("Modality")
+            shared = {name: " ".join(str(ds.get(name) or "").split()) for name in SHARED}
+            acquisition = str(ds.get("AcquisitionNumber") or "")
+            enhanced = is_enhanced(ds)
+        except DAMAGED as error:
+            raise UserError(f"{path}: cannot be read as DICOM; copy the file again or leave it out") from error
+        if modality not in (None, "", "CT"):
+            raise UserError(f"{path}: Modality is {modality!r}; give CT, the only one with Hounsfield units")
+        for keyword, most in {
+            **({} if enhanced else {"NumberOfFrames": 1}),
+            "SamplesPerPixel": 1,
+            "Rows": MAX_SIDE,
+            "Columns": MAX_SIDE,
+        }.items():
+            count = numbers(path, ds, keyword, 1, default=1 if most == 1 else None)[0]
+            if not 1 <= count <= most:
+                raise UserError(
+                    f"{path}: {keyword} is {count:g}, not 1 to {most}; convert the file to single-frame grayscale CT"
+                )
+        frames = read_frames(path, ds) if enhanced else [Frame(path, ds, ds, ds, ds, acquisition)]
+        for frame, stored in zip(frames, decode_frames(path, ds), strict=True):
+            yield _slice(path, frame, stored, ds, shared)
+
+
+def _slice(path: str, frame: Frame, stored: np.ndarray, ds: pydicom.Dataset, shared: dict[str, str]) -> Slice:
+    """Return a slice, given the elements that describe it and its stored values."""
+    position = numbers(frame.name, frame.position, "ImagePositionPatient", 3)
+    orientation = numbers(frame.name, frame.orientation, "ImageOrientationPatient", 6)
+    pixel_spacing = numbers(frame.name, frame.measures, "PixelSpacing", 2)
+    axes = orientation.reshape(2, 3)
+    if np.abs(axes @ axes.T - np.eye(2)).max() > 1e-3:
+        raise UserError(f"{frame.name}: ImageOrientationPatient is not two perpendicular unit vectors; correct it")
+    if pixel_spacing.min() <= 0:
+        raise UserError(f"{frame.name}: PixelSpacing is not positive; correct it")
+    hu = to_hounsfield(frame.name, stored, ds, frame.rescale)
+    return Slice(path, frame.name, hu, position, shared, orientation, pixel_spacing, frame.acquisition)
