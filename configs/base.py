@@ -97,7 +97,8 @@ def _loss() -> ConfigDict:
 def _predict() -> ConfigDict:
     """Return the fields of `--mode predict`."""
     predict = ConfigDict()
-    predict.image = ""  # a NIfTI, NRRD or MetaImage file, or a folder that holds one DICOM series
+    predict.image = ""  # a NIfTI, NRRD, MetaImage or enhanced CT file, a folder with a DICOM series, or a .zip or .tar
+    predict.series = ""  # SeriesInstanceUID, for a folder that holds several CT series
     predict.points = ""  # "x,y,z;x,y,z", or a CSV file with the columns nodule_id, image, x_mm, y_mm, z_mm
     predict.units = "mm"  # of the points: "mm" (LPS), or "voxel" for i, j, k from 0 (columns i, j, k of a CSV file)
     predict.checkpoint = ""  # workdir of a training; by default the weights that come with the package

@@ -76,18 +76,20 @@ def pnsamp(context: click.Context) -> None:
 @click.option("--points", required=True, help='"x,y,z;x,y,z", or a CSV file with nodule_id, image, x_mm, y_mm, z_mm.')
 @click.option("--out", required=True, metavar="DIR", help="Folder for the results.")
 @click.option("--units", type=click.Choice(["mm", "voxel"]), default="mm", show_default=True, help="Units of points.")
+@click.option("--series", default="", metavar="UID", help="SeriesInstanceUID, if the folder holds several CT series.")
 @click.option("--checkpoint", default="", metavar="DIR", help="Workdir of a training.  [default: shipped weights]")
-def predict(ct: str, points: str, out: str, units: str, checkpoint: str) -> None:
+def predict(ct: str, points: str, out: str, units: str, series: str, checkpoint: str) -> None:
     """Predict the nodules at the given points of a CT.
 
-    CT is a NIfTI, NRRD or MetaImage file, or a folder that holds one DICOM series. Leave it out if --points is a CSV
-    file, which names the images itself; their paths are relative to the file.
+    CT is a NIfTI, NRRD, MetaImage or enhanced (multi-frame) CT file, a folder that holds one DICOM series, or a .zip
+    or .tar file with one of these. Leave it out if --points is a CSV file, which names the images itself; their paths
+    are relative to the file.
 
     Points are in mm, in the LPS system of DICOM and ITK (NIfTI viewers show RAS: negate x and y). With --units voxel
     they are the indices i, j, k from 0, and a CSV file has the columns i, j, k.
     """
     config = config_file.load("predict")
-    values = {"image": ct, "points": points, "units": units, "checkpoint": checkpoint}
+    values = {"image": ct, "points": points, "units": units, "series": series, "checkpoint": checkpoint}
     config.predict.update(values)
     try:
         run("predict", config, user_path(out))

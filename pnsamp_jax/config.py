@@ -152,7 +152,7 @@ class PredictSettings:
     """The plain values of a checked config, for predicting the nodules of a user's CT.
 
     Attributes:
-      image, points, units: see `requests.read_requests`.
+      image, points, units, series: see `requests.read_requests`.
       checkpoint: workdir of a training; "" for the weights that come with the package.
       flips: whether to average over the eight flips of a patch.
       max_shown: most nodules in the report and the figures.
@@ -163,6 +163,7 @@ class PredictSettings:
     image: str
     points: str
     units: str
+    series: str
     checkpoint: str
     flips: bool
     max_shown: int
@@ -201,12 +202,9 @@ def read_predict_settings(config: ConfigDict) -> PredictSettings:
         raise UserError(f"config.batch_size: {config.batch_size} must be positive")
     if options.shown < 0:
         raise UserError(f"config.predict.shown: {options.shown} is negative; give a count, or 0 for no report")
+    same = ("image", "points", "units", "series", "checkpoint", "flips")  # named as in the config
     return PredictSettings(
-        image=options.image,
-        points=options.points,
-        units=options.units,
-        checkpoint=options.checkpoint,
-        flips=options.flips,
+        **{name: options[name] for name in same},
         max_shown=options.shown,
         batch_size=config.batch_size,
         cache=cache_folder(config),

@@ -50,7 +50,7 @@ def predict(config: ConfigDict, workdir: Path) -> list[Finding]:
     """
     settings = read_predict_settings(config)
     use_compilation_cache(settings.cache)
-    requests = read_requests(settings.image, settings.points, settings.units)
+    requests = read_requests(settings.image, settings.points, settings.units, settings.series)
     networks = ensemble.load(_weights_folder(settings))
     batch_size = _batch_size(min(settings.batch_size, len(requests)))
     write.remove_earlier(workdir)

@@ -32,7 +32,7 @@ from experiments.launch import launch, path_flag
 from experiments.trials import odd_dicom, odd_nifti, odd_syntaxes, odd_text_headers
 from experiments.trials.odd_kinds import Case, Kind, Scan, Unavailable, write_series
 from pnsamp_jax.ct.dicom import slice_positions
-from pnsamp_jax.ct.dicom_index import only_series
+from pnsamp_jax.ct.dicom_folder import only_series
 from pnsamp_jax.ct.read import read_ct
 from pnsamp_jax.data.patches import Geometry, sample
 from pnsamp_jax.errors import UserError

@@ -26,6 +26,7 @@ class Series(NamedTuple):
     Attributes:
       volume: int16 HU.
       files: those of the volume, sorted.
+      multi_frame: whether a file holds several slices.
       scouts: files that were passed over, because they show the body across the slices.
       slices: number of slices, before missing ones are interpolated.
       missing: number of slices that are missing between two others, and were interpolated.
@@ -33,6 +34,7 @@ class Series(NamedTuple):
 
     volume: Volume
     files: list[str]
+    multi_frame: bool
     scouts: list[str]
     slices: int
     missing: int
@@ -96,15 +98,16 @@ def assemble_series(paths: Iterable[str | PathLike[str]]) -> Series:
         )
     if scattered and not is_even(depths):
         raise UserError(
-            f"{slices[0].name}: the {scattered} differs in every slice, and the slices are no even row, so they may be "
-            "of several series; give the slices of one volume"
+            f"{slices[0].name}: {scattered} differs in every slice, and the slices are not evenly spaced, so they may "
+            "be of several series; give the slices of one volume"
         )
     array = stack_evenly(slices, depths)
     affine = np.eye(4)
     spacing = slices[0].pixel_spacing
     affine[:3] = np.stack([extent / (len(array) - 1), column * spacing[0], row * spacing[1], positions[0]], axis=1)
     volume = check_geometry(slices[0].name, Volume(array, affine))
-    return Series(volume, files, scouts, len(slices), count_missing(depths))
+    multi_frame = any(item.name != item.path for item in slices)
+    return Series(volume, files, multi_frame, scouts, len(slices), count_missing(depths))
 
 
 def _without_scouts(paths: list[str]) -> tuple[list[str], list[str]]:
@@ -187,13 +190,11 @@ def _check_shared(slices: list[Slice]) -> str:
         values = {item.shared[name] for item in stated}
         if len(values) < 2:
             continue
-        if name != "PatientID" and len(values) == len({item.path for item in slices}) >= MIN_SCATTERED:
+        if name != "PatientID" and len(values) == len(slices) >= MIN_SCATTERED:
             scattered = scattered or name
             continue
         other = next(item for item in stated if item.shared[name] != stated[0].shared[name])
-        raise UserError(
-            f"{other.name}: {name} differs from that of {stated[0].name}; give the slices of one volume"
-        )
+        raise UserError(f"{other.name}: {name} differs from that of {stated[0].name}; give the slices of one volume")
     return scattered
 
 

@@ -8,7 +8,10 @@ from pnsamp_jax.ct.dicom_file import DAMAGED, ENHANCED, numbers
 from pnsamp_jax.errors import UserError
 
 PER_FRAME, SHARED_BY_ALL = "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"
-ONE_VOLUME = ("StackID", "TemporalPositionIndex")  # of the frame's content; more than one value is more than one volume
+ONE_VOLUME = (
+    "StackID",
+    "TemporalPositionIndex",
+)  # of the frame's content; more than one value is more than one volume
 
 
 class Frame(NamedTuple):
@@ -66,25 +69,27 @@ def read_frames(path: str, ds: pydicom.Dataset) -> list[Frame]:
 
 
 def _frame(name: str, items: tuple[pydicom.Dataset, ...], content: pydicom.Dataset, ds: pydicom.Dataset) -> Frame:
-    groups = []
-    for keyword in (
-        "PlanePositionSequence",
-        "PlaneOrientationSequence",
-        "PixelMeasuresSequence",
-        "PixelValueTransformationSequence",
-    ):
-        group = _group(items, keyword)
-        if group is None:
+    def group(keyword: str) -> pydicom.Dataset:
+        found = _group(items, keyword)
+        if found is None:
             raise UserError(f"{name}: has no valid {keyword}, which a CT slice needs; export it again")
-        groups.append(group)
+        return found
+
     acquisition = content.get("FrameAcquisitionNumber")
     if acquisition is None:
         acquisition = ds.get("AcquisitionNumber")
-    return Frame(name, *groups, "" if acquisition is None else str(acquisition))
+    return Frame(
+        name,
+        group("PlanePositionSequence"),
+        group("PlaneOrientationSequence"),
+        group("PixelMeasuresSequence"),
+        group("PixelValueTransformationSequence"),
+        "" if acquisition is None else str(acquisition),
+    )
 
 
 def _group(items: tuple[pydicom.Dataset, ...], keyword: str) -> pydicom.Dataset | None:
-    """Return the one item of a functional group, of the frame's own or else of the shared ones; None if none has it."""
+    """Return the one item of a functional group, the frame's own or else a shared one; None if neither has it."""
     for item in items:
         group = item.get(keyword)
         if group is not None:

@@ -8,30 +8,65 @@ import tempfile
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from pydicom.errors import InvalidDicomError
 
-from pnsamp_jax.ct.dicom_file import DAMAGED, quiet_pydicom, read_dataset
+from pnsamp_jax.ct.dicom_file import DAMAGED, ENHANCED, quiet_pydicom, read_dataset
 from pnsamp_jax.errors import UserError
 
 HEADER_TAGS = ["SeriesInstanceUID", "Modality", "ImageType", "SOPClassUID", "ImagePositionPatient"]
 
+SLICE = "slice"  # of a CT; also an enhanced CT, which holds many
+SCOUT = "scout"
+CAPTURE = "screen capture"
+NOT_DICOM = "not DICOM"
+UNKNOWN = "without modality"  # as a header that was cut off
+BROKEN = "damaged"  # DICOM, but the header cannot be read
+
+
+class Other(NamedTuple):
+    """A file under a folder that is not a slice of a CT.
+
+    Attributes:
+      path: of the file.
+      kind: `SCOUT`, `CAPTURE`, `NOT_DICOM`, `UNKNOWN`, `BROKEN`, or its modality.
+      series: its SeriesInstanceUID, empty if it has none.
+    """
+
+    path: str
+    kind: str
+    series: str
+
+
+class Folder(NamedTuple):
+    """What a folder contains.
+
+    Attributes:
+      series: SeriesInstanceUID -> sorted paths of the slices; the UIDs are sorted too, and one may be empty.
+      others: all other files.
+    """
+
+    series: dict[str, list[str]]
+    others: list[Other]
+
 
 def index_series(root: str | PathLike[str], cache: str | PathLike[str] | None = None) -> dict[str, list[str]]:
-    """Find every CT series under a folder.
+    """Return the `series` of `index_folder`."""
+    return index_folder(root, cache).series
 
-    Pipes and sockets, files that are not DICOM, other modalities, localizers and secondary captures without a position
-    are ignored.
+
+def index_folder(root: str | PathLike[str], cache: str | PathLike[str] | None = None) -> Folder:
+    """Find every CT series under a folder, and what else it contains.
+
+    Pipes and sockets are ignored. Files that are not DICOM, other modalities, localizers and secondary captures
+    without a position are no slices.
 
     Args:
       root: folder to search, following links. It is only read.
-      cache: JSON file with the series of each known file (by relative path, size and modification time), so that a
-        later call opens only new or changed files. A damaged cache is rebuilt; if it cannot be written, a warning is
-        logged.
-
-    Returns:
-      SeriesInstanceUID -> sorted paths of the slices; the UIDs are sorted too.
+      cache: JSON file with the kind and series of each known file (by relative path, size and modification time), so
+        that a later call opens only new or changed files. A damaged cache is rebuilt; if it cannot be written, a
+        warning is logged.
 
     Raises:
       UserError: `root` is not a folder, or something in it cannot be read.
@@ -39,8 +74,9 @@ def index_series(root: str | PathLike[str], cache: str | PathLike[str] | None = 
     if not os.path.isdir(root):
         raise UserError(f"{root}: no such folder; give the one that contains the DICOM files")
     known = _load_cache(cache)
-    entries: dict[str, dict[str, int | str | None]] = {}
+    entries: dict[str, dict[str, int | str]] = {}
     series: dict[str, list[str]] = {}
+    others = []
     for path in _walk(root):
         if cache is not None and os.path.abspath(path) == os.path.abspath(cache):
             continue
@@ -54,32 +90,15 @@ def index_series(root: str | PathLike[str], cache: str | PathLike[str] | None = 
             continue  # opening a pipe could block forever
         name = os.path.relpath(path, root)
         stamp = {"size": status.st_size, "mtime": status.st_mtime_ns}
-        old = known.get(name)
-        if isinstance(old, dict) and old == {**stamp, "ct": old.get("ct")} and isinstance(old["ct"], str | None):
-            uid = old["ct"]
-        else:
-            uid = _ct_series(path)
-        entries[name] = {**stamp, "ct": uid}
-        if uid:
+        kind, uid = _remembered(known.get(name), stamp) or _kind_and_series(path)
+        entries[name] = {**stamp, "kind": kind, "series": uid}
+        if kind == SLICE:
             series.setdefault(uid, []).append(path)
+        else:
+            others.append(Other(path, kind, uid))
     if cache is not None and entries != known:
         _save_cache(Path(cache), entries)
-    return {uid: sorted(series[uid]) for uid in sorted(series)}
-
-
-def only_series(root: str | PathLike[str]) -> list[str]:
-    """Return the sorted paths of the one CT series under a folder.
-
-    Raises:
-      UserError: there is not exactly one series, or `index_series` raises it.
-    """
-    series = index_series(root)
-    if len(series) != 1:
-        names = f" ({', '.join([*series][:3])}{', ...' if len(series) > 3 else ''})" if series else ""
-        raise UserError(
-            f"{root}: contains {len(series)} DICOM CT series{names}; give a folder that contains exactly one"
-        )
-    return next(iter(series.values()))
+    return Folder({uid: sorted(series[uid]) for uid in sorted(series)}, sorted(others))
 
 
 def _walk(root: str | PathLike[str]) -> Iterator[str]:
@@ -98,25 +117,43 @@ def _walk(root: str | PathLike[str]) -> Iterator[str]:
         yield from (os.path.join(folder, name) for name in files)
 
 
-def _ct_series(path: str) -> str | None:
-    """Return the SeriesInstanceUID of a CT slice, or None for any other file."""
+def _kind_and_series(path: str) -> tuple[str, str]:
+    """Return what a file is, `SLICE` or a kind of `Other`, and its SeriesInstanceUID, empty if it has none."""
     with quiet_pydicom():
         try:
             header = read_dataset(path, stop_before_pixels=True, specific_tags=HEADER_TAGS)
+            uid = str(header.get("SeriesInstanceUID") or "").strip()
+            modality = str(header.get("Modality") or "").strip()
             placed = "ImagePositionPatient" in header
-            is_ct = header.get("Modality") == "CT" or (not header.get("Modality") and placed)  # lost when anonymized
-            is_slice = is_ct and "LOCALIZER" not in (header.get("ImageType") or ())
-            if "Secondary Capture" in getattr(header.get("SOPClassUID"), "name", ""):
-                is_slice = is_slice and placed  # a dose report has no position
-            return (str(header.get("SeriesInstanceUID") or "") or None) if is_slice else None
+            sop_class = header.get("SOPClassUID")
+            localizer = "LOCALIZER" in (header.get("ImageType") or ())
         except InvalidDicomError:
-            return None
-        except DAMAGED as error:
-            raise UserError(f"{path}: the DICOM header cannot be read; copy the file again or remove it") from error
+            return NOT_DICOM, ""
+        except DAMAGED:
+            return BROKEN, ""
+    if modality not in ("", "CT"):
+        return modality, uid
+    if not modality and not placed and sop_class not in ENHANCED:  # the modality may be lost when anonymized
+        return UNKNOWN, uid
+    if localizer:
+        return SCOUT, uid
+    if "Secondary Capture" in getattr(sop_class, "name", "") and not placed:  # a dose report has no position
+        return CAPTURE, uid
+    return SLICE, uid
+
+
+def _remembered(entry: Any, stamp: dict[str, int]) -> tuple[str, str] | None:
+    """Return kind and series of a cached file; None if the entry is of another version of it, or damaged."""
+    if not isinstance(entry, dict):
+        return None
+    kind, uid = entry.get("kind"), entry.get("series")
+    if not isinstance(kind, str) or not isinstance(uid, str) or entry != {**stamp, "kind": kind, "series": uid}:
+        return None
+    return kind, uid
 
 
 def _load_cache(cache: str | PathLike[str] | None) -> dict[str, Any]:
-    """Return relative path -> {"size", "mtime", "ct": series UID or None}, empty if there is no usable cache."""
+    """Return relative path -> {"size", "mtime", "kind", "series"}, empty if there is no usable cache."""
     try:
         content = json.loads(Path(cache).read_text(encoding="utf-8")) if cache is not None else {}
     except (OSError, ValueError, RecursionError):
@@ -124,7 +161,7 @@ def _load_cache(cache: str | PathLike[str] | None) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _save_cache(cache: Path, entries: dict[str, dict[str, int | str | None]]) -> None:
+def _save_cache(cache: Path, entries: dict[str, dict[str, int | str]]) -> None:
     """Replace the cache atomically, so that no other process reads an incomplete file."""
     temporary = None
     try:

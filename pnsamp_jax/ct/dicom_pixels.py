@@ -101,8 +101,8 @@ def to_hounsfield(where: str, stored: np.ndarray, ds: pydicom.Dataset, rescale: 
 def _is_complete(ds: pydicom.Dataset) -> bool:
     """Return whether pixel data have the length that the header implies or, if compressed, end with the end marker.
 
-    Decoders ignore excess data, which a wrong width leads to, and fill in what a truncated JPEG lacks. Bytes of padding
-    may follow (PS3.5, 8.1.1), but fewer than one row or column more would take.
+    Decoders ignore excess data, which a wrong width leads to, and fill in what a truncated JPEG lacks. Padding may
+    follow (PS3.5, 8.1.1), but fewer bytes than one row or column more would take.
     """
     syntax, frames = ds.file_meta.TransferSyntaxUID, int(ds.NumberOfFrames)
     if not syntax.is_encapsulated:

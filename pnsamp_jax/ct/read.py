@@ -1,13 +1,17 @@
-"""Read a CT from any path: a NIfTI, NRRD or MetaImage file, or a folder that contains one DICOM series."""
+"""Read a CT from any path: an image file, an enhanced CT, a folder that contains one DICOM series, or an archive."""
 
 import os
 from os import PathLike
+from typing import NamedTuple
 
-from pydicom.misc import is_dicom
+from pydicom.errors import InvalidDicomError
 
-from pnsamp_jax.ct.dicom import read_series
+from pnsamp_jax.ct.archives import ARCHIVE_SUFFIXES, unpacked
+from pnsamp_jax.ct.dicom import assemble_series
 from pnsamp_jax.ct.dicom_file import DAMAGED, quiet_pydicom, read_dataset
-from pnsamp_jax.ct.dicom_index import only_series
+from pnsamp_jax.ct.dicom_folder import read_folder
+from pnsamp_jax.ct.dicom_frames import is_enhanced
+from pnsamp_jax.ct.dicom_index import index_series
 from pnsamp_jax.ct.image_files import read_file
 from pnsamp_jax.ct.plausibility import why_not_hounsfield
 from pnsamp_jax.ct.volume import Volume, check_geometry
@@ -16,19 +20,39 @@ from pnsamp_jax.errors import UserError
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
+class Image(NamedTuple):
+    """A volume and where it is from.
+
+    Attributes:
+      volume: int16, in HU if the image is a CT.
+      files: of the slices of a DICOM series, one each, as long as they exist; else None.
+    """
+
+    volume: Volume
+    files: list[str] | None
+
+
 def read_ct(path: str | PathLike[str]) -> Volume:
+    """Return the volume of `open_ct`."""
+    return open_ct(path).volume
+
+
+def open_ct(path: str | PathLike[str], series: str = "") -> Image:
     """Read a chest CT.
 
     Args:
-      path: file that ends in one of `IMAGE_SUFFIXES`, or folder.
+      path: as for `open_image`.
+      series: as for `open_image`.
 
     Returns:
-      Volume of int16 HU.
+      Its volume in HU, and its files.
 
     Raises:
-      UserError: `read_image` or `check_chest` raises it.
+      UserError: `open_image` or `check_chest` raises it.
     """
-    return check_chest(path, read_image(path))
+    image = open_image(path, series)
+    check_chest(path, image.volume)
+    return image
 
 
 def check_chest(path: str | PathLike[str], volume: Volume) -> Volume:
@@ -57,42 +81,78 @@ def check_chest(path: str | PathLike[str], volume: Volume) -> Volume:
 
 
 def read_image(path: str | PathLike[str]) -> Volume:
-    """Read an image from a NIfTI, NRRD or MetaImage file, or from a folder that contains exactly one DICOM CT series.
+    """Return the volume of `open_image`."""
+    return open_image(path).volume
+
+
+def open_image(path: str | PathLike[str], series: str = "") -> Image:
+    """Read an image from a NIfTI, NRRD or MetaImage file, an enhanced CT, a folder with a DICOM series, or an archive.
 
     The axes of an image file keep their order and direction, which the affine describes. Values are rounded to the
     nearest int16. NaN (outside the field of view) and values below `AIR` become `AIR`.
 
     Args:
-      path: file that ends in one of `IMAGE_SUFFIXES`, or folder.
+      path: file that ends in one of `IMAGE_SUFFIXES`, file of an enhanced (multi-frame) CT, folder, or archive that
+        ends in one of `ARCHIVE_SUFFIXES` and contains one of these.
+      series: SeriesInstanceUID of the CT series to read from a folder or archive; "" for the only one.
 
     Returns:
-      Volume of int16, in HU if the image is a CT.
+      Its volume, and the files of a DICOM series.
 
     Raises:
       UserError: the file is missing, damaged, of another kind or not a 3D scalar image, or its header is incomplete or
-        contradictory; or the folder contains no or several CT series, or a series that `read_series` refuses.
+        contradictory; or the folder contains no or several CT series, or a series that `assemble_series` refuses.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
-        return read_series(only_series(path))
+        found = read_folder(path, series)
+        return Image(found.volume, None if found.multi_frame else found.files)
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file or folder; correct the path")
+    if path.lower().endswith(ARCHIVE_SUFFIXES):
+        with unpacked(path) as folder:
+            return Image(_open_unpacked(folder, series), None)
+    if series:
+        raise UserError(f"{path}: a file, in which no series is to choose; leave series {series} out")
     if not path.lower().endswith(IMAGE_SUFFIXES):
-        if path.lower().endswith(".dcm") or (os.access(path, os.R_OK) and is_dicom(path)):
-            raise UserError(_why_not_one_dicom_file(path))
-        raise UserError(f"{path}: not an image; give {', '.join(IMAGE_SUFFIXES)} or a folder of DICOM files")
+        return Image(_read_enhanced(path), None)
     array, affine = read_file(path)
-    return check_geometry(path, Volume(array, affine))
+    return Image(check_geometry(path, Volume(array, affine)), None)
 
 
-def _why_not_one_dicom_file(path: str) -> str:
-    """Return the message for a single DICOM file, which names what it is unless it is a slice."""
+def _open_unpacked(folder: str, series: str) -> Volume:
+    """Read the only image in the folder of an unpacked archive."""
+    names = [os.path.join(parent, name) for parent, _, files in os.walk(folder) for name in files]
+    images = sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(name))
+    if not images or series:
+        return read_folder(folder, series).volume
+    if len(images) > 1 or index_series(folder):
+        shown = ", ".join(os.path.relpath(name, folder) for name in images[:3])
+        raise UserError(f"{folder}: contains several images ({shown}, ...); give one that contains exactly one")
+    return open_image(images[0]).volume
+
+
+def _is_hidden(path: str) -> bool:
+    return os.path.basename(path).startswith(".")
+
+
+def _read_enhanced(path: str) -> Volume:
+    """Read a file that may be an enhanced CT. Raise UserError, which says what it is, if it is anything else."""
+    kinds = ", ".join((*IMAGE_SUFFIXES, *ARCHIVE_SUFFIXES))
     with quiet_pydicom():
         try:
-            header = read_dataset(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
-            kind = getattr(header.get("SOPClassUID"), "name", "")
+            header = read_dataset(path, stop_before_pixels=True)
+            enhanced, kind = is_enhanced(header), getattr(header.get("SOPClassUID"), "name", "")
+        except InvalidDicomError as error:
+            if not path.lower().endswith(".dcm"):
+                raise UserError(f"{path}: not an image; give {kinds} or a folder of DICOM files") from error
+            enhanced, kind = False, ""
         except DAMAGED:
-            kind = ""
+            enhanced, kind = False, ""
     if "Segmentation" in kind or "RT Structure" in kind:
-        return f"{path}: a DICOM {kind.removesuffix(' Storage')}, which is not read here; convert it to NIfTI"
-    return f"{path}: a single DICOM file; give the folder that contains the whole series"
+        raise UserError(
+            f"{path}: a DICOM {kind.removesuffix(' Storage')}, which is not read here; convert it to NIfTI"
+        )
+    if not enhanced:
+        raise UserError(f"{path}: a single DICOM file; give the folder that contains the whole series")
+    return assemble_series([path]).volume

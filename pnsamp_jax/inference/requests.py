@@ -4,17 +4,18 @@ An image that cannot be read, or a point outside its image, only fails the nodul
 """
 
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
-from pnsamp_jax.ct.dicom import read_series
-from pnsamp_jax.ct.dicom_index import only_series
-from pnsamp_jax.ct.read import check_chest, read_ct
-from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.ct.dicom_folder import SeveralSeries
+from pnsamp_jax.ct.notes import collected
+from pnsamp_jax.ct.read import Image, open_ct
 from pnsamp_jax.data.csv_tables import number, read_table
 from pnsamp_jax.data.patches import sample
 from pnsamp_jax.errors import UserError
@@ -35,12 +36,14 @@ class Request(NamedTuple):
       image: as the user named it, in readable characters.
       path: of the image.
       point: (3,) in the units of the request.
+      series: SeriesInstanceUID of the CT series in the image's folder; "" for the only one.
     """
 
     nodule_id: str
     image: str
     path: Path
     point: np.ndarray
+    series: str = ""
 
 
 class Located(NamedTuple):
@@ -70,21 +73,23 @@ class Failure(NamedTuple):
     reason: str
 
 
-def read_requests(image: str, points: str, units: str) -> list[Request]:
+def read_requests(image: str, points: str, units: str, series: str = "") -> list[Request]:
     """Return the nodules that a user asks for, in the order in which they were given.
 
     Args:
       image: the path of the image of all points; "" if `points` is a CSV file.
       points: "x,y,z;x,y,z", or the path of a CSV file.
       units: of the points, a key of `POINT_COLUMNS`.
+      series: SeriesInstanceUID of the CT series to read, where an image's folder holds several and the table has no
+        column `series` with another; "" for the only one.
 
     Raises:
       UserError: the points are missing or malformed, or ids repeat.
     """
     if points.lower().endswith(".csv"):
-        requests = _read_points_file(user_path(points), image, units)
+        requests = _read_points_file(user_path(points), image, units, series)
     else:
-        requests = _read_points(points, image)
+        requests = _read_points(points, image, series)
     seen = set()
     for request in requests:
         if not NODULE_ID.fullmatch(request.nodule_id):
@@ -95,20 +100,21 @@ def read_requests(image: str, points: str, units: str) -> list[Request]:
     return requests
 
 
-def _read_points_file(table: Path, image: str, units: str) -> list[Request]:
+def _read_points_file(table: Path, image: str, units: str, series: str) -> list[Request]:
     if image:
         raise UserError("config.predict.image: leave it out where config.predict.points is a CSV, which names images")
     names = POINT_COLUMNS[units]
     requests = []
     for where, row in read_table(table, ("nodule_id", "image", *names)):
         point = np.array([number(where, row, name) for name in names])
-        requests.append(Request(row["nodule_id"], row["image"], table.parent / user_path(row["image"]), point))
+        path, chosen = table.parent / user_path(row["image"]), row.get("series") or series
+        requests.append(Request(row["nodule_id"], row["image"], path, point, chosen))
     if not requests:
         raise UserError(f"{table}: holds no nodule")
     return requests
 
 
-def _read_points(points: str, image: str) -> list[Request]:
+def _read_points(points: str, image: str, series: str) -> list[Request]:
     if not image:
         raise UserError("config.predict.image: is empty; give an image file or a folder that holds one DICOM series")
     requests = []
@@ -121,7 +127,7 @@ def _read_points(points: str, image: str) -> list[Request]:
             raise UserError(
                 f"config.predict.points: '{text.strip()}' is not a point; give 'x,y,z;x,y,z' or a CSV file"
             )
-        requests.append(Request(f"nodule_{index}", readable(image), user_path(image), point))
+        requests.append(Request(f"nodule_{index}", readable(image), user_path(image), point, series))
     if not requests:
         raise UserError("config.predict.points: is empty; give 'x,y,z;x,y,z' in mm (LPS) or a CSV file")
     return requests
@@ -129,8 +135,13 @@ def _read_points(points: str, image: str) -> list[Request]:
 
 def by_image(requests: Iterable[Request]) -> list[Request]:
     """Sort requests so that those of one image follow each other, and the image need be read only once."""
-    first: dict[Path, int] = {}
-    return sorted(requests, key=lambda request: first.setdefault(request.path, len(first)))
+    first: dict[tuple[Path, str], int] = {}
+    return sorted(requests, key=lambda request: first.setdefault(image_of(request), len(first)))
+
+
+def image_of(request: Request) -> tuple[Path, str]:
+    """Return what tells images apart: the path, and the series in it."""
+    return request.path, request.series
 
 
 def locate(requests: Iterable[Request], units: str, size: int, spacing_mm: float) -> Iterator[Located | Failure]:
@@ -142,26 +153,30 @@ def locate(requests: Iterable[Request], units: str, size: int, spacing_mm: float
       size: voxels on a side of a patch.
       spacing_mm: size of a voxel.
     """
-    for path, group in groupby(requests, key=lambda request: request.path):
+    for (path, series), group in groupby(requests, key=image_of):
         wanted = list(group)
         try:
-            files = only_series(path) if path.is_dir() else None
-            ct = check_chest(path, read_series(files)) if files else read_ct(path)
+            with collected() as notes:
+                image = open_ct(path, series)
+        except SeveralSeries as error:
+            yield from (Failure(request, f"{error}, or choose by config.predict.series=UID") for request in wanted)
+            continue
         except (UserError, OSError) as error:
             yield from (Failure(request, str(error)) for request in wanted)
             continue
+        for text in notes:
+            tqdm.write(readable(text), file=sys.stderr)  # not into the bar
         for request in wanted:
-            yield _locate_one(request, ct, files, units, size, spacing_mm)
-        del ct  # before the next one is read
+            yield _locate_one(request, image, units, size, spacing_mm)
+        del image  # before the next one is read
 
 
-def _locate_one(
-    request: Request, ct: Volume, files: list[str] | None, units: str, size: int, spacing_mm: float
-) -> Located | Failure:
+def _locate_one(request: Request, image: Image, units: str, size: int, spacing_mm: float) -> Located | Failure:
+    ct = image.volume
     point_mm = request.point if units == "mm" else ct.to_lps(request.point[::-1])
     if ct.holds(point_mm):
         hu = np.rint(sample(ct, point_mm, size, spacing_mm)).astype(np.int16)
-        return Located(request, point_mm, hu, ct.array.shape, ct.affine, files)
+        return Located(request, point_mm, hu, ct.array.shape, ct.affine, image.files)
     advice = {
         "mm": "give LPS mm, as DICOM has it (NIfTI viewers show RAS: negate x and y)",
         "voxel": "give i, j, k along width, height and depth, from 0",

@@ -17,7 +17,7 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.masks import onto_grid
-from pnsamp_jax.inference.requests import NODULE_ID, POINT_COLUMNS, Failure, Located, Request
+from pnsamp_jax.inference.requests import NODULE_ID, POINT_COLUMNS, Failure, Located, Request, image_of
 
 MASK_FILE = "masks/{}.nii.gz"  # by nodule id
 DICOM_FILES = ("dicom/{}_seg.dcm", "dicom/{}_sr.dcm")  # by the id of a series' first nodule
@@ -78,7 +78,7 @@ def write_masks(outcomes: Iterable[tuple[Located, Finding] | Failure], max_shown
       workdir: where the files go.
     """
     results = Results()
-    for _, group in groupby(outcomes, key=_image_path):
+    for _, group in groupby(outcomes, key=_image):
         series = None
         for outcome in group:
             if isinstance(outcome, Failure):
@@ -99,8 +99,8 @@ def write_masks(outcomes: Iterable[tuple[Located, Finding] | Failure], max_shown
     return results
 
 
-def _image_path(outcome: tuple[Located, Finding] | Failure) -> Path:
-    return outcome.request.path if isinstance(outcome, Failure) else outcome[0].request.path
+def _image(outcome: tuple[Located, Finding] | Failure) -> tuple[Path, str]:
+    return image_of(outcome.request if isinstance(outcome, Failure) else outcome[0].request)
 
 
 def write_mask_file(located: Located, finding: Finding, workdir: Path) -> np.ndarray:

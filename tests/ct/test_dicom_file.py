@@ -10,7 +10,7 @@ from ct_files import HU, edit, refusal, write_series
 from pydicom.uid import JPEGLosslessSV1
 
 from pnsamp_jax.ct.dicom import read_series
-from pnsamp_jax.ct.dicom_index import only_series
+from pnsamp_jax.ct.dicom_folder import only_series
 from pnsamp_jax.ct.read import read_image
 
 

@@ -71,7 +71,7 @@ def test_cache_with_a_wrong_type_of_uid_is_rebuilt(tmp_path):
     paths, cache = write_series(tmp_path / "root", HU[:2]), tmp_path / "index.json"
     index_series(tmp_path / "root", cache)
     entries = json.loads(cache.read_text())
-    entries["000.dcm"]["ct"] = ["1.2"]
+    entries["000.dcm"]["series"] = ["1.2"]
     cache.write_text(json.dumps(entries))
     assert index_series(tmp_path / "root", cache) == {UID: paths}
 

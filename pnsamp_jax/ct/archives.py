@@ -1,0 +1,98 @@
+"""Images in a .zip or .tar file, unpacked into a temporary folder."""
+
+import lzma
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from pnsamp_jax.errors import UserError
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+MAX_BYTES = 4 << 30  # unpacked; a CT of 2,000 slices takes 1 GiB
+MAX_FILES = 50_000
+CHUNK = 1 << 20  # bytes
+
+
+@contextmanager
+def unpacked(path: str) -> Iterator[str]:
+    """Yield a temporary folder with the files of an archive, which is removed afterwards.
+
+    Errors inside the block name the archive in place of the temporary folder.
+
+    Args:
+      path: file that ends in one of `ARCHIVE_SUFFIXES`.
+
+    Raises:
+      UserError: the archive is damaged, encrypted, too large, or has entries that point outside it.
+    """
+    with tempfile.TemporaryDirectory(prefix="pnsamp_jax_") as folder:
+        try:
+            members = _zip_members(path) if path.lower().endswith(".zip") else _tar_members(path)
+            _write(path, members, folder)
+        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
+            raise UserError(f"{path}: the archive is damaged; copy it again") from error
+        except NotImplementedError as error:
+            raise UserError(f"{path}: is compressed in an unusual way; unpack it and give the folder") from error
+        except (RuntimeError, OSError) as error:
+            if isinstance(error, OSError) and error.filename is None:  # raised by gzip
+                raise UserError(f"{path}: the archive is damaged; copy it again") from error
+            raise UserError(f"{path}: cannot be unpacked ({error}); unpack it and give the folder") from error
+        try:
+            yield folder
+        except UserError as error:
+            raise type(error)(str(error).replace(folder, path)) from error
+
+
+def _zip_members(path: str) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield name and content of the files in a .zip."""
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.is_dir():
+                continue
+            if info.flag_bits & 1:
+                raise UserError(f"{path}: is encrypted; unpack it and give the folder")
+            with archive.open(info) as content:
+                yield info.filename, content
+
+
+def _tar_members(path: str) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield name and content of the regular files in a .tar, compressed or not."""
+    with tarfile.open(path) as archive:
+        for info in archive:
+            content = archive.extractfile(info) if info.isreg() else None
+            if content is not None:
+                yield info.name, content
+
+
+def _write(path: str, members: Iterator[tuple[str, IO[bytes]]], folder: str) -> None:
+    """Write the members of an archive into a folder, as long as there are not too many.
+
+    The sizes that an archive states are not believed; what is written is counted.
+    """
+    left = min(MAX_BYTES, shutil.disk_usage(folder).free // 2)
+    for number, (name, content) in enumerate(members, start=1):
+        parts = [part for part in re.split(r"[\\/]", name) if part not in ("", ".")]
+        if ".." in parts or name[:1] in ("/", "\\") or re.match(r"[A-Za-z]:", name) or "\0" in name:
+            raise UserError(f"{path}: has an entry that points outside it ('{name[:80]}'); pack the series again")
+        if "__MACOSX" in parts or not parts:  # what macOS adds
+            continue
+        if number > MAX_FILES:
+            raise UserError(f"{path}: holds more than {MAX_FILES} files; unpack it and give the folder of one series")
+        target = os.path.join(folder, *parts)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "wb") as file:
+            while data := content.read(CHUNK):
+                left -= len(data)
+                if left < 0:
+                    raise UserError(
+                        f"{path}: unpacks to more than {MAX_BYTES >> 30} GiB, or than there is room for; unpack it "
+                        "and give the folder of one series"
+                    )
+                file.write(data)
