@@ -69,6 +69,15 @@ def _tar_members(path: str) -> Iterator[tuple[str, IO[bytes]]]:
             content = archive.extractfile(info) if info.isreg() else None
             if content is not None:
                 yield info.name, content
+        # `tarfile` stops without a word at a header that is damaged or cut off, as at the end of the archive, which
+        # is a block of zeros; and it does not read on to the checksum of a compressed one.
+        stream = archive.fileobj
+        assert stream is not None
+        stream.seek(archive.offset)
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("ends too early")
+        while stream.read(CHUNK):
+            pass
 
 
 def _write(path: str, members: Iterator[tuple[str, IO[bytes]]], folder: str) -> None:

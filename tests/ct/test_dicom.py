@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from base64 import b85decode
 from pathlib import Path
 
 import numpy as np
@@ -325,6 +326,32 @@ def test_compressed_series_decodes(tmp_path, caplog, syntax):
         ds.compress(syntax, generate_instance_uid=False)
         ds.save_as(path)
     np.testing.assert_array_equal(read_series(paths).array, hu)
+    data = Path(paths[2]).read_bytes()
+    Path(paths[2]).write_bytes(data[:-100])
+    assert refusal(read_series, paths).startswith(paths[2])
+    assert not caplog.records
+
+
+# (16, 16) int16 of 40 h + 7 w - 900, encoded by OpenJPH through imagecodecs.htj2k_encode(..., reversible=True).
+HTJ2K = b85decode(
+    "|4;u>04YEK0000G0000G00000000000000G0000G000000000000EBy0sl|{2mk^A000XAQUDA90ssL31q1{@0smY86Cj9?kdTm&kdTm&kdTmwh=~7"
+    "W02crOPjF>!N>E53R%LP^FfKASE;BCwkN^q*00000cmM(alfVEbS^WZsbN~Rr0206e69E1Ihjaki{sISd0KfnezyK3~-T(r00BqU*0Ao}DzyK4#02M"
+    "&)?x3f_bpWz5ne4zJ0qnK_zyK=X02YWONs{Nlr>CbvcmPhvaU92S{{4g?d-f24?79H|*#"
+)
+
+
+@pytest.mark.parametrize("uid", ["1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203"])
+def test_high_throughput_jpeg_2000_decodes(tmp_path, caplog, uid):
+    pytest.importorskip("openjpeg", reason="needs the extra compressed")
+    expected = (np.indices((16, 16)).T @ (40, 7) - 900).T
+    paths = write_series(tmp_path, np.stack([expected] * 3), intercept=0)
+    for path in paths[::2]:
+        ds = pydicom.dcmread(path)
+        ds.file_meta.TransferSyntaxUID = pydicom.uid.UID(uid)
+        ds.PixelData = pydicom.encaps.encapsulate([HTJ2K])
+        ds["PixelData"].is_undefined_length = True
+        ds.save_as(path, implicit_vr=False, little_endian=True)
+    np.testing.assert_array_equal(read_series(paths).array, [expected] * 3)
     data = Path(paths[2]).read_bytes()
     Path(paths[2]).write_bytes(data[:-100])
     assert refusal(read_series, paths).startswith(paths[2])

@@ -1,4 +1,4 @@
-"""DICOM files that lack a part of what the standard asks for around the dataset, or in it."""
+"""DICOM files that lack a part of what the standard asks for around the dataset or in it, or that hold more."""
 
 import gzip
 from pathlib import Path
@@ -91,3 +91,36 @@ def test_other_files_are_still_passed_over(paths):
     }.items():
         (paths[0].parent / name).write_bytes(content)
     assert sorted(only_series(paths[0].parent)) == sorted(map(str, paths))
+
+
+def lengthened(path, extra, undefined=b"\0"):
+    ds = pydicom.dcmread(path)
+    ds.PixelData += undefined * extra
+    ds.save_as(path)
+
+
+@pytest.mark.parametrize("fill", [b"\0", b"\x20"])
+@pytest.mark.parametrize("extra", [2, 4, 10])  # a row of 7 pixels takes 14 bytes, a column of 6 takes 12
+def test_padding_after_the_pixels_is_not_taken_for_pixels(paths, extra, fill):
+    lengthened(paths[2], extra, fill)
+    np.testing.assert_array_equal(read_image(paths[0].parent).array, HU)
+
+
+@pytest.mark.parametrize("extra", [12, 14, 28, 84, 2 * 84])
+def test_pixels_longer_by_rows_or_columns_or_a_frame_are_refused(paths, extra):
+    lengthened(paths[2], extra)
+    assert f"{paths[2]}: the pixel data are not Rows x Columns" in refusal(read_image, paths[0].parent)
+
+
+@pytest.mark.parametrize("lacking", [2, 14])
+def test_pixels_that_are_too_few_are_refused(paths, lacking):
+    ds = pydicom.dcmread(paths[2])
+    ds.PixelData = ds.PixelData[:-lacking]
+    ds.save_as(paths[2])
+    assert f"{paths[2]}: the pixel data are truncated" in refusal(read_image, paths[0].parent)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 100, 512])
+def test_bytes_after_the_last_element_are_padding(paths, count):
+    paths[2].write_bytes(paths[2].read_bytes() + bytes(count))
+    np.testing.assert_array_equal(read_image(paths[0].parent).array, HU)
