@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from pnsamp_jax.ct.dicom import read_series, slice_positions
-from pnsamp_jax.ct.dicom_folder import others_beside, require_whole
-from pnsamp_jax.ct.dicom_index import Folder, index_folder
+from pnsamp_jax.ct.dicom_index import index_series
 from pnsamp_jax.ct.read import check_chest
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import lidc
@@ -39,11 +38,11 @@ class LidcSource:
         Raises:
           UserError: no such scan was found.
         """
-        known = _index(self).series.keys()
-        found = sorted(known & {uid for uid, scan in lidc.scans_by_series().items() if scan.annotations})
+        marked = {uid for uid, scan in lidc.scans_by_series().items() if scan.annotations}
+        found = sorted(_index(self).keys() & marked)
         if not found:
             raise UserError(
-                f"config.data.dicom_root: none of the {len(known)} CT series under {self.dicom_root} is a scan "
+                f"config.data.dicom_root: none of the {len(_index(self))} CT series under {self.dicom_root} is a scan "
                 "of LIDC-IDRI with nodules; give the folder that contains the archive's DICOM files"
             )
         return found
@@ -54,8 +53,7 @@ class LidcSource:
         Raises:
           UserError: the DICOM files are damaged, or a slice that a reader marked is missing.
         """
-        paths = _index(self).series[series]
-        require_whole(others_beside(_index(self), paths))
+        paths = _index(self)[series]
         ct = check_chest(os.path.dirname(paths[0]), read_series(paths))
         real_z_mm = slice_positions(paths)[:, 2]  # without the missing slices that `read_series` interpolates
         depth = np.arange(len(ct.array))
@@ -83,5 +81,5 @@ class LidcSource:
 
 
 @cache  # once per process, not once per series
-def _index(source: LidcSource) -> Folder:
-    return index_folder(source.dicom_root, source.index_file)
+def _index(source: LidcSource) -> dict[str, list[str]]:
+    return index_series(source.dicom_root, source.index_file)
