@@ -79,8 +79,8 @@ def test_a_config_runs_as_with_mode(command, calls):
         (["ct.nii", "--points", "-1,2,3;4,5,6"], {"image": "ct.nii", "points": "-1,2,3;4,5,6"}),
         (["--points", "points.csv"], {"points": "points.csv"}),
         (
-            ["--points=1,2,3", "folder", "--units=voxel", "--checkpoint=runs/m"],
-            {"image": "folder", "points": "1,2,3", "units": "voxel", "checkpoint": "runs/m"},
+            ["--points=1,2,3", "folder", "--units=voxel", "--checkpoint=runs/m", "--series=1.2.3"],
+            {"image": "folder", "points": "1,2,3", "units": "voxel", "checkpoint": "runs/m", "series": "1.2.3"},
         ),
     ],
 )

@@ -19,7 +19,7 @@ from tiny_run import made_up_run
 
 from pnsamp_jax import predict
 from pnsamp_jax.configs import predict as predict_config
-from pnsamp_jax.ct.read import read_image
+from pnsamp_jax.ct.read import Image, read_image
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
@@ -396,13 +396,13 @@ def test_only_dicom_objects_say_who_was_scanned_and_images_are_called_as_the_use
 def test_one_image_at_a_time_is_in_memory(ct, tmp_path, monkeypatch):
     alive, read = [], []
 
-    def read_watched(path):
+    def read_watched(path, series):
         alive.append(sum(volume() is not None for volume in read))
         volume = Volume(ct.array.copy(), ct.affine)
         read.append(weakref.ref(volume))
-        return volume
+        return Image(volume, None)
 
-    monkeypatch.setattr(requests, "read_ct", read_watched)
+    monkeypatch.setattr(requests, "open_ct", read_watched)
     wanted = [requests.Request(name, name, tmp_path / name, POINT) for name in "abc"]
     assert len(list(requests.locate(wanted, "mm", 16, 2.0))) == 3
     assert alive == [0, 0, 0]

@@ -27,6 +27,7 @@ class Series(NamedTuple):
       volume: int16 HU.
       files: those of the volume, sorted.
       multi_frame: whether a file holds several slices.
+      scattered: a UID that differs in every slice; empty if there is none.
       scouts: files that were passed over, because they show the body across the slices.
       slices: number of slices, before missing ones are interpolated.
       missing: number of slices that are missing between two others, and were interpolated.
@@ -35,6 +36,7 @@ class Series(NamedTuple):
     volume: Volume
     files: list[str]
     multi_frame: bool
+    scattered: str
     scouts: list[str]
     slices: int
     missing: int
@@ -88,14 +90,7 @@ def assemble_series(paths: Iterable[str | PathLike[str]]) -> Series:
 
     _require_one_acquisition(slices, series)
     positions = np.stack([item.position for item in slices])
-    extent = positions[-1] - positions[0]
-    depths = (positions - positions[0]) @ normal
-    shifts = np.linalg.norm(positions - positions[0] - np.outer(depths / depths[-1], extent), axis=1)
-    if shifts.max() > MAX_SHIFT_MM:
-        raise UserError(
-            f"{slices[shifts.argmax()].name}: lies {shifts.max():.2f} mm off the line from the first to the last "
-            f"slice of series {series}; split the series where it shifts"
-        )
+    depths = _depths_along_a_line(slices, positions, normal)
     if scattered and not is_even(depths):
         raise UserError(
             f"{slices[0].name}: {scattered} differs in every slice, and the slices are not evenly spaced, so they may "
@@ -104,10 +99,24 @@ def assemble_series(paths: Iterable[str | PathLike[str]]) -> Series:
     array = stack_evenly(slices, depths)
     affine = np.eye(4)
     spacing = slices[0].pixel_spacing
-    affine[:3] = np.stack([extent / (len(array) - 1), column * spacing[0], row * spacing[1], positions[0]], axis=1)
+    step = (positions[-1] - positions[0]) / (len(array) - 1)
+    affine[:3] = np.stack([step, column * spacing[0], row * spacing[1], positions[0]], axis=1)
     volume = check_geometry(slices[0].name, Volume(array, affine))
     multi_frame = any(item.name != item.path for item in slices)
-    return Series(volume, files, multi_frame, scouts, len(slices), count_missing(depths))
+    return Series(volume, files, multi_frame, scattered, scouts, len(slices), count_missing(depths))
+
+
+def _depths_along_a_line(slices: list[Slice], positions: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Return the depths (n,) in mm of sorted slices from the first one on. Raise UserError if one lies aside."""
+    extent = positions[-1] - positions[0]
+    depths = (positions - positions[0]) @ normal
+    shifts = np.linalg.norm(positions - positions[0] - np.outer(depths / depths[-1], extent), axis=1)
+    if shifts.max() > MAX_SHIFT_MM:
+        raise UserError(
+            f"{slices[shifts.argmax()].name}: lies {shifts.max():.2f} mm off the line from the first to the last "
+            f"slice of series {slices[0].shared['SeriesInstanceUID']}; split the series where it shifts"
+        )
+    return depths
 
 
 def _without_scouts(paths: list[str]) -> tuple[list[str], list[str]]:

@@ -153,11 +153,13 @@ def passed_over(root: str | PathLike[str], series: Series, others: Iterable[Othe
         if not _is_usual(other.path):
             kinds.setdefault(other.kind, []).append(os.path.relpath(other.path, root))
     parts = [_phrase(kind, names) for kind, names in sorted(kinds.items())]
-    if not parts and not series.missing:
+    if not (parts or series.missing or series.scattered):
         return ""
     text = f"{root}: {series.slices} slices read"
     if series.missing:
         text += f", {series.missing} missing between them and interpolated"
+    if series.scattered:
+        text += f" as one series, since they are evenly spaced, although {series.scattered} differs in each"
     return text + (f"; passed over: {', '.join(parts)}" if parts else "")
 
 

@@ -25,7 +25,8 @@ class Image(NamedTuple):
 
     Attributes:
       volume: int16, in HU if the image is a CT.
-      files: of the slices of a DICOM series, one each, as long as they exist; else None.
+      files: of the slices of a DICOM series in a folder, one each and with the same UIDs, to which DICOM objects can
+        refer; else None.
     """
 
     volume: Volume
@@ -94,7 +95,8 @@ def open_image(path: str | PathLike[str], series: str = "") -> Image:
     Args:
       path: file that ends in one of `IMAGE_SUFFIXES`, file of an enhanced (multi-frame) CT, folder, or archive that
         ends in one of `ARCHIVE_SUFFIXES` and contains one of these.
-      series: SeriesInstanceUID of the CT series to read from a folder or archive; "" for the only one.
+      series: SeriesInstanceUID of the CT series to read from a folder or archive; "" for the only one. A file holds
+        no other.
 
     Returns:
       Its volume, and the files of a DICOM series.
@@ -106,14 +108,12 @@ def open_image(path: str | PathLike[str], series: str = "") -> Image:
     path = os.fspath(path)
     if os.path.isdir(path):
         found = read_folder(path, series)
-        return Image(found.volume, None if found.multi_frame else found.files)
+        return Image(found.volume, None if found.multi_frame or found.scattered else found.files)
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file or folder; correct the path")
     if path.lower().endswith(ARCHIVE_SUFFIXES):
         with unpacked(path) as folder:
             return Image(_open_unpacked(folder, series), None)
-    if series:
-        raise UserError(f"{path}: a file, in which no series is to choose; leave series {series} out")
     if not path.lower().endswith(IMAGE_SUFFIXES):
         return Image(_read_enhanced(path), None)
     array, affine = read_file(path)
@@ -124,9 +124,10 @@ def _open_unpacked(folder: str, series: str) -> Volume:
     """Read the only image in the folder of an unpacked archive."""
     names = [os.path.join(parent, name) for parent, _, files in os.walk(folder) for name in files]
     images = sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(name))
-    if not images or series:
+    found = index_series(folder) if images else {}
+    if not images or series in found:
         return read_folder(folder, series).volume
-    if len(images) > 1 or index_series(folder):
+    if len(images) > 1 or found:
         shown = ", ".join(os.path.relpath(name, folder) for name in images[:3])
         raise UserError(f"{folder}: contains several images ({shown}, ...); give one that contains exactly one")
     return open_image(images[0]).volume

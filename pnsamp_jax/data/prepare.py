@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import struct
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from pnsamp_jax.ct.notes import collected
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.patches import Geometry, MarkedNodule, make_record
 from pnsamp_jax.errors import UserError
@@ -55,15 +57,16 @@ def make_records(source: Source, series: str, geometry: Geometry) -> schema.Reco
     return {name: np.stack([record[name] for record in records]) for name in records[0]}
 
 
-def _prepare_series(source: Source, series: str, geometry: Geometry, path: Path) -> str | None:
-    """Write one series file. Return None, or the reason if the series cannot be read."""
-    try:
-        records = make_records(source, series, geometry)
-    except (UserError, OSError) as error:
-        return str(error)
+def _prepare_series(source: Source, series: str, geometry: Geometry, path: Path) -> tuple[str | None, list[str]]:
+    """Write one series file. Return None, or the reason if the series cannot be read; and notes about its files."""
+    with collected() as notes:
+        try:
+            records = make_records(source, series, geometry)
+        except (UserError, OSError) as error:
+            return str(error), notes
     with atomic_path(path) as temporary:
         np.savez(temporary, **records)  # type: ignore[arg-type]  # no feature is called allow_pickle
-    return None
+    return None, notes
 
 
 def _describe(source: Source, geometry: Geometry) -> str:
@@ -131,16 +134,23 @@ def _run(source: Source, geometry: Geometry, paths: dict[str, Path], workers: in
     """Prepare each series and yield (series, None or the reason why it failed) as it ends."""
     if workers <= 1:
         for series, path in paths.items():
-            yield series, _prepare_series(source, series, geometry, path)
+            yield series, _tell(*_prepare_series(source, series, geometry, path))
         return
     # Spawn instead of fork: a fork of a process that runs JAX can hang.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         jobs = {pool.submit(_prepare_series, source, series, geometry, path): series for series, path in paths.items()}
         try:
             for job in as_completed(jobs):
-                yield jobs[job], job.result()
+                yield jobs[job], _tell(*job.result())
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _tell(failure: str | None, notes: list[str]) -> str | None:
+    """Print the notes about a series between the steps of the bar, and return its failure."""
+    for text in notes:
+        tqdm.write(readable(text), file=sys.stderr)
+    return failure
 
 
 def _end_with_parent() -> None:

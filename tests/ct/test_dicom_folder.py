@@ -62,7 +62,10 @@ def scatter(paths, names):
 @pytest.mark.parametrize("names", EACH, ids=" ".join)
 def test_uids_that_differ_in_every_slice_of_an_even_row_count_as_one(tmp_path, names):
     scatter(write_series(tmp_path, PatientID="one"), names)
-    np.testing.assert_array_equal(read_image(tmp_path).array, HU)
+    image, notes = read_with_notes(tmp_path)
+    np.testing.assert_array_equal(image.volume.array, HU)
+    assert image.files is None  # no DICOM object can refer to them as one series
+    assert len(notes) == 1 and f"although {names[0]} differs in each" in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -231,11 +234,6 @@ def test_several_series_are_listed_if_none_or_another_is_chosen(two):
         assert "contains 2 DICOM CT series" in message
         assert f"{UID} (Lung 1.25, 5 slices of 2.5 mm)" in message and "1.2.9 (7 slices)" in message
         assert not chosen or f"none with the SeriesInstanceUID {chosen}" in message
-
-
-def test_a_series_of_a_file_is_refused(tmp_path):
-    (tmp_path / "x.nii").touch()
-    assert "1.2.9" in refusal(open_image, tmp_path / "x.nii", "1.2.9")
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pnsamp_jax.ct.notes import note
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.cohort import Nodule
@@ -33,8 +34,8 @@ class FakeSource:
     """Two nodules per series. Files control the series, since worker processes see them too.
 
     Attributes:
-      folder: a file `<series>.<kind>` makes loading the series raise `BROKEN[kind]`; each load adds a letter to
-        `<series>.log`.
+      folder: a file `<series>.<kind>` makes loading the series raise `BROKEN[kind]`, and `<series>.note` makes it tell
+        something; each load adds a letter to `<series>.log`.
       names: the series.
       same_ids: True if all series have the same nodule ids.
     """
@@ -51,6 +52,8 @@ class FakeSource:
     def load(self, series):
         with open(Path(self.folder, f"{series}.log"), "a") as log:
             log.write("x")
+        if Path(self.folder, f"{series}.note").exists():
+            note(f"{series}: 7 slices read")
         for kind, error in BROKEN.items():
             if Path(self.folder, f"{series}.{kind}").exists():
                 raise error
@@ -281,3 +284,13 @@ def test_the_old_file_remains_if_writing_fails(tmp_path, error):
     with atomic_path(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new" and files(path.parent) == ["table.csv"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_notes_about_files_are_printed_on_lines_of_their_own(source, tmp_path, capfd, workers):
+    source.breaks("s1", "note")
+    source.breaks("s3", "note")
+    source.breaks("s3", "user")
+    prepare(source, GEOMETRY, tmp_path / "cache", workers=workers)
+    lines = [line.split("\r")[-1] for line in capfd.readouterr().err.split("\n")]
+    assert sorted(line for line in lines if "slices" in line) == ["s1: 7 slices read", "s3: 7 slices read"]

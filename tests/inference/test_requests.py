@@ -1,12 +1,14 @@
 """Which nodules a user asks for: points and ids as people write them."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from ct_files import refusal
+from ct_files import refusal, write_itk, write_series
 
-from pnsamp_jax.inference.requests import read_requests
+from pnsamp_jax.ct.read import read_ct
+from pnsamp_jax.inference.requests import Failure, by_image, locate, read_requests
 
 
 @pytest.mark.parametrize(
@@ -51,3 +53,65 @@ def test_an_id_may_be_a_series_uid_and_a_number(tmp_path):
     assert request.nodule_id == nodule_id and request.path == Path(tmp_path / "a.nii")
     (tmp_path / "points.csv").write_text(f"nodule_id,image,x_mm,y_mm,z_mm\n{'a' * 129},a.nii,1,2,3\n")
     assert "at most 128 letters" in refusal(read_requests, "", str(tmp_path / "points.csv"), "mm")
+
+
+# Several series in a folder, archives, and what is told about files
+
+POINT = "0,0,20"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two series of a body with a lung, the second 100 HU higher."""
+    hu = np.where(np.hypot(*np.indices((60, 60)) - 30) < 15, -850, 30) + np.zeros((20, 1, 1), int)
+    for i, uid in enumerate(("1.2.8", "1.2.9")):
+        where = {"origin": (-30, -30, 0), "step": (0, 0, 2), "spacing": (1, 1)}
+        write_series(tmp_path / "ct" / str(i), (hu + 100 * i).astype(np.int16), SeriesInstanceUID=uid, **where)
+    return tmp_path / "ct"
+
+
+def values(requests):
+    """The voxel at each request's point, or the reason why there is none."""
+    located = locate(by_image(requests), "mm", 4, 1.0)
+    return [one.reason if isinstance(one, Failure) else int(one.hu[2, 2, 2]) for one in located]
+
+
+def test_the_series_of_a_folder_is_chosen_for_all_points_or_row_by_row(folder, tmp_path):
+    assert values(read_requests(str(folder), POINT, "mm", "1.2.8")) == [-850]
+    assert values(read_requests(str(folder), POINT, "mm", "1.2.9")) == [-750]
+    rows = ["a,ct,0,0,20,1.2.9", "b,ct,0,0,20,", "c,ct,0,0,20,1.2.9", "d,ct,0,0,20,1.2.7"]
+    (tmp_path / "points.csv").write_text("\n".join(["nodule_id,image,x_mm,y_mm,z_mm,series", *rows]))
+    requests = read_requests("", str(tmp_path / "points.csv"), "mm", "1.2.8")
+    assert [request.nodule_id for request in by_image(requests)] == ["a", "c", "b", "d"]
+    first, second, third, reason = values(requests)
+    assert (first, second, third) == (-750, -750, -850)
+    assert "none with the SeriesInstanceUID 1.2.7: 1.2.8 (20 slices), 1.2.9 (20 slices)" in reason
+
+
+def test_a_file_has_no_series_to_choose(folder, tmp_path):
+    hu = read_ct(folder / "0")
+    write_itk(tmp_path / "ct.nii", hu.array, hu.affine)
+    assert values(read_requests(str(tmp_path / "ct.nii"), POINT, "mm", "1.2.8")) == [-850]
+
+
+def test_several_series_are_refused_with_the_way_to_choose(folder):
+    (reason,) = values(read_requests(str(folder), POINT, "mm"))
+    assert "1.2.8 (20 slices), 1.2.9 (20 slices)" in reason and "config.predict.series=UID" in reason
+
+
+def test_zipped_images_are_rows_like_any_other(folder, tmp_path):
+    shutil.make_archive(str(tmp_path / "one"), "zip", folder / "0")
+    shutil.make_archive(str(tmp_path / "two"), "gztar", folder)
+    (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 and nothing more")
+    rows = ["a,one.zip,0,0,20,", "b,bad.zip,0,0,20,", "c,two.tar.gz,0,0,20,1.2.9"]
+    (tmp_path / "points.csv").write_text("\n".join(["nodule_id,image,x_mm,y_mm,z_mm,series", *rows]))
+    first, reason, last = values(read_requests("", str(tmp_path / "points.csv"), "mm"))
+    assert (first, last) == (-850, -750)
+    assert reason == f"{tmp_path}/bad.zip: the archive is damaged; copy it again"
+
+
+def test_what_was_passed_over_is_told_once_per_image(folder, capfd):
+    (folder / "0" / "part.bin").write_bytes(b"x")
+    assert values(read_requests(str(folder / "0"), f"{POINT};1,1,22", "mm")) == [-850, -850]
+    told = capfd.readouterr().err.splitlines()
+    assert told == [f"{folder}/0: 20 slices read; passed over: 1 file that is not DICOM (part.bin)"]
