@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
+from pnsamp_jax.ct.notes import collected, note
 from pnsamp_jax.errors import UserError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -24,7 +25,7 @@ CHUNK = 1 << 20  # bytes
 def unpacked(path: str) -> Iterator[str]:
     """Yield a temporary folder with the files of an archive, which is removed afterwards.
 
-    Errors inside the block name the archive in place of the temporary folder.
+    Errors and notes inside the block name the archive in place of the temporary folder.
 
     Args:
       path: file that ends in one of `ARCHIVE_SUFFIXES`.
@@ -45,9 +46,12 @@ def unpacked(path: str) -> Iterator[str]:
                 raise UserError(f"{path}: the archive is damaged; copy it again") from error
             raise UserError(f"{path}: cannot be unpacked ({error}); unpack it and give the folder") from error
         try:
-            yield folder
+            with collected() as notes:
+                yield folder
         except UserError as error:
             raise type(error)(str(error).replace(folder, path)) from error
+    for text in notes:
+        note(text.replace(folder, path))
 
 
 def _zip_members(path: str) -> Iterator[tuple[str, IO[bytes]]]:
@@ -95,6 +99,8 @@ def _write(path: str, members: Iterator[tuple[str, IO[bytes]]], folder: str) -> 
         if number > MAX_FILES:
             raise UserError(f"{path}: holds more than {MAX_FILES} files; unpack it and give the folder of one series")
         target = os.path.join(folder, *parts)
+        if os.path.lexists(target):
+            raise UserError(f"{path}: holds two files of the name '{name[:80]}'; pack the series again")
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with open(target, "wb") as file:
             while data := content.read(CHUNK):

@@ -91,7 +91,8 @@ def to_hounsfield(where: str, stored: np.ndarray, ds: pydicom.Dataset, rescale: 
     if np.isfinite(padding):
         limit = numbers(where, ds, "PixelPaddingRangeLimit", 1, default=padding[0])
         # A negative value is often written as its two's complement (63536 for -2000); the cast converts it back.
-        low, high = np.sort(np.concatenate([padding, limit]).astype(np.int64).astype(stored.dtype))
+        with np.errstate(invalid="ignore"):
+            low, high = np.sort(np.concatenate([padding, limit]).astype(np.int64).astype(stored.dtype))
         if low * slope + intercept < WATER_HU < high * slope + intercept:
             raise UserError(f"{where}: the range to PixelPaddingRangeLimit includes the body; export the series again")
         hu[(stored >= low) & (stored <= high)] = AIR

@@ -69,7 +69,11 @@ def read_slices(path: str) -> Iterator[Slice]:
                 )
         frames = read_frames(path, ds) if enhanced else [Frame(path, ds, ds, ds, ds, acquisition)]
         for frame, stored in zip(frames, decode_frames(path, ds), strict=True):
-            yield _slice(path, frame, stored, ds, shared)
+            try:
+                item = _slice(path, frame, stored, ds, shared)
+            except DAMAGED as error:
+                raise UserError(f"{frame.name}: an element has a value of the wrong type; export it again") from error
+            yield item
 
 
 def _slice(path: str, frame: Frame, stored: np.ndarray, ds: pydicom.Dataset, shared: dict[str, str]) -> Slice:

@@ -18,10 +18,9 @@ def collected() -> Iterator[list[str]]:
     texts: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: texts.append(record.getMessage())  # type: ignore[method-assign]
-    propagate, LOGGER.propagate = LOGGER.propagate, False
-    LOGGER.addHandler(handler)
+    handlers, propagate = LOGGER.handlers, LOGGER.propagate
+    LOGGER.handlers, LOGGER.propagate = [handler], False
     try:
         yield texts
     finally:
-        LOGGER.removeHandler(handler)
-        LOGGER.propagate = propagate
+        LOGGER.handlers, LOGGER.propagate = handlers, propagate

@@ -148,6 +148,8 @@ def _read_enhanced(path: str) -> Volume:
             if not path.lower().endswith(".dcm"):
                 raise UserError(f"{path}: not an image; give {kinds} or a folder of DICOM files") from error
             enhanced, kind = False, ""
+        except PermissionError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); change its permissions") from error
         except DAMAGED:
             enhanced, kind = False, ""
     if "Segmentation" in kind or "RT Structure" in kind:

@@ -4,6 +4,7 @@ import io
 import os
 import tarfile
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from ct_files import HU, UID, refusal, write_itk, write_series
 
 from pnsamp_jax.ct import archives
+from pnsamp_jax.ct.notes import collected
 from pnsamp_jax.ct.read import open_image, read_image
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -32,7 +34,8 @@ def pack(path, folder, extra=()):
     members = [(str(p.relative_to(folder)), p.read_bytes()) for p in sorted(folder.rglob("*")) if p.is_file()]
     members += extra
     if path.suffix == ".zip":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with warnings.catch_warnings(), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            warnings.simplefilter("ignore")  # of a name that appears twice
             for name, content in members:
                 archive.writestr(name, content)
     else:
@@ -80,6 +83,19 @@ def test_errors_name_the_archive_and_the_file_in_it(tmp_path, target):
     paths = write_series(tmp_path / "made")
     Path(paths[2]).write_bytes(Path(paths[2]).read_bytes()[:-2])
     assert refusal(read_image, pack(target, tmp_path / "made")).startswith(f"{target}/002.dcm: ")
+
+
+def test_notes_name_the_archive(tmp_path, target):
+    write_series(tmp_path / "made")
+    with collected() as notes:
+        read_image(pack(target, tmp_path / "made", [("part.bin", b"x")]))
+    assert notes == [f"{target}: 5 slices read; passed over: 1 file that is not DICOM (part.bin)"]
+
+
+def test_a_name_that_appears_twice_does_not_cost_a_slice(tmp_path, target):
+    paths = write_series(tmp_path / "made")
+    twice = [("002.dcm", Path(paths[4]).read_bytes())]
+    assert "holds two files of the name '002.dcm'" in refusal(read_image, pack(target, tmp_path / "made", twice))
 
 
 @pytest.mark.parametrize("name", ["../evil.dcm", "a/../../evil.dcm", "/tmp/evil.dcm", "C:\\evil.dcm", "..\\evil.dcm"])
