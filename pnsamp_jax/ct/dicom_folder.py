@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pnsamp_jax.ct.dicom import MIN_SCATTERED, Series, assemble_series
 from pnsamp_jax.ct.dicom_file import DAMAGED, ENHANCED, quiet_pydicom, read_dataset
-from pnsamp_jax.ct.dicom_index import BROKEN, CAPTURE, NOT_DICOM, SCOUT, UNKNOWN, Folder, Other, index_folder
+from pnsamp_jax.ct.dicom_index import BROKEN, CAPTURE, NOT_DICOM, SCOUT, INCOMPLETE, Folder, Other, index_folder
 from pnsamp_jax.ct.notes import note
 from pnsamp_jax.errors import UserError
 
@@ -21,7 +21,7 @@ USUAL_SUFFIXES = {
 NO_IMAGES = {"SR", "KO", "PR", "SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "DOC", "AU", "PLAN", "FID"}
 PHRASES = {  # singular and plural
     NOT_DICOM: ("file that is not DICOM", "files that are not DICOM"),
-    UNKNOWN: ("DICOM file without modality", "DICOM files without modality"),
+    INCOMPLETE: ("incomplete DICOM file", "incomplete DICOM files"),
     BROKEN: ("damaged DICOM file", "damaged DICOM files"),
     SCOUT: ("scout", "scouts"),
     CAPTURE: ("screen capture", "screen captures"),
@@ -135,7 +135,7 @@ def seeming_slices(found: Found) -> list[str]:
     lost = []
     for other in found.others:
         same_series = bool(other.series) and other.series == found.uid
-        if other.kind in (NOT_DICOM, UNKNOWN):
+        if other.kind in (NOT_DICOM, INCOMPLETE):
             doubtful = same_series or (_name_pattern(other.path) in patterns and not _is_usual(other.path))
         else:
             doubtful = same_series and other.kind not in (SCOUT, CAPTURE, *NO_IMAGES)

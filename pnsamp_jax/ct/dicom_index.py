@@ -21,7 +21,9 @@ SLICE = "slice"  # of a CT; also an enhanced CT, which holds many
 SCOUT = "scout"
 CAPTURE = "screen capture"
 NOT_DICOM = "not DICOM"
-UNKNOWN = "without modality"  # as a header that was cut off
+INCOMPLETE = (
+    "incomplete"  # neither modality nor position, or neither series nor position, as a header that was cut off
+)
 BROKEN = "damaged"  # DICOM, but the header cannot be read
 
 
@@ -30,7 +32,7 @@ class Other(NamedTuple):
 
     Attributes:
       path: of the file.
-      kind: `SCOUT`, `CAPTURE`, `NOT_DICOM`, `UNKNOWN`, `BROKEN`, or its modality.
+      kind: `SCOUT`, `CAPTURE`, `NOT_DICOM`, `INCOMPLETE`, `BROKEN`, or its modality.
       series: its SeriesInstanceUID, empty if it has none.
     """
 
@@ -133,8 +135,9 @@ def _kind_and_series(path: str) -> tuple[str, str]:
             return BROKEN, ""
     if modality not in ("", "CT"):
         return modality, uid
-    if not modality and not placed and sop_class not in ENHANCED:  # the modality may be lost when anonymized
-        return UNKNOWN, uid
+    # Either may be lost when anonymized, but a slice has its position, in the frames if there are many.
+    if not (placed or sop_class in ENHANCED or (modality and uid)):
+        return INCOMPLETE, uid
     if localizer:
         return SCOUT, uid
     if "Secondary Capture" in getattr(sop_class, "name", "") and not placed:  # a dose report has no position
