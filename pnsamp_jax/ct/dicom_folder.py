@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pnsamp_jax.ct.dicom import MIN_SCATTERED, Series, assemble_series
 from pnsamp_jax.ct.dicom_file import DAMAGED, ENHANCED, quiet_pydicom, read_dataset
-from pnsamp_jax.ct.dicom_index import BROKEN, CAPTURE, NOT_DICOM, SCOUT, INCOMPLETE, Folder, Other, index_folder
+from pnsamp_jax.ct.dicom_index import BROKEN, CAPTURE, INCOMPLETE, NOT_DICOM, SCOUT, Folder, Other, index_folder
 from pnsamp_jax.ct.notes import note
 from pnsamp_jax.errors import UserError
 
