@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from pnsamp_jax import input_pipeline
 from pnsamp_jax.config import Settings, read_settings
 from pnsamp_jax.data import cohort, schema
+from pnsamp_jax.data.omissions import describe_omissions
 from pnsamp_jax.data.prepare import prepare, read_records
 from pnsamp_jax.input_pipeline import Arrays
 from pnsamp_jax.workdir import layout, tables
@@ -55,17 +56,22 @@ class Run:
         return replace(self, records=input_pipeline.to_device(self.records))
 
 
-def open_run(config: ConfigDict, workdir: Path) -> Run:
+def open_run(config: ConfigDict, workdir: Path, longer: bool = False) -> Run:
     """Claim a workdir for a config, prepare and read its nodules, and read or make their folds.
+
+    Args:
+      config: of the run.
+      workdir: its own.
+      longer: whether the run may go on for more epochs than the workdir was trained, see `layout.difference`.
 
     Raises:
       UserError: the config, the data or the workdir do not fit; nothing in the workdir is changed.
     """
     settings = read_settings(config)
-    layout.check_config(workdir, settings.fields)
+    layout.check_config(workdir, settings.fields, longer)
     records = load_records(settings)
     folds = load_folds(settings, records, workdir / "folds.json")
-    layout.write_config(workdir, settings.fields)
+    layout.claim(workdir, settings.fields, longer)
     tables.write_readers(workdir / "readers.csv", _cohort_records(settings, records))
     return Run(workdir, settings, records, folds)
 
@@ -85,26 +91,35 @@ def prepare_run(config: ConfigDict, workdir: Path) -> None:
 
 
 def load_records(settings: Settings) -> Arrays:
-    """Prepare the data source as far as it is not prepared, and read its nodules into memory.
+    """Prepare the data source as far as it is not prepared, read its nodules into memory, and tell which are left out.
 
     These are the nodules of the cohort, and those of the wider `settings.train_cohort` if there is one.
 
     Raises:
       UserError: no nodule can be read, or none belongs to the cohort.
     """
+    read: list[np.ndarray] = []
 
     def member(rating_counts: np.ndarray) -> np.ndarray:
+        read.append(rating_counts)
         chosen = cohort.members(rating_counts, settings.cohort, settings.min_readers)
         if settings.train_cohort:
             chosen |= cohort.members(rating_counts, settings.train_cohort, settings.min_readers)
         return chosen
 
     source, geometry, cache, workers = settings.source, settings.geometry, settings.cache, settings.workers
-    if settings.pipeline == "tfdata":
-        from pnsamp_jax.datasets.lidc_nodules import read_dataset
+    try:
+        if settings.pipeline == "tfdata":
+            from pnsamp_jax.datasets.lidc_nodules import read_dataset
 
-        return read_dataset(source, geometry, cache, workers, member)
-    return read_records(prepare(source, geometry, cache, workers), member)
+            return read_dataset(source, geometry, cache, workers, member)
+        return read_records(prepare(source, geometry, cache, workers).files, member)
+    finally:  # also where none is left
+        omissions = read and describe_omissions(
+            np.concatenate(read), settings.cohort, settings.min_readers, settings.train_cohort
+        )
+        if omissions:
+            print(omissions)
 
 
 def load_folds(settings: Settings, records: Arrays, path: Path) -> list[layout.Fold]:

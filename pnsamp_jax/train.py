@@ -44,12 +44,13 @@ def test_and_evaluate(config: ConfigDict, workdir: Path) -> dict:
 def cross_validate(config: ConfigDict, workdir: Path, train: bool) -> dict:
     """Train (if `train`), test and evaluate the folds that the config names; see `train_and_evaluate`."""
     _ = read_settings(config).task  # refuses an unknown model before anything is written
-    run = open_run(config, workdir).on_device()
+    run = open_run(config, workdir, longer=train).on_device()
     use_compilation_cache(run.settings.cache)
     give_back_freed_memory()  # of the records, which the host need not hold twice
     with ExitStack() as locks:
         for fold in run.settings.folds:
             locks.enter_context(layout.locked(run.fold_folder(fold)))
+        layout.check_config(workdir, run.settings.fields)  # until the locks, another process may have trained on
         for fold in run.settings.folds:
             if train:
                 train_fold(run, fold)
@@ -160,7 +161,7 @@ def load_fold(run: Run, fold: int) -> tuple[ensemble.Networks, int]:
     """Read the network of a trained fold, uncalibrated, and the step that its checkpoint was saved at.
 
     Raises:
-      UserError: the fold has no checkpoint, or one of another config.
+      UserError: the fold has no checkpoint, or one of another config or a shorter training.
     """
     with Checkpoints(run.fold_folder(fold) / "checkpoints") as checkpoints:
         state = restore(run, checkpoints, run.settings.checkpoint)
@@ -211,15 +212,25 @@ def _consensus(masks: np.ndarray | jax.Array, size: int) -> np.ndarray:
     return np.asarray(transforms.segmentation_target(central)) > 0
 
 
-def restore(run: Run, checkpoints: Checkpoints, which: str) -> TrainState:
+def restore(run: Run, checkpoints: Checkpoints, which: str, longer: bool = False) -> TrainState:
     """Read a state from checkpoints of the run's own config; see `Checkpoints.restore`.
+
+    Args:
+      run: whose config it must be.
+      checkpoints: of a fold.
+      which: "last" or "best". The best may be of a shorter training that went on, but the last must not.
+      longer: whether the last may, because the run is about to train on.
 
     Raises:
       UserError: there is no checkpoint, or it was saved by another config.
     """
-    difference = layout.difference(run.settings.fields, checkpoints.config(which))
-    if difference:
-        raise UserError(f"{checkpoints.folder}: saved by another config: {difference}; choose another --workdir")
+    for saved, shorter in (("last", longer), (which, longer or which != "last")):
+        stored = checkpoints.config(saved)
+        difference = layout.difference(run.settings.fields, stored, longer=shorter)
+        if difference:
+            more = layout.difference(run.settings.fields, stored, longer=True) is None
+            advice = "train on with --mode train" if more else "choose another --workdir"
+            raise UserError(f"{checkpoints.folder}: saved by another config: {difference}; {advice}")
     task = run.settings.task
     return checkpoints.restore(state_shapes(task.model, task.patch_size, len(task.windows)), which)
 
@@ -232,7 +243,7 @@ def fold_seed(seed: int, fold: int) -> int:
 def _first_state(run: Run, fold: int, checkpoints: Checkpoints) -> TrainState:
     """Return the state of the last checkpoint, or the initial one."""
     if checkpoints.last_step is not None:
-        return restore(run, checkpoints, "last")
+        return restore(run, checkpoints, "last", longer=True)
     task = run.settings.task
     return create_state(task.model, task.patch_size, len(task.windows), fold_seed(run.settings.seed, fold))
 

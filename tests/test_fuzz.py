@@ -17,7 +17,7 @@ from pnsamp_jax.configs import base
 from pnsamp_jax.ct.dicom import read_series
 from pnsamp_jax.ct.dicom_index import index_series
 from pnsamp_jax.ct.read import read_ct
-from pnsamp_jax.data import folder
+from pnsamp_jax.data import folder_tables
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import requests
 from pnsamp_jax.workdir import tables
@@ -47,13 +47,12 @@ def csv_bytes(columns):
 
 
 @fuzz
-@given(csv_bytes(list(folder.NODULE_COLUMNS)), csv_bytes(list(folder.RATING_COLUMNS)))
+@given(csv_bytes(list(folder_tables.NODULE_COLUMNS)), csv_bytes(list(folder_tables.RATING_COLUMNS)))
 def test_tables_of_a_folder(tmp_path, nodules, ratings):
     (tmp_path / "nodules.csv").write_bytes(nodules)
     (tmp_path / "ratings.csv").write_bytes(ratings)
-    folder.read_rows.cache_clear()
     with contextlib.suppress(UserError):
-        folder.read_rows(str(tmp_path))
+        folder_tables.read_rows(str(tmp_path))
 
 
 @fuzz

@@ -131,6 +131,12 @@ def check_workdir(workdir: Path, config: ConfigDict) -> dict:
     return fields
 
 
+def check_system(key: str, protocol: ConfigDict, root: Path) -> None:
+    """Raise UserError if a system's folder in `root` holds a run of another config, such as of fewer epochs."""
+    if SYSTEMS[key].config:
+        check_workdir(root / key, config_of(key, protocol))
+
+
 def run_system(key: str, protocol: ConfigDict, root: Path) -> None:
     """Run a system in its folder of `root`, after the systems that it needs. A complete run is left alone.
 
@@ -140,8 +146,7 @@ def run_system(key: str, protocol: ConfigDict, root: Path) -> None:
     system, workdir, config = SYSTEMS[key], root / key, config_of(key, protocol)
     for needed in system.needs:
         run_system(needed, protocol, root)
-    if system.config:
-        check_workdir(workdir, config)
+    check_system(key, protocol, root)
     if not is_complete(workdir, read_settings(protocol).folds):
         print(f"\n{system.name}: {workdir}", flush=True)
         system.run(config, workdir)

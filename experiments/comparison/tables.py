@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from experiments.comparison.runs import is_complete, read_run, require_same, select
 from experiments.comparison.scores import Estimate
-from experiments.comparison.systems import PN_SAMP, SYSTEMS, check_workdir, run_system
+from experiments.comparison.systems import PN_SAMP, SYSTEMS, check_system, check_workdir, run_system
 from experiments.launch import launch
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.errors import UserError
@@ -227,6 +227,8 @@ def make_table(
     for key in shown if chosen is None else chosen:
         if protocol.data.source == "folder" or not SYSTEMS[key].slabs_only:
             run_system(key, protocol, root)
+    for key in (PN_SAMP, *shown):
+        check_system(key, protocol, root)  # also of those that were not to run now
     runs = read_runs(root, [*dict.fromkeys([PN_SAMP, *shown])], folds)
     write_pages(name, build, runs, root, RESAMPLES)
 

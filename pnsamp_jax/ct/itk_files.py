@@ -105,9 +105,13 @@ def _check_text_header(path: str) -> tuple[int, bool, str, str]:
 
 
 def data_file(header: str) -> str:
-    """Return the path of the file that holds the voxels of an .mhd or .nhdr, or the header's own."""
+    """Return the path of the file that holds the voxels of a MetaImage or NRRD, or the header's own."""
+    text = ""
     with open(header, "rb") as file:
-        text = file.read(MAX_TEXT_HEADER).decode("latin-1")
+        for line in iter(lambda: file.readline(MAX_TEXT_HEADER).decode("latin-1"), ""):
+            text += line
+            if not line.strip() or line.startswith("ElementDataFile") or len(text) > MAX_TEXT_HEADER:
+                break  # where voxels may follow
     named = _data_file_name(dict(re.findall(FIELD, text, re.MULTILINE)))
     return header if named.upper() == "LOCAL" else _beside(header, named)
 

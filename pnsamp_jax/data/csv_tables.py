@@ -19,15 +19,19 @@ class Row(dict[str, str]):
     decimal_comma = False
 
 
-def read_table(path: Path, columns: Collection[str], blank: Collection[str] = ()) -> Iterator[tuple[str, Row]]:
+def read_table(
+    path: Path, columns: Collection[str], blank: Collection[str] = (), optional: Collection[str] = ()
+) -> Iterator[tuple[str, Row]]:
     """Yield ("file, line n", row) for each row of a CSV file, as spreadsheets write it.
 
-    Cells are separated by commas, semicolons or tabs. Lines without any value are skipped.
+    Cells are separated by commas, semicolons or tabs. Lines without any value are skipped. The names of columns are
+    read in lower case.
 
     Args:
       path: the table.
       columns: required columns; each must appear exactly once. Further columns are read too.
       blank: required columns whose cells may be empty.
+      optional: further columns that must not appear twice.
 
     Raises:
       UserError: the file is missing or not CSV in UTF-8, or a column or a value is missing.
@@ -36,8 +40,9 @@ def read_table(path: Path, columns: Collection[str], blank: Collection[str] = ()
     delimiter = _delimiter(text, columns)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
-        header = [name.strip() for name in next(reader, [])]
+        header = [name.strip().lower() for name in next(reader, [])]
         missing = [column for column in columns if header.count(column) != 1]
+        missing += [column for column in optional if header.count(column) > 1]
         if missing:
             found = "two columns" if missing[0] in header else "no column"
             raise UserError(f"{path}, line 1: {found} {missing[0]}; expected {', '.join(columns)}")
@@ -79,7 +84,7 @@ def _delimiter(text: str, columns: Collection[str]) -> str:
     """Return the delimiter with which the first line has the most of the columns, a comma if there is none."""
     first = text.split("\n", 1)[0].strip()
     found = {
-        delimiter: len({name.strip().strip('"') for name in first.split(delimiter)} & set(columns))
+        delimiter: len({name.strip().strip('"').lower() for name in first.split(delimiter)} & set(columns))
         for delimiter in DELIMITERS
     }
     return max(DELIMITERS, key=lambda delimiter: found[delimiter])

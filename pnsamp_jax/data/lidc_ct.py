@@ -13,9 +13,14 @@ from pnsamp_jax.ct.dicom_index import index_series
 from pnsamp_jax.ct.read import check_chest
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import lidc
+from pnsamp_jax.data.lidc_database import Scan, database_digest
 from pnsamp_jax.data.lidc_masks import reader_masks
 from pnsamp_jax.data.patches import MarkedNodule
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.files import stamp
+
+SAME_Z_MM = 0.1  # between a slice and its position in the database; slices are at least 0.5 mm apart
+SIDE = 512  # pixels of every scan of the archive
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class LidcSource:
         Raises:
           UserError: no such scan was found.
         """
+        _index.cache_clear()  # files may have come or gone
         marked = {uid for uid, scan in lidc.scans_by_series().items() if scan.annotations}
         found = sorted(_index(self).keys() & marked)
         if not found:
@@ -51,24 +57,18 @@ class LidcSource:
         """Return the nodules of one scan with their voxels.
 
         Raises:
-          UserError: the DICOM files are damaged, or a slice that a reader marked is missing.
+          UserError: the DICOM files are damaged, or are not those that the readers saw: slices are missing or lie
+            elsewhere, or they have other pixels.
         """
         paths = _index(self)[series]
+        scan = lidc.scans_by_series()[series]
+        _require_slices(scan, paths)
         ct = check_chest(os.path.dirname(paths[0]), read_series(paths))
-        real_z_mm = slice_positions(paths)[:, 2]  # without the missing slices that `read_series` interpolates
+        _require_pixels(scan, ct)
         depth = np.arange(len(ct.array))
         slice_z_mm = ct.to_lps(np.stack([depth, 0 * depth, 0 * depth], axis=1))[:, 2]
-        reach_mm = 0.51 * np.abs(np.diff(slice_z_mm)).max()
         marked = []
         for item in lidc.series_nodules(series):
-            z_mm = np.array([contour.z_mm for reader in item.annotations for contour in reader.contours])
-            away_mm = np.abs(real_z_mm[:, None] - z_mm).min(axis=0)
-            if away_mm.max() > reach_mm:
-                lost = z_mm[away_mm.argmax()]
-                raise UserError(
-                    f"series {series}: the slice at z = {lost:g} mm, which a reader marked, is missing; "
-                    "download the series again"
-                )
             masks, origin = reader_masks(item.annotations, slice_z_mm)
             affine = ct.affine.copy()
             affine[:3, 3] = ct.to_lps(origin)
@@ -76,10 +76,52 @@ class LidcSource:
         return marked
 
     def description(self) -> dict[str, Any]:
-        """Return the folder and the UIDs of its series, which together determine the records."""
-        return {"source": self.name, "dicom_root": str(Path(self.dicom_root).resolve()), "series": self.series()}
+        """Return the folder and the readings, which determine the records together with each scan's `inputs`."""
+        root = str(Path(self.dicom_root).resolve())
+        return {"source": self.name, "dicom_root": root, "database": database_digest()}
+
+    def inputs(self, series: str) -> list[tuple[str, list[int] | None]]:
+        """Return the path, size and time of each slice of one scan."""
+        return [(os.path.relpath(path, self.dicom_root), stamp(path)) for path in _index(self)[series]]
 
 
 @cache  # once per process, not once per series
 def _index(source: LidcSource) -> dict[str, list[str]]:
     return index_series(source.dicom_root, source.index_file)
+
+
+def _require_slices(scan: Scan, paths: list[str]) -> None:
+    """Raise UserError unless the files of a scan hold every slice that the readers saw.
+
+    Contours name their slice by its position only, so they would be drawn on another one.
+    """
+    found_z_mm = np.unique(slice_positions(paths)[:, 2])
+    missing = np.abs(found_z_mm[:, None] - scan.slice_z_mm).min(axis=0) > SAME_Z_MM
+    if not missing.any():
+        return
+    count, total = len(scan.slice_z_mm) - missing.sum(), len(scan.slice_z_mm)
+    where = f"{scan.patient_id}, series {scan.series_uid}"
+    if len(found_z_mm) >= total:
+        raise UserError(
+            f"{where}: only {count} of its {total} slices lie where they were annotated; z is {_range(found_z_mm)} mm "
+            f"here, and {_range(scan.slice_z_mm)} mm there; give the archive's own files"
+        )
+    raise UserError(
+        f"{where}: only {count} of its {total} slices are in {os.path.dirname(paths[0])}; the first one missing is at "
+        f"z = {scan.slice_z_mm[missing][0]:g} mm; download the series again"
+    )
+
+
+def _range(z_mm: np.ndarray) -> str:
+    return f"{z_mm.min():g} to {z_mm.max():g}"
+
+
+def _require_pixels(scan: Scan, ct: Volume) -> None:
+    """Raise UserError unless the pixels are those whose indices the contours hold."""
+    spacing = ct.spacing[1:]
+    if ct.array.shape[1:] != (SIDE, SIDE) or np.abs(spacing / scan.pixel_spacing_mm - 1).max() > 0.01:
+        size = " x ".join(map(str, ct.array.shape[1:]))
+        raise UserError(
+            f"{scan.patient_id}, series {scan.series_uid}: has {size} pixels of {spacing[0]:.4g} mm, but was "
+            f"annotated on {SIDE} x {SIDE} of {scan.pixel_spacing_mm:.4g} mm; give the archive's own files"
+        )

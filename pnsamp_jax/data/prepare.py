@@ -1,11 +1,12 @@
 """Preparation of a data source: every series becomes a file of stored patches, in parallel and only once.
 
-    <cache>/<source>-<digest>/description.json   everything that determines the records; the digest is computed from it
-    <cache>/<source>-<digest>/<series>.npz       the records of one series
-    <cache>/<source>-<digest>/failures.json      series that could not be prepared, with the reasons
+    <cache>/<source>-<digest>/description.json         the settings that all series share, of which this is the digest
+    <cache>/<source>-<digest>/<series>-<digest>.npz    the records of one series; the digest is that of its inputs
+    <cache>/<source>-<digest>/failures.json            series that could not be prepared, with the reasons
 
-A series file is written whole or not at all, so an interrupted preparation resumes where it stopped, and a series that
-failed is tried again the next time.
+A series is prepared again when its inputs change: a slice that came or went, a voxel file that was written again, a
+reading. The others stay. A series file is written whole or not at all, so an interrupted preparation resumes where it
+stopped, and a series that failed is tried again the next time.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import struct
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,7 +32,7 @@ from pnsamp_jax.data.patches import Geometry, MarkedNodule, make_record
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path, readable
 
-FORMAT_VERSION = 2  # part of the description: raise it when the content of a record changes
+FORMAT_VERSION = 3  # part of the description: raise it when the content of a record changes
 
 Member = Callable[[np.ndarray], np.ndarray]  # (n, 9, 6) rating counts -> (n,) bool: the nodules to read
 
@@ -42,13 +43,31 @@ class Source(Protocol):
     name: str
 
     def series(self) -> list[str]:
-        """Return the keys of the series, each of which is loaded once."""
+        """Look at the files anew, and return the keys of the series, each of which is loaded once."""
 
     def load(self, series: str) -> list[MarkedNodule]:
         """Return the nodules of one series with their voxels; raise UserError if the files are damaged."""
 
     def description(self) -> dict[str, Any]:
-        """Return everything that determines the records, as JSON."""
+        """Return the settings that determine the records of every series, as JSON."""
+
+    def inputs(self, series: str) -> Any:
+        """Return what else determines the records of one series, as JSON: its files (see `stamp`) and readings."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """The prepared records of a source.
+
+    Attributes:
+      folder: in which they lie.
+      files: one for each series that could be prepared; other files in the folder are out of date.
+      failures: the reason for each series that could not.
+    """
+
+    folder: Path
+    files: list[Path]
+    failures: dict[str, str]
 
 
 def make_records(source: Source, series: str, geometry: Geometry) -> schema.Records:
@@ -70,7 +89,7 @@ def _prepare_series(source: Source, series: str, geometry: Geometry, path: Path)
 
 
 def _describe(source: Source, geometry: Geometry) -> str:
-    """Return everything that determines a source's records, as JSON text."""
+    """Return the settings that all series of a source share, as JSON text."""
     description = {
         "format": FORMAT_VERSION,
         "geometry": dataclasses.asdict(geometry),
@@ -79,16 +98,29 @@ def _describe(source: Source, geometry: Geometry) -> str:
     return json.dumps(description, indent=2, sort_keys=True)
 
 
-def folder_name(source: Source, geometry: Geometry) -> str:
-    """Return <source>-<digest>, a name that changes whenever the content of the records does."""
-    return _name(source, _describe(source, geometry))
+def _digest(text: str) -> str:
+    """Return 24 hexadecimal digits by which texts are told apart."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
 
-def _name(source: Source, description: str) -> str:
-    return f"{source.name}-{hashlib.sha256(description.encode()).hexdigest()[:12]}"
+def _series_files(source: Source) -> dict[str, str]:
+    """Return the name of the file of each series, which changes with the inputs of the series."""
+    return {
+        series: f"{_digest(series)}-{_digest(json.dumps(source.inputs(series), sort_keys=True))}.npz"
+        for series in source.series()
+    }
 
 
-def prepare(source: Source, geometry: Geometry, cache: Path, workers: int = 0) -> Path:
+def dataset_name(source: Source, geometry: Geometry) -> str:
+    """Return <source>-<digest>, a name that changes whenever the content of any record does."""
+    return _name(source, json.dumps([_describe(source, geometry), _series_files(source)]))
+
+
+def _name(source: Source, content: str) -> str:
+    return f"{source.name}-{_digest(content)[:12]}"
+
+
+def prepare(source: Source, geometry: Geometry, cache: Path, workers: int = 0) -> Prepared:
     """Write the records of a source to disk unless they are there already.
 
     Args:
@@ -97,18 +129,16 @@ def prepare(source: Source, geometry: Geometry, cache: Path, workers: int = 0) -
       cache: folder of prepared sources.
       workers: number of processes; 0 for one per core, 1 to work in this process.
 
-    Returns:
-      The folder of the source's records, for `read_records`.
-
     Raises:
       UserError: no series could be read; the message gives the first reason.
     """
-    description = _describe(source, geometry)  # only once, since it reads the date of every file of a `folder` source
+    description, names = _describe(source, geometry), _series_files(source)
     folder = cache / _name(source, description)
     with atomic_path(folder / "description.json") as temporary:
         temporary.write_text(description)
+    _remove_outdated(folder, names.values())
 
-    paths = {series: folder / f"{hashlib.sha256(series.encode()).hexdigest()[:24]}.npz" for series in source.series()}
+    paths = {series: folder / name for series, name in names.items()}
     missing = {series: path for series, path in paths.items() if not path.exists()}
     failures = {}
     workers = min(workers or os.cpu_count() or 1, len(missing))
@@ -127,7 +157,15 @@ def prepare(source: Source, geometry: Geometry, cache: Path, workers: int = 0) -
         raise UserError(
             f"no series could be prepared; the first reason: {next(iter(failures.values()), 'none found')}"
         )
-    return folder
+    return Prepared(folder, sorted(path for series, path in paths.items() if series not in failures), failures)
+
+
+def _remove_outdated(folder: Path, names: Collection[str]) -> None:
+    """Remove the records of earlier inputs of these series. Those of series that are gone stay: they may come back."""
+    current = {name.partition("-")[0]: name for name in names}
+    for path in folder.glob("[!.]*.npz"):
+        if current.get(path.name.partition("-")[0], path.name) != path.name:
+            path.unlink(missing_ok=True)
 
 
 def _run(source: Source, geometry: Geometry, paths: dict[str, Path], workers: int) -> Iterator[tuple[str, str | None]]:
@@ -165,18 +203,18 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def iter_series(folder: Path, member: Member | None = None) -> Iterator[schema.Records]:
+def iter_series(files: Iterable[Path], member: Member | None = None) -> Iterator[schema.Records]:
     """Yield the prepared records of each series, so that only one series is in memory at a time.
 
     Args:
-      folder: the folder that `prepare` returned.
+      files: of the series, see `Prepared`.
       member: selects the nodules to read: (n, 9, 6) rating counts -> (n,) bool; None for all. The voxels of the other
         nodules are not read, and a series without selected nodules is skipped.
 
     Raises:
       UserError: a file is damaged.
     """
-    for path in sorted(folder.glob("[!.]*.npz")):
+    for path in files:
         try:
             with path.open("rb") as file, np.load(file) as part:  # np.load itself leaves a damaged file open
                 rating_counts = part[schema.RATING_COUNTS]
@@ -207,14 +245,14 @@ def join_records(parts: Iterable[schema.Records]) -> schema.Records:
     return {name: np.concatenate([part.pop(name) for part in parts])[order] for name in list(parts[0])}
 
 
-def read_records(folder: Path, member: Member | None = None) -> schema.Records:
+def read_records(files: Iterable[Path], member: Member | None = None) -> schema.Records:
     """Read prepared records into memory, sorted by nodule id.
 
     Args:
-      folder: the folder that `prepare` returned.
+      files: of the series, see `Prepared`.
       member: selects the nodules to read, see `iter_series`.
 
     Raises:
       UserError: a file is damaged, a nodule id appears twice, or no nodule is selected.
     """
-    return join_records(iter_series(folder, member))
+    return join_records(iter_series(files, member))

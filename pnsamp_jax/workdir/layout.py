@@ -4,11 +4,13 @@ config.json       the config of the run, which decides who may use the workdir a
 folds.json        the split, with patient ids
 readers.csv       the readers' ratings of the cohort's nodules, see `tables`
 fold_<k>/lock     held by the process that is training or testing the fold
+num_epochs_<n>/   the results after n epochs, of a training that then went on for more
+lock              held while they are moved there
 """
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from pnsamp_jax.data.folds import make_folds
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import atomic_path, readable
 
 SUBSETS = ("train", "validation", "test")  # of a fold
 Fold = dict[str, list[str]]  # nodule ids of each subset
@@ -26,6 +28,8 @@ RESTORE = "restore it from a copy, or choose another --workdir"
 # Fields of a config that do not change what a run computes, so that they may differ when a workdir is used again.
 FREE_FIELDS = ("fold", "checkpoint", "test_flips", "log_every_steps", "data.cache", "data.workers", "data.pipeline")
 FREE_SECTIONS = ("predict.",)
+# What a test and an evaluation write, by which a training is known to be finished.
+RESULTS = ("results.json", "predictions.csv", "fold_*/predictions.csv", "fold_*/calibration.json", "figures/*.png")
 
 
 def fold_folder(workdir: Path, fold: int) -> Path:
@@ -44,35 +48,98 @@ def flatten(fields: dict, prefix: str = "") -> dict:
     return flat
 
 
-def difference(fields: dict, stored: dict) -> str | None:
+def difference(fields: dict, stored: dict, longer: bool = False) -> str | None:
     """Describe the first field in which a config computes something else than a stored one, or return None.
 
     Args:
       fields: of this run's config, as JSON.
       stored: of the other config, as JSON.
+      longer: whether this run may have more epochs. It may only at a constant learning rate: then its first steps are
+        those of the other run.
     """
     here, there = flatten(fields), flatten(stored)
     for field in sorted(here.keys() | there.keys()):
         free = field in FREE_FIELDS or field.startswith(FREE_SECTIONS)
-        if not free and here.get(field) != there.get(field):
-            return f"there config.{field} is {there.get(field)!r}, here {here.get(field)!r}"
+        if free or here.get(field) == there.get(field):
+            continue
+        found = f"there config.{field} is {there.get(field)!r}, here {here.get(field)!r}"
+        if not (longer and field == "num_epochs" and _is_longer(fields, stored)):
+            return found
+        if here["schedule"] != "constant":
+            return f"{found}, and the learning rate of config.schedule={here['schedule']} spans all epochs"
     return None
 
 
-def check_config(workdir: Path, fields: dict) -> None:
-    """Raise UserError if the workdir holds a run of another config, naming the first field that differs."""
-    path = workdir / "config.json"
-    if not path.exists():
+def _is_longer(fields: dict, stored: dict | None) -> bool:
+    """Return whether a config has more epochs than a stored one, if there is one."""
+    return stored is not None and fields["num_epochs"] > stored.get("num_epochs", np.inf)
+
+
+def check_config(workdir: Path, fields: dict, longer: bool = False) -> None:
+    """Raise UserError if the workdir holds a run of another config, naming the first field that differs.
+
+    Args:
+      workdir: to check.
+      fields: of this run's config, as JSON.
+      longer: whether this run may train on for more epochs, see `difference`.
+    """
+    stored = _read_config(workdir)
+    if stored is None:
         if (workdir / "folds.json").exists():
             raise UserError(f"{workdir}: holds a run but no config.json; choose another --workdir")
         return
+    if found := difference(fields, stored, longer):
+        more = not longer and difference(fields, stored, longer=True) is None
+        advice = "train on with --mode train" if more else "choose another --workdir"
+        raise UserError(f"{workdir} belongs to another config: {found}; {advice} or use the same config")
+
+
+def claim(workdir: Path, fields: dict, longer: bool = False) -> None:
+    """Write config.json for a run, unless the workdir belongs to another; see `check_config`.
+
+    The results of a training that goes on for more epochs are set aside, since those of the longer one take their
+    place fold by fold.
+
+    Raises:
+      UserError: the workdir belongs to another config, or another process works on a fold of a shorter training.
+    """
+    if not _is_longer(fields, _read_config(workdir)):
+        write_config(workdir, fields)
+        return
+    with FileLock(workdir.absolute() / "lock"), ExitStack() as folds:  # another process may train on another fold
+        check_config(workdir, fields, longer)
+        stored = _read_config(workdir)
+        if stored is not None and _is_longer(fields, stored):
+            for folder in sorted(workdir.glob("fold_*/")):
+                folds.enter_context(locked(folder))
+            _set_aside_results(workdir, stored["num_epochs"])
+        write_config(workdir, fields)
+
+
+def _set_aside_results(workdir: Path, num_epochs: int) -> None:
+    """Move the results after this number of epochs to a folder of their own."""
+    aside = workdir / f"num_epochs_{num_epochs}"
+    paths = [path for pattern in RESULTS for path in workdir.glob(pattern)]
+    for path in paths:
+        target = aside / path.relative_to(workdir)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+    if paths:
+        print(readable(f"{workdir}: goes on after {num_epochs} epochs, whose results are now in {aside}"))
+
+
+def _read_config(workdir: Path) -> dict | None:
+    """Return the fields in config.json, or None if there is no such file."""
+    path = workdir / "config.json"
     try:
-        found = difference(fields, json.loads(path.read_bytes()))
-    except (ValueError, AttributeError) as error:
+        fields = json.loads(path.read_bytes())
+        if not isinstance(fields, dict):
+            raise ValueError("not a config")
+        return fields
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); delete it if the workdir belongs to this config") from error
-    if found:
-        advice = "choose another --workdir or use the same config"
-        raise UserError(f"{workdir} belongs to another config: {found}; {advice}")
 
 
 def write_config(workdir: Path, fields: dict) -> None:

@@ -2,18 +2,20 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from ct_files import write_itk
+from ct_files import write_itk, write_series
 from made_folder import AFFINE, POINTS, RATINGS, block, change, load, tables, write_table
 
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
-from pnsamp_jax.data.folder import NODULE_COLUMNS, RATING_COLUMNS, FolderSource, read_rows
+from pnsamp_jax.data.folder import FolderSource
+from pnsamp_jax.data.folder_tables import NODULE_COLUMNS, RATING_COLUMNS, read_rows
 from pnsamp_jax.data.patches import Geometry, consensus_centroid, make_record, patch_affine
-from pnsamp_jax.data.prepare import prepare
+from pnsamp_jax.data.prepare import prepare, read_records
 from pnsamp_jax.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -38,9 +40,8 @@ def test_a_nodule_has_its_image_ratings_and_masks(root):
 
 
 def test_each_line_becomes_a_record(root):
-    folder = prepare(FolderSource(str(root)), Geometry(16, 0, 1.2), root / "cache", workers=1)
-    with np.load(min(folder.glob("*.npz"))) as part:
-        assert set(part[schema.NODULE_ID]) <= set(RATINGS)
+    prepared = prepare(FolderSource(str(root)), Geometry(16, 0, 1.2), root / "cache", workers=1)
+    assert read_records(prepared.files)[schema.NODULE_ID].tolist() == sorted(RATINGS)
 
 
 @pytest.mark.parametrize("context", ["slab", "cube", "ct", ""])
@@ -87,19 +88,69 @@ def test_a_class_that_the_rating_does_not_have_is_missing(root):
     assert rating_counts.tolist() == [1, 0, 0, 0, 0, 0]
 
 
-def test_description_changes_with_the_tables_and_is_json(root):
+def inputs(root):
+    """Return what determines the records of each image, which must be JSON."""
     source = FolderSource(str(root))
-    before = source.description()
-    assert json.loads(json.dumps(before)) == before
-    change(root, "ratings.csv", 3, malignancy=1)
-    assert source.description() != before
+    return {series: json.loads(json.dumps(source.inputs(series))) for series in source.series()}
 
 
-@pytest.mark.parametrize("name", ["images/b.nrrd", "masks/a1.nrrd"])
-def test_description_changes_with_a_file(root, name):
-    before = FolderSource(str(root)).description()
-    os.utime(root / name, ns=(1, 1))  # as if saved again, which makes patches prepared from the file out of date
-    assert FolderSource(str(root)).description() != before
+def outdated_by(root, action, *args, **cells):
+    """Return the images whose records are out of date after an action."""
+    before = inputs(root)
+    action(*args, **cells)
+    after = inputs(root)
+    return {series for series in after if after[series] != before.get(series)}
+
+
+def test_only_the_image_whose_rows_change_is_out_of_date(root):
+    assert outdated_by(root, list) == set()
+    assert outdated_by(root, change, root, "ratings.csv", 3, malignancy=1) == {"images/a.nrrd"}
+    assert outdated_by(root, change, root, "ratings.csv", 5, malignancy="") == {"images/b.nrrd"}
+    assert outdated_by(root, change, root, "nodules.csv", 4, x_mm="10.5") == {"images/b.nrrd"}
+    assert outdated_by(root, change, root, "nodules.csv", 4, patient_id="c") == {"images/b.nrrd"}
+
+
+def test_new_rows_leave_other_images_up_to_date(root):
+    nodules, ratings = tables()
+    row = {**nodules[2], "nodule_id": "c_n00", "patient_id": "c", "image": "images/c.nrrd"}
+    (root / "images" / "c.nrrd").write_bytes((root / "images" / "b.nrrd").read_bytes())
+    assert outdated_by(root, write_table, root / "nodules.csv", [*nodules, row]) == {"images/c.nrrd"}
+    rating = {**ratings[3], "nodule_id": "c_n00", "reader": 1}
+    assert outdated_by(root, write_table, root / "ratings.csv", [*ratings, rating]) == {"images/c.nrrd"}
+
+
+def touch(path):
+    """Change the time of a file, as if it was written again with the same size."""
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [("images/b.nrrd", "images/b.nrrd"), ("masks/b0.nrrd", "images/b.nrrd"), ("masks/a1.nrrd", "images/a.nrrd")],
+)
+def test_only_the_image_whose_files_change_is_out_of_date(root, name, image):
+    assert outdated_by(root, touch, root / name) == {image}
+
+
+def test_a_slice_that_changes_comes_or_goes_makes_its_series_out_of_date(root):
+    nodules, _ = tables()
+    paths = write_series(root / "images" / "a", names=[f"{i}.dcm" for i in range(5)])
+    write_table(root / "nodules.csv", [{**row, "image": row["image"].replace("a.nrrd", "a")} for row in nodules])
+    assert outdated_by(root, touch, Path(paths[2])) == {"images/a"}
+    assert outdated_by(root, Path(paths[4]).unlink) == {"images/a"}
+    assert outdated_by(root, shutil.copy, paths[3], root / "images" / "a" / "5.dcm") == {"images/a"}
+    assert outdated_by(root, list) == set()
+
+
+def test_tables_that_change_within_one_process_are_read_again(root):
+    cache = root / "cache"
+    first = prepare(FolderSource(str(root)), Geometry(16, 0, 1.2), cache, workers=1)
+    change(root, "ratings.csv", 5, malignancy=5)
+    second = prepare(FolderSource(str(root)), Geometry(16, 0, 1.2), cache, workers=1)
+    assert len(set(first.files) & set(second.files)) == 1
+    rating_counts = read_records(second.files)[schema.RATING_COUNTS]
+    assert rating_counts[2, schema.MALIGNANCY].tolist() == [0, 0, 0, 0, 1, 0]  # of b_n00
 
 
 def test_a_mask_of_0_and_255_is_one_reader(root):

@@ -5,7 +5,8 @@ import pytest
 from ct_files import refusal, write_itk
 from made_folder import AFFINE, block, change, load, replace, tables, write_table
 
-from pnsamp_jax.data.folder import NODULE_COLUMNS, RATING_COLUMNS, FolderSource
+from pnsamp_jax.data.folder import FolderSource
+from pnsamp_jax.data.folder_tables import NODULE_COLUMNS, RATING_COLUMNS
 from pnsamp_jax.data.patches import Geometry
 from pnsamp_jax.data.prepare import prepare
 
@@ -79,9 +80,8 @@ def test_a_table_that_is_missing_empty_or_not_text_is_named(root, table):
     assert f"{root / table}, line 1: no column nodule_id" in refusal(source.series)
     (root / table).unlink()
     assert f"{root / table}: no such file" in refusal(source.series)
-    # `prepare` calls `description` first.
-    assert f"{root / table}: no such file" in refusal(source.description)
-    assert refusal(prepare, source, Geometry(), root / "cache", 1) and not (root / "cache").exists()
+    assert f"{root / table}: no such file" in refusal(prepare, source, Geometry(), root / "cache", 1)
+    assert not (root / "cache").exists()
 
 
 def test_a_table_without_nodules_is_refused(root):
@@ -100,6 +100,8 @@ def test_a_point_outside_the_image_is_refused(root, x_mm):
 @pytest.mark.parametrize("x_mm", [-0.4, 20.4])
 def test_a_point_in_the_outermost_voxels_is_inside(root, x_mm):
     change(root, "nodules.csv", 3, x_mm=x_mm)
+    corner = 0 if x_mm < 10 else 18
+    write_itk(root / "masks" / "a1.nrrd", block((11, 7, corner), (15, 10, corner + 3)), AFFINE)
     assert load(root)[1].centre_mm[0] == x_mm
 
 
@@ -120,7 +122,7 @@ def test_a_mask_with_values_outside_0_to_255_is_refused(root, value):
 def test_a_mask_that_lost_its_geometry_is_refused(root):
     write_itk(root / "masks" / "a1.nrrd", block((12, 7, 11), (15, 10, 14)))
     message = refusal(load, root)
-    assert f"{root}/masks/a1.nrrd" in message and "mm from the point of 'a_n01'" in message
+    assert f"{root}/masks/a1.nrrd: has as many voxels as its image, but lies up to" in message
 
 
 @pytest.mark.parametrize("name", ["images/a.nrrd", "masks/a1.nrrd"])

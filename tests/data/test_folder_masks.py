@@ -10,7 +10,7 @@ from made_folder import AFFINE, block, load, tables, write_table
 
 from pnsamp_jax.data.folder import FolderSource
 from pnsamp_jax.data.patches import Geometry
-from pnsamp_jax.data.prepare import folder_name
+from pnsamp_jax.data.prepare import dataset_name
 
 
 def write_mask(root, voxels, name="a1"):
@@ -106,9 +106,9 @@ def test_voxels_that_change_next_to_their_header_are_prepared_anew(root, name):
     voxels = np.random.default_rng(0).integers(-1000, 400, (21, 21, 21)).astype(np.int16)
     write_itk(root / "images" / name, voxels, AFFINE)
     write_table(root / "nodules.csv", [{**row, "image": row["image"].replace("a.nrrd", name)} for row in nodules])
-    before = folder_name(FolderSource(str(root)), Geometry())
+    before = dataset_name(FolderSource(str(root)), Geometry())
     data = root / "images" / "a.raw"
     status = data.stat()
     data.write_bytes((voxels + 200).tobytes())
     os.utime(data, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000_000))
-    assert folder_name(FolderSource(str(root)), Geometry()) != before
+    assert dataset_name(FolderSource(str(root)), Geometry()) != before

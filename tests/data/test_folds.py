@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pnsamp_jax.data import cohort
-from pnsamp_jax.data.folder import read_rows
+from pnsamp_jax.data.folder_tables import read_rows
 from pnsamp_jax.data.folds import make_folds
 from pnsamp_jax.errors import UserError
 

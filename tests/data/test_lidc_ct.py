@@ -3,19 +3,24 @@
 import csv
 import json
 import random
+import shutil
 from collections import Counter
 from xml.etree import ElementTree
 
 import numpy as np
+import pydicom
 import pytest
 from ct_files import HU, REAL, refusal, write_itk, write_series
 from scipy import ndimage
 
 from pnsamp_jax.ct.dicom_index import index_series
-from pnsamp_jax.data import lidc, schema
-from pnsamp_jax.data.folder import NODULE_COLUMNS, RATING_COLUMNS, FolderSource
+from pnsamp_jax.data import lidc, lidc_ct, schema
+from pnsamp_jax.data.folder import FolderSource
+from pnsamp_jax.data.folder_tables import NODULE_COLUMNS, RATING_COLUMNS
 from pnsamp_jax.data.lidc_ct import LidcSource
 from pnsamp_jax.data.patches import Geometry, consensus_centroid, make_record
+from pnsamp_jax.data.prepare import prepare, read_records
+from pnsamp_jax.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -60,8 +65,6 @@ def marked_z_mm():
 
 def by_z(paths):
     """Return {slice position: path}, since the file names do not follow the order of the slices."""
-    import pydicom
-
     return {float(pydicom.dcmread(p, stop_before_pixels=True).ImagePositionPatient[2]): p for p in paths}
 
 
@@ -179,38 +182,98 @@ def test_any_folder_layout_and_file_names_give_the_same_nodule(real_paths, marke
     assert json.loads(json.dumps(source.description())) == source.description()
 
 
-def near(paths, keep):
-    """Return the files of slices near the nodule whose z passes `keep`; fewer files are read faster."""
-    low, *_, high = marked_z_mm()
-    return [path for z, path in by_z(paths).items() if low - 15 < z < high + 15 and keep(z)]
+def without(paths, gone):
+    """Return the files of all slices whose z in mm is not `gone`."""
+    return [path for z, path in by_z(paths).items() if not gone(z)]
 
 
-def test_part_of_a_scan_suffices_if_it_has_the_marked_slices(real_paths, marked, tmp_path):
-    (part,) = LidcSource(str(link(near(real_paths, lambda z: True), tmp_path))).load(UID)
-    assert len(part.ct.array) < 40
-    np.testing.assert_array_equal(part.readers.array, marked.readers.array)
-    np.testing.assert_allclose(part.readers.affine, marked.readers.affine, atol=1e-6)
-
-
-@pytest.mark.parametrize("which", [0, 3, -1])
-def test_a_missing_slice_that_a_reader_marked_is_reported(real_paths, tmp_path, which):
-    lost = marked_z_mm()[which]
-    source = LidcSource(str(link(near(real_paths, lambda z: abs(z - lost) > 0.1), tmp_path)))
+@pytest.mark.parametrize(
+    ("gone", "lost"),
+    [
+        (lambda z: z < -230, "-340"),  # the download stopped far from the nodule
+        (lambda z: z == marked_z_mm()[3], None),
+        (lambda z: z == marked_z_mm()[0] - 50, None),  # one slice that no reader marked
+    ],
+    ids=["a cut", "a marked slice", "another slice"],
+)
+def test_a_scan_that_lacks_slices_is_refused_by_name_and_number(real_paths, tmp_path, gone, lost):
+    kept = without(real_paths, gone)
+    source = LidcSource(str(link(kept, tmp_path / "scan")))
+    lost = lost or f"{next(z for z in by_z(real_paths) if gone(z)):g}"
     message = refusal(source.load, UID)
-    assert f"z = {lost:g} mm" in message and UID in message
+    assert message.startswith(f"LIDC-IDRI-0001, series {UID}: only {len(kept)} of its 133 slices are in {tmp_path}")
+    assert f"the first one missing is at z = {lost} mm; download the series again" in message
 
 
-def test_a_scan_that_ends_before_the_last_marked_slice_is_refused(real_paths, tmp_path):
-    *_, last, highest = marked_z_mm()
-    source = LidcSource(str(link(near(real_paths, lambda z: z < last - 0.1), tmp_path)))
-    assert f"z = {highest:g} mm" in refusal(source.load, UID)
+def copy_shifted(paths, folder, **elements):
+    """Write copies of DICOM files in which elements are changed by functions of their values."""
+    folder.mkdir()
+    for number, path in enumerate(paths):
+        ds = pydicom.dcmread(path)
+        for name, function in elements.items():
+            setattr(ds, name, function(getattr(ds, name)))
+        ds.save_as(folder / f"{number}.dcm")
+    return folder
 
 
-def test_a_missing_slice_that_no_reader_marked_does_not_matter(real_paths, marked, tmp_path):
-    lost = marked_z_mm()[0] - 5
-    (part,) = LidcSource(str(link(near(real_paths, lambda z: abs(z - lost) > 0.1), tmp_path))).load(UID)
-    np.testing.assert_array_equal(part.readers.array, marked.readers.array)
-    np.testing.assert_allclose(part.readers.affine, marked.readers.affine, atol=1e-6)
+def test_a_scan_whose_slices_lie_elsewhere_is_refused(real_paths, tmp_path):
+    root = copy_shifted(real_paths, tmp_path / "scan", ImagePositionPatient=lambda p: [p[0], p[1], p[2] + 1.25])
+    message = refusal(LidcSource(str(root)).load, UID)
+    assert "LIDC-IDRI-0001" in message and "0 of its 133 slices lie where they were annotated" in message
+    assert "z is -338.75 to -8.75 mm here, and -340 to -10 mm there" in message
+
+
+def test_a_scan_with_other_pixels_is_refused(real_paths, tmp_path):
+    root = copy_shifted(real_paths, tmp_path / "scan", PixelSpacing=lambda spacing: [2 * side for side in spacing])
+    message = refusal(LidcSource(str(root)).load, UID)
+    assert "512 x 512 pixels of 1.406 mm, but was annotated on 512 x 512 of 0.7031 mm" in message
+
+
+def test_a_refused_scan_does_not_cost_the_others_and_is_told(real_paths, tmp_path, capsys, monkeypatch):
+    link(real_paths, tmp_path / "scans" / "whole")
+    other = next(
+        scan for uid, scan in lidc.scans_by_series().items() if scan.annotations and len(scan.slice_z_mm) > 133
+    )
+    copy_shifted(real_paths[:4], tmp_path / "scans" / "cut", SeriesInstanceUID=lambda _: other.series_uid)
+    prepared = prepare(LidcSource(str(tmp_path / "scans")), Geometry(16, 0, 1.2), tmp_path / "cache", workers=1)
+    assert read_records(prepared.files)[schema.NODULE_ID].tolist() == ["LIDC-IDRI-0001_n00"]
+    assert list(prepared.failures) == [other.series_uid]
+    output = capsys.readouterr().out
+    assert "Left out 1 of 2 series" in output
+    assert f"{other.patient_id}, series {other.series_uid}: only 0 of its {len(other.slice_z_mm)} slices" in output
+
+
+def test_every_scan_of_the_archive_is_accepted_with_the_positions_in_the_database(monkeypatch):
+    """Also the four whose slices are unevenly spaced, one of which lacks slices in the archive itself."""
+    for scan in lidc.scans_by_series().values():
+        positions = np.zeros((len(scan.slice_z_mm), 3))
+        positions[:, 2] = np.round(scan.slice_z_mm + 0.004, 2)  # as other software may write them
+        monkeypatch.setattr(lidc_ct, "slice_positions", lambda paths, positions=positions: positions)
+        lidc_ct._require_slices(scan, ["scan/0.dcm"])
+
+
+def test_a_series_is_prepared_again_when_a_slice_changes_and_only_then(real_paths, tmp_path, monkeypatch):
+    root, geometry, loaded = link(real_paths, tmp_path / "scan"), Geometry(16, 0, 1.2), []
+    load = LidcSource.load
+    monkeypatch.setattr(LidcSource, "load", lambda self, series: loaded.append(series) or load(self, series))
+
+    def prepare_again():
+        loaded.clear()
+        source = LidcSource(str(root), str(tmp_path / "cache" / "index.json"))
+        prepared = prepare(source, geometry, tmp_path / "cache", workers=1)
+        return len(loaded), prepared
+
+    (first, before), (second, again) = prepare_again(), prepare_again()
+    assert (first, second) == (1, 0) and again == before
+    lost = next(root.rglob("IM0004"))
+    target = lost.resolve()
+    lost.unlink()  # the source has an index of its own, and sees it in the same process
+    with pytest.raises(UserError, match="only 132 of its 133 slices"):
+        prepare_again()
+    shutil.copy(target, lost)  # again, but written now
+    count, after = prepare_again()
+    assert count == 1 and after.files != before.files and after.folder == before.folder
+    assert list(after.folder.glob("*.npz")) == after.files
 
 
 def test_a_folder_without_scans_of_the_archive_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import socket
 import sys
 import tempfile
@@ -12,10 +13,11 @@ import pytest
 from ct_files import write_itk
 
 from pnsamp_jax.data import schema
-from pnsamp_jax.data.folder import NODULE_COLUMNS, RATING_COLUMNS, FolderSource
+from pnsamp_jax.data.folder import FolderSource
+from pnsamp_jax.data.folder_tables import NODULE_COLUMNS, RATING_COLUMNS
 from pnsamp_jax.data.patches import Geometry, patch_affine
 from pnsamp_jax.data.phantom import PhantomSource
-from pnsamp_jax.data.prepare import folder_name, prepare, read_records
+from pnsamp_jax.data.prepare import dataset_name, prepare, read_records
 from pnsamp_jax.datasets.lidc_nodules import read_dataset
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.input_pipeline import train_batches
@@ -108,13 +110,13 @@ def only_three_readers(rating_counts):
 def test_dataset_equals_the_prepared_records(source, tmp_path):
     prepared = prepare(source, SMALL, tmp_path / "prepared", workers=1)
     records = read_dataset(source, SMALL, tmp_path / "cache", workers=1)
-    assert_same(records, read_records(prepared))
+    assert_same(records, read_records(prepared.files))
     assert records[schema.NODULE_ID].tolist() == ["a-0", "b-0", "b-1"]
     assert np.isnan(records[schema.READER_DICE]).tolist() == [True, False, True]
     assert records[schema.MASK].any(axis=(1, 2, 3)).all()
     # Again from the records on disk, with only the selected nodules.
     chosen = read_dataset(source, SMALL, tmp_path / "cache", workers=1, member=only_three_readers)
-    assert_same(chosen, read_records(prepared, only_three_readers))
+    assert_same(chosen, read_records(prepared.files, only_three_readers))
     assert chosen[schema.NODULE_ID].tolist() == ["b-0"]
 
 
@@ -129,14 +131,14 @@ def test_complete_dataset_needs_no_preparation(tmp_path, monkeypatch):
     source = PhantomSource(NODULES, seed=2)
     records = read_dataset(source, SMALL, tmp_path, workers=1)
     monkeypatch.setattr(PhantomSource, "load", None)
-    for path in (tmp_path / folder_name(source, SMALL)).iterdir():
-        path.unlink()
+    for folder in tmp_path.glob("phantom-*"):
+        shutil.rmtree(folder)
     assert_same(read_dataset(source, SMALL, tmp_path, workers=1), records)
 
 
 def test_a_damaged_series_is_listed_and_tried_again(source, tmp_path, capsys):
     def failures():
-        folder = tmp_path / "tfds" / "lidc_nodules" / folder_name(source, SMALL) / str(LidcNodules.VERSION)
+        folder = tmp_path / "tfds" / "lidc_nodules" / dataset_name(source, SMALL) / str(LidcNodules.VERSION)
         return json.loads((folder / "metadata.json").read_text())["failures"]
 
     read_dataset(source, SMALL, tmp_path, workers=1)
@@ -193,16 +195,16 @@ def test_named_config_reads_manual_dir(source, tmp_path):
     assert builder.info.splits["train"].num_examples == 3
 
 
-def test_folder_name_depends_on_source_and_geometry(source):
+def test_dataset_name_depends_on_source_and_geometry(source):
     one, two = PhantomSource(NODULES), PhantomSource(NODULES + 1)
     names = {
-        folder_name(one, SMALL),
-        folder_name(two, SMALL),
-        folder_name(one, Geometry()),
-        folder_name(source, SMALL),
+        dataset_name(one, SMALL),
+        dataset_name(two, SMALL),
+        dataset_name(one, Geometry()),
+        dataset_name(source, SMALL),
     }
     assert len(names) == 4
-    assert folder_name(source, SMALL).startswith("folder-")
+    assert dataset_name(source, SMALL).startswith("folder-")
 
 
 @pytest.mark.parametrize("first_step", [0, 5])

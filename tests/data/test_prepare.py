@@ -13,7 +13,7 @@ from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.cohort import Nodule
 from pnsamp_jax.data.patches import Geometry, MarkedNodule, make_record, patch_affine
-from pnsamp_jax.data.prepare import folder_name, make_records, prepare, read_records
+from pnsamp_jax.data.prepare import dataset_name, make_records, prepare, read_records
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
 
@@ -68,7 +68,11 @@ class FakeSource:
         return found
 
     def description(self):
-        return {"source": self.name, "names": self.names, "same_ids": self.same_ids}
+        return {"source": self.name, "same_ids": self.same_ids}
+
+    def inputs(self, series):
+        path = Path(self.folder, f"{series}.inputs")
+        return path.read_text() if path.exists() else None
 
     def breaks(self, series, kind):
         Path(self.folder, f"{series}.{kind}").touch()
@@ -108,10 +112,11 @@ def assert_equal(records, expected):
 def test_records_are_sorted_by_id_for_any_number_of_workers(source, tmp_path):
     alone = prepare(source, GEOMETRY, tmp_path / "alone", workers=1)
     pool = prepare(source, GEOMETRY, tmp_path / "pool", workers=2)
-    assert alone.name == pool.name == folder_name(source, GEOMETRY)
-    assert files(alone) == files(pool) and len(files(alone)) == len(SERIES) + 2
-    records = read_records(alone)
-    assert_equal(records, read_records(pool))
+    assert alone.folder.name == pool.folder.name and alone.failures == {}
+    assert files(alone.folder) == files(pool.folder) and len(files(alone.folder)) == len(SERIES) + 2
+    assert {path.name for path in alone.files} < set(files(alone.folder)) and len(alone.files) == len(SERIES)
+    records = read_records(alone.files)
+    assert_equal(records, read_records(pool.files))
     assert records[schema.NODULE_ID].tolist() == [f"p{series}_n{number}" for series in SERIES for number in (0, 1)]
     for series in SERIES:
         for marked in source.load(series):
@@ -123,11 +128,11 @@ def test_records_are_sorted_by_id_for_any_number_of_workers(source, tmp_path):
 
 
 def test_a_prepared_series_is_not_loaded_again(source, tmp_path):
-    folder = prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
+    prepared = prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
     assert source.loads() == dict.fromkeys(SERIES, 1)
-    assert prepare(source, GEOMETRY, tmp_path / "cache", workers=1) == folder
+    assert prepare(source, GEOMETRY, tmp_path / "cache", workers=1) == prepared
     assert source.loads() == {}
-    assert json.loads((folder / "description.json").read_text())["geometry"]["patch_size"] == 8
+    assert json.loads((prepared.folder / "description.json").read_text())["geometry"]["patch_size"] == 8
 
 
 @pytest.mark.parametrize(("kind", "error"), [("bug", RuntimeError), ("stop", KeyboardInterrupt)])
@@ -139,28 +144,29 @@ def test_an_interrupted_preparation_resumes_where_it_stopped(source, tmp_path, k
     (folder,) = (tmp_path / "cache").iterdir()
     assert not [name for name in files(folder) if name.startswith(".")]
     source.mend()
-    assert prepare(source, GEOMETRY, tmp_path / "cache", workers=1) == folder
-    assert source.loads() == {"s2": 1, "s3": 1}
-    assert_equal(read_records(folder), read_records(prepare(source, GEOMETRY, tmp_path / "whole", workers=1)))
+    prepared = prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
+    assert source.loads() == {"s2": 1, "s3": 1} and prepared.folder == folder
+    whole = prepare(source, GEOMETRY, tmp_path / "whole", workers=1)
+    assert_equal(read_records(prepared.files), read_records(whole.files))
 
 
 @pytest.mark.parametrize("kind", ["user", "os"])
 def test_a_damaged_series_is_left_out_reported_and_tried_again(source, tmp_path, capsys, kind):
     source.breaks("s1", kind)
-    folder = prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
+    prepared = prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
     reason = str(BROKEN[kind])
     output = capsys.readouterr().out
-    assert "Left out 1 of 4 series" in output and f"s1: {reason}" in output and str(folder) in output
-    assert json.loads((folder / "failures.json").read_text()) == {"s1": reason}
-    assert len(read_records(folder)[schema.NODULE_ID]) == 6
+    assert "Left out 1 of 4 series" in output and f"s1: {reason}" in output and str(prepared.folder) in output
+    assert json.loads((prepared.folder / "failures.json").read_text()) == prepared.failures == {"s1": reason}
+    assert len(read_records(prepared.files)[schema.NODULE_ID]) == 6
     source.loads()
     prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
     assert source.loads() == {"s1": 1} and "Left out 1 of 4" in capsys.readouterr().out
     source.mend()
-    prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
+    prepared = prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
     assert source.loads() == {"s1": 1} and capsys.readouterr().out == ""
-    assert json.loads((folder / "failures.json").read_text()) == {}
-    assert len(read_records(folder)[schema.NODULE_ID]) == 8
+    assert json.loads((prepared.folder / "failures.json").read_text()) == prepared.failures == {}
+    assert len(read_records(prepared.files)[schema.NODULE_ID]) == 8
 
 
 def test_an_empty_mask_counts_as_a_damaged_series(source, tmp_path, monkeypatch, capsys):
@@ -173,7 +179,7 @@ def test_an_empty_mask_counts_as_a_damaged_series(source, tmp_path, monkeypatch,
         return found
 
     monkeypatch.setattr(FakeSource, "load", without_mask)
-    assert len(read_records(prepare(source, GEOMETRY, tmp_path, workers=1))[schema.NODULE_ID]) == 6
+    assert len(read_records(prepare(source, GEOMETRY, tmp_path, workers=1).files)[schema.NODULE_ID]) == 6
     assert "s3: the mask marks no voxel" in capsys.readouterr().out
 
 
@@ -187,38 +193,69 @@ def test_a_source_of_only_damaged_series_is_an_error(source, tmp_path):
 
 
 def test_another_geometry_or_source_has_another_folder(source, tmp_path):
-    folder = prepare(source, GEOMETRY, tmp_path, workers=1)
+    prepared = prepare(source, GEOMETRY, tmp_path, workers=1)
     geometries = [Geometry(16, 1, 1.0), Geometry(8, 2, 1.0), Geometry(8, 1, 1.2)]
-    names = {folder.name} | {folder_name(source, geometry) for geometry in geometries}
-    assert len(names | {folder_name(FakeSource(source.folder, SERIES[:3]), GEOMETRY)}) == 5
+    names = {dataset_name(source, geometry) for geometry in (GEOMETRY, *geometries)}
+    assert len(names | {dataset_name(FakeSource(source.folder, SERIES[:3]), GEOMETRY)}) == 5
     wide = prepare(source, geometries[1], tmp_path, workers=1)
-    assert wide.name in names and wide != folder
-    assert read_records(wide)[schema.IMAGE].shape[1:] == (12, 12, 12)
-    assert read_records(folder)[schema.IMAGE].shape[1:] == (10, 10, 10)
+    assert wide.folder != prepared.folder
+    assert read_records(wide.files)[schema.IMAGE].shape[1:] == (12, 12, 12)
+    assert read_records(prepared.files)[schema.IMAGE].shape[1:] == (10, 10, 10)
+    other = prepare(FakeSource(source.folder, SERIES, same_ids=True), GEOMETRY, tmp_path, workers=1)
+    assert other.folder not in (wide.folder, prepared.folder)
+
+
+# Changes
+
+
+def test_a_new_series_is_prepared_and_the_others_are_not_prepared_again(source, tmp_path):
+    few = prepare(FakeSource(source.folder, SERIES[:3]), GEOMETRY, tmp_path / "cache", workers=1)
+    assert len(few.files) == 3
+    source.loads()
+    every = prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
+    assert source.loads() == {"s3": 1} and set(few.files) < set(every.files)
+    assert len(read_records(every.files)[schema.NODULE_ID]) == 8
+    # A series that is gone is not read, though its file is kept.
+    again = prepare(FakeSource(source.folder, SERIES[:3]), GEOMETRY, tmp_path / "cache", workers=1)
+    assert source.loads() == {} and again == few
+    assert len(read_records(again.files)[schema.NODULE_ID]) == 6
+
+
+def test_a_series_whose_inputs_change_is_prepared_again_and_its_old_records_are_removed(source, tmp_path):
+    before = prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
+    name = dataset_name(source, GEOMETRY)
+    source.loads()
+    Path(source.folder, "s2.inputs").write_text("one slice more")
+    after = prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
+    assert source.loads() == {"s2": 1} and dataset_name(source, GEOMETRY) != name
+    assert len(set(before.files) & set(after.files)) == 3 and after.folder == before.folder
+    assert sorted(after.folder.glob("*.npz")) == after.files
+
+
+def test_a_series_that_changes_and_then_fails_is_not_read_as_it_was(source, tmp_path):
+    prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
+    Path(source.folder, "s2.inputs").write_text("cut off")
+    source.breaks("s2", "user")
+    prepared = prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
+    assert len(read_records(prepared.files)[schema.NODULE_ID]) == 6 and sorted(prepared.failures) == ["s2"]
+    assert len(list(prepared.folder.glob("*.npz"))) == 3
 
 
 def test_only_selected_nodules_are_read(source, tmp_path):
-    folder = prepare(source, GEOMETRY, tmp_path, workers=1)
-    every = read_records(folder)
-    few = read_records(folder, lambda rating_counts: rating_counts[:, schema.MALIGNANCY, 3] > 0)
+    paths = prepare(source, GEOMETRY, tmp_path, workers=1).files
+    every = read_records(paths)
+    few = read_records(paths, lambda rating_counts: rating_counts[:, schema.MALIGNANCY, 3] > 0)
     chosen = every[schema.RATING_COUNTS][:, schema.MALIGNANCY, 3] > 0
     assert 0 < chosen.sum() < 8
     assert_equal(few, {name: values[chosen] for name, values in every.items()})
     with pytest.raises(UserError, match="no nodule belongs to the cohort"):
-        read_records(folder, lambda rating_counts: np.zeros(len(rating_counts), bool))
+        read_records(paths, lambda rating_counts: np.zeros(len(rating_counts), bool))
 
 
 def test_repeated_nodule_ids_are_refused(source, tmp_path):
-    folder = prepare(FakeSource(source.folder, SERIES, same_ids=True), GEOMETRY, tmp_path, workers=1)
+    paths = prepare(FakeSource(source.folder, SERIES, same_ids=True), GEOMETRY, tmp_path, workers=1).files
     with pytest.raises(UserError, match="nodule_id 'p_n0' appears in two series"):
-        read_records(folder)
-
-
-def damaged(folder, content):
-    """Overwrite one series file and return its path."""
-    path = min(folder.glob("*.npz"))
-    path.write_bytes(content(path.read_bytes()))
-    return path
+        read_records(paths)
 
 
 @pytest.mark.parametrize(
@@ -227,20 +264,20 @@ def damaged(folder, content):
     ids=["empty", "garbage", "half", "cut"],
 )
 def test_a_damaged_file_is_reported(source, tmp_path, content):
-    folder = prepare(source, GEOMETRY, tmp_path, workers=1)
-    path = damaged(folder, content)
+    paths = prepare(source, GEOMETRY, tmp_path, workers=1).files
+    path = paths[0]
+    path.write_bytes(content(path.read_bytes()))
     with pytest.raises(UserError, match="damaged .*; delete it and run again") as caught:
-        read_records(folder)
+        read_records(paths)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
     path.unlink()
     source.loads()
     prepare(source, GEOMETRY, tmp_path, workers=1)
-    assert sum(source.loads().values()) == 1 and len(read_records(folder)[schema.NODULE_ID]) == 8
+    assert sum(source.loads().values()) == 1 and len(read_records(paths)[schema.NODULE_ID]) == 8
 
 
 def test_damaged_bytes_are_reported_in_one_line(source, tmp_path):
-    folder = prepare(FakeSource(source.folder, ("s0",)), GEOMETRY, tmp_path, workers=1)
-    (path,) = folder.glob("*.npz")
+    (path,) = prepare(FakeSource(source.folder, ("s0",)), GEOMETRY, tmp_path, workers=1).files
     whole = np.frombuffer(path.read_bytes(), np.uint8)
     rng, refused = np.random.default_rng(0), 0
     for _ in range(300):
@@ -248,16 +285,10 @@ def test_damaged_bytes_are_reported_in_one_line(source, tmp_path):
         bad[rng.integers(0, len(bad), 20)] = rng.integers(0, 256, 20)
         path.write_bytes(bad.tobytes())
         try:
-            read_records(folder)
+            read_records([path])
         except UserError as error:
             refused += str(error).startswith(str(path)) and "\n" not in str(error)
     assert refused > 250  # the remaining changes hit bytes without meaning
-
-
-def test_temporary_files_of_a_killed_process_are_not_read(source, tmp_path):
-    folder = prepare(source, GEOMETRY, tmp_path, workers=1)
-    (folder / ".0123-abc.npz").write_bytes(b"half")
-    assert len(read_records(folder)[schema.NODULE_ID]) == 8
 
 
 def test_make_records_stacks_a_series(source):

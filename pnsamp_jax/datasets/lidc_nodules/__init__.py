@@ -4,7 +4,6 @@
 use the dataset through TFDS itself, import `lidc_nodules_dataset_builder`, which registers it, and call `tfds.load`.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.patches import Geometry
-from pnsamp_jax.data.prepare import Member, Source, folder_name, join_records, prepare
+from pnsamp_jax.data.prepare import Member, Source, dataset_name, join_records, prepare
 from pnsamp_jax.errors import UserError
 
 
@@ -43,7 +42,7 @@ def read_dataset(
 
     tf.config.set_visible_devices([], "GPU")  # the accelerators belong to JAX
     config = LidcNodulesConfig(
-        name=folder_name(source, geometry), source=source, geometry=geometry, cache=str(cache), workers=workers
+        name=dataset_name(source, geometry), source=source, geometry=geometry, cache=str(cache), workers=workers
     )
 
     def make_builder() -> LidcNodules:
@@ -53,8 +52,7 @@ def read_dataset(
     mode = tfds.GenerateMode.REUSE_DATASET_IF_EXISTS
     if builder.data_path.exists() and (failures := builder.info.metadata["failures"]):
         # Like `prepare`, try the series that failed again.
-        folder = prepare(source, geometry, cache, workers)
-        if json.loads((folder / "failures.json").read_text()).keys() != failures.keys():
+        if prepare(source, geometry, cache, workers).failures.keys() != failures.keys():
             mode = tfds.GenerateMode.REUSE_CACHE_IF_EXISTS  # builds the dataset again
     try:
         builder.download_and_prepare(

@@ -3,14 +3,13 @@
     tfds.load("lidc_nodules/phantom")  # real annotations, simulated voxels
     tfds.load("lidc_nodules/lidc", download_and_prepare_kwargs={"download_config": DownloadConfig(manual_dir=DICOM)})
 
-Any other source, selection or patch grid needs its own config with a unique name, for example from `folder_name`:
+Any other source, selection or patch grid needs its own config with a unique name, for example from `dataset_name`:
 
-    config = LidcNodulesConfig(name=folder_name(source, geometry), source=source, geometry=geometry)
+    config = LidcNodulesConfig(name=dataset_name(source, geometry), source=source, geometry=geometry)
     builder = LidcNodules(config=config, data_dir=...)
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,11 +150,11 @@ class LidcNodules(tfds.core.GeneratorBasedBuilder):
         source = config.source
         if source is None:
             source = {"lidc": LidcSource, "folder": FolderSource}[config.name](str(dl_manager.manual_dir))
-        folder = prepare(source, config.geometry, Path(config.cache or dl_manager.download_dir), config.workers)
-        self.info.metadata["failures"] = json.loads((folder / "failures.json").read_text())
-        return {"train": self._generate_examples(folder)}
+        prepared = prepare(source, config.geometry, Path(config.cache or dl_manager.download_dir), config.workers)
+        self.info.metadata["failures"] = prepared.failures
+        return {"train": self._generate_examples(prepared.files)}
 
-    def _generate_examples(self, folder: Path) -> Iterator[tuple[str, dict]]:
-        for series in iter_series(folder):
+    def _generate_examples(self, files: list[Path]) -> Iterator[tuple[str, dict]]:
+        for series in iter_series(files):
             for index, nodule_id in enumerate(series[schema.NODULE_ID].tolist()):
                 yield nodule_id, {name: values[index] for name, values in series.items()}

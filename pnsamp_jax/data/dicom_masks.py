@@ -1,0 +1,219 @@
+"""Masks as DICOM objects: Segmentations and RT Structure Sets, on the grid of the CT that they belong to.
+
+Nothing is resampled: frames and contours must lie on the CT's own slices, and pixels on its voxels.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from matplotlib.path import Path as Polygon
+
+from pnsamp_jax.ct.dicom_file import DAMAGED, quiet_pydicom, read_dataset
+from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.errors import UserError
+
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second holds a label map
+STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
+SAME_VOXEL = 0.2  # largest distance, in voxels, of a pixel or a contour's plane from the CT's; rounding of a spacing
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+
+
+def is_dicom_mask(path: Path) -> bool:
+    """Return whether a file, or the only file of a folder, is a DICOM Segmentation or RT Structure Set."""
+    file = _only_file(path)
+    if file is None:
+        return False
+    with quiet_pydicom():
+        try:
+            header = read_dataset(file, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+            return header.get("SOPClassUID") in (*SEGMENTATIONS, STRUCTURE_SET)
+        except DAMAGED:
+            return False
+
+
+def read_dicom_mask(path: Path, ct: Volume, label: int | None) -> Volume:
+    """Read one segment of a Segmentation, or one ROI of an RT Structure Set.
+
+    A voxel belongs to an ROI if its centre lies inside an odd number of the ROI's contours on its slice, so that a
+    contour within another is a hole.
+
+    Args:
+      path: the file, or a folder that holds nothing else.
+      ct: the CT; no other grid is accepted.
+      label: number of the segment or ROI; None if there is only one.
+
+    Returns:
+      (d, h, w) bool on the grid of the CT.
+
+    Raises:
+      UserError: the file is damaged or of a kind that has no single meaning as a mask; it has several segments or ROIs
+        and none is named; or it does not lie on the CT's grid.
+    """
+    file = _only_file(path)
+    assert file is not None  # as `is_dicom_mask` found
+    with quiet_pydicom():
+        try:
+            ds = read_dataset(file)
+            read = _read_roi if ds.SOPClassUID == STRUCTURE_SET else _read_segment
+            return Volume(read(path, ds, ct, label), ct.affine)
+        except DAMAGED as error:
+            kind = getattr(read_dataset(file, stop_before_pixels=True).SOPClassUID, "name", "")
+            reason = re.sub(r"^.*object has", "has", str(error).splitlines()[0] if str(error) else "damaged")
+            raise UserError(
+                f"{path}: the {kind.removesuffix(' Storage')} cannot be read ({reason}); export it again"
+            ) from error
+
+
+def _only_file(path: Path) -> Path | None:
+    if path.is_dir():
+        files = [part for part in path.rglob("*") if part.is_file()]
+        return files[0] if len(files) == 1 else None
+    return path if path.is_file() else None
+
+
+def _choose(path: Path, kind: str, names: dict[int, str], label: int | None) -> int:
+    """Return the number of the segment or ROI that a label names, or of the only one."""
+    listed = ", ".join(f"{number} '{name}'" for number, name in sorted(names.items())[:5])
+    listed += ", ..." if len(names) > 5 else ""
+    if not names:
+        raise UserError(f"{path}: holds no {kind}; export it again")
+    if label is None and len(names) == 1:
+        return next(iter(names))
+    if label is None:
+        raise UserError(
+            f"{path}: holds {len(names)} {kind}s ({listed}); name the nodule's number in a column mask_label of "
+            "nodules.csv"
+        )
+    if label not in names:
+        raise UserError(f"{path}: holds no {kind} {label}, as mask_label names it, but {listed}; correct nodules.csv")
+    return label
+
+
+def _off_grid(path: Path, reason: str) -> UserError:
+    return UserError(f"{path}: its grid differs from that of the image: {reason}; name the image that it was drawn on")
+
+
+# Segmentations
+
+
+def _read_segment(path: Path, ds: pydicom.Dataset, ct: Volume, label: int | None) -> np.ndarray:
+    """Return the voxels of a segment: (d, h, w) bool."""
+    kind = ds.get("SegmentationType")
+    names = {int(item.SegmentNumber): str(item.get("SegmentLabel", "")) for item in ds.SegmentSequence}
+    names.pop(0, None)  # the background of a label map
+    number = _choose(path, "segment", names, label)
+    pixels = ds.pixel_array.reshape(-1, ds.Rows, ds.Columns)
+    if kind == "FRACTIONAL":
+        if not np.isin(pixels, (0, ds.MaximumFractionalValue)).all():
+            raise UserError(
+                f"{path}: its SegmentationType is FRACTIONAL, whose edge is not defined; export it as BINARY"
+            )
+    elif kind not in ("BINARY", "LABELMAP"):
+        raise UserError(f"{path}: its SegmentationType is '{kind}', not BINARY; export it again")
+    mask, frames = np.zeros(ct.array.shape, bool), ds.PerFrameFunctionalGroupsSequence
+    for groups, plane in zip(frames, pixels, strict=True):
+        if kind == "LABELMAP":
+            plane = plane == number
+        elif _group(ds, groups, "SegmentIdentificationSequence").ReferencedSegmentNumber != number:
+            continue
+        mask[tuple(_voxels_of_frame(path, ds, groups, ct, np.argwhere(plane)).T)] = True
+    orientation = np.array(_group(ds, frames[0], "PlaneOrientationSequence").ImageOrientationPatient, float)
+    normal = np.linalg.inv(ct.affine[:3, :3]) @ np.cross(*orientation.reshape(2, 3))
+    _require_every_slice(path, mask, int(np.abs(normal).argmax()))
+    return mask
+
+
+def _group(ds: pydicom.Dataset, groups: pydicom.Dataset, name: str) -> pydicom.Dataset:
+    """Return the item of a functional group of a frame, which all frames may share."""
+    sequence = groups.get(name) or ds.SharedFunctionalGroupsSequence[0].get(name)
+    if not sequence:
+        raise ValueError(f"no {name}")
+    return sequence[0]
+
+
+def _voxels_of_frame(
+    path: Path, ds: pydicom.Dataset, groups: pydicom.Dataset, ct: Volume, pixels: np.ndarray
+) -> np.ndarray:
+    """Return the voxels (n, 3) of the CT in which the pixels (n, 2), row and column, of a frame lie.
+
+    Raises:
+      UserError: they are no voxels of the CT.
+    """
+    position = np.array(_group(ds, groups, "PlanePositionSequence").ImagePositionPatient, float)
+    orientation = np.array(_group(ds, groups, "PlaneOrientationSequence").ImageOrientationPatient, float)
+    spacing = np.array(_group(ds, groups, "PixelMeasuresSequence").PixelSpacing, float)
+    along_row, along_column = orientation.reshape(2, 3)
+    steps = np.stack([along_column * spacing[0], along_row * spacing[1]])  # from a row to the next, and of a column
+    first = ct.to_index(position)
+    in_ct = np.stack([ct.to_index(position + step) - first for step in steps])
+    whole = np.rint(in_ct)
+    # Over the whole frame, no pixel may drift from the CT's.
+    if (np.abs(whole).sum(axis=1) != 1).any() or (np.abs(in_ct - whole) * [[ds.Rows], [ds.Columns]]).max() > 0.5:
+        size = " x ".join(f"{value:g}" for value in spacing)
+        raise _off_grid(path, f"pixels of {size} mm are no voxels of {_spacing(ct)} mm")
+    index = first + pixels @ in_ct
+    if len(index) and np.abs(index - np.rint(index)).max() > SAME_VOXEL:
+        off = np.abs(index - np.rint(index)).max()
+        raise _off_grid(path, f"a frame at {_point(position)} mm lies {off:.2f} voxels beside it")
+    index = np.rint(index).astype(int)
+    if ((index < 0) | (index >= ct.array.shape)).any():
+        raise _off_grid(path, f"the frame at {_point(position)} mm marks voxels outside of it")
+    return index
+
+
+# RT Structure Sets
+
+
+def _read_roi(path: Path, ds: pydicom.Dataset, ct: Volume, label: int | None) -> np.ndarray:
+    """Return the voxels inside the contours of an ROI: (d, h, w) bool."""
+    names = {int(item.ROINumber): str(item.get("ROIName", "")) for item in ds.StructureSetROISequence}
+    drawn = {int(item.ReferencedROINumber): item.get("ContourSequence") for item in ds.ROIContourSequence}
+    drawn = {number: contours for number, contours in drawn.items() if contours}
+    number = _choose(path, "ROI", {number: names.get(number, "") for number in drawn}, label)
+    for contour in drawn[number]:
+        if contour.ContourGeometricType not in CLOSED:
+            kind = contour.ContourGeometricType
+            raise UserError(f"{path}: a contour of ROI {number} is of type {kind}; export it as CLOSED_PLANAR")
+    outlines = [ct.to_index(np.array(contour.ContourData, float).reshape(-1, 3)) for contour in drawn[number]]
+    axis = int(np.sum([np.ptp(points, axis=0) for points in outlines], axis=0).argmin())  # in no slice do they move
+    mask = np.zeros(ct.array.shape, bool)
+    for points in outlines:
+        index = int(np.rint(points[:, axis].mean()))
+        where = f"a contour near {_point(ct.to_lps(points[0]))} mm"
+        if np.abs(points[:, axis] - index).max() > SAME_VOXEL or not 0 <= index < ct.array.shape[axis]:
+            raise _off_grid(path, f"{where} lies on none of its slices")
+        plane, outline = np.moveaxis(mask, axis, 0)[index], np.delete(points, axis, axis=1)
+        if outline.min() < -1 or (outline > plane.shape).any():
+            raise _off_grid(path, f"{where} reaches beyond it")
+        plane ^= _inside(outline, plane.shape)
+    _require_every_slice(path, mask, axis)
+    return mask
+
+
+def _inside(points: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return which pixel centres of a slice lie inside a polygon with vertices (n, 2): (h, w) bool, by even-odd."""
+    pixels = np.indices(shape).reshape(2, -1).T
+    low, high = points.min(axis=0), points.max(axis=0)
+    near = ((pixels >= low) & (pixels <= high)).all(axis=1)
+    inside = np.zeros(len(pixels), bool)
+    inside[near] = Polygon(np.concatenate([points, points[:1]]), closed=True).contains_points(pixels[near])
+    return inside.reshape(shape)
+
+
+def _require_every_slice(path: Path, mask: np.ndarray, axis: int) -> None:
+    """Raise UserError if a mask lies on every second slice or fewer, which leaves gaps."""
+    marked = np.flatnonzero(np.moveaxis(mask, axis, 0).any(axis=(1, 2)))
+    if len(marked) > 1 and np.diff(marked).min() > 1:
+        step = np.diff(marked).min()
+        raise _off_grid(path, f"it marks only one of {step} slices")
+
+
+def _spacing(ct: Volume) -> str:
+    return " x ".join(f"{value:.4g}" for value in ct.spacing[::-1])
+
+
+def _point(point: np.ndarray) -> str:
+    return ", ".join(f"{value:.1f}" for value in point)

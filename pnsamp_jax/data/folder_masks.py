@@ -1,0 +1,165 @@
+"""The masks of the `folder` source: which voxels each reader marked, and whether they can be those of the nodule."""
+
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from pnsamp_jax.ct.read import read_image
+from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.data.cohort import Nodule
+from pnsamp_jax.data.dicom_masks import is_dicom_mask, read_dicom_mask
+from pnsamp_jax.errors import UserError
+
+# The largest values that masks of LIDC-IDRI have: 2.3 mm from the point, 6.4 mm between regions, 62.5 mm in size.
+MAX_OFFSET_MM = 5.0  # from a nodule's point to its mask
+MAX_GAP_MM = 20.0  # between two regions of a mask
+MAX_SIZE_MM = 150.0  # along an axis
+SAME_VOXEL = 0.1  # voxels that lie closer than this share of their spacing are the same
+
+
+def read_readers(path: Path, ct: Volume, nodule: Nodule, label: int | None) -> Volume:
+    """Read the mask of a nodule.
+
+    Args:
+      path: an image file with one bit per reader, or with labels; or a DICOM object, see `dicom_masks`.
+      ct: the image of which it is a mask.
+      nodule: with its ratings, one row per reader, or none.
+      label: of the nodule, where the mask has several; None if it has not.
+
+    Returns:
+      (readers, d, h, w) bool, on the mask's own grid.
+
+    Raises:
+      UserError: the file is damaged; its values are no bits, or those of more readers than have rated the nodule; it
+        marks no voxel; or it has as many voxels as the image, but at another place.
+    """
+    if is_dicom_mask(path):
+        mask = read_dicom_mask(path, ct, label)
+        readers = [mask.array]
+    else:
+        mask = read_image(path)
+        _require_same_place(path, mask, ct)
+        if label is not None:
+            mask = Volume((mask.array == label).astype(np.int16), mask.affine)
+        readers = _split_bits(path, mask.array, nodule)
+    if not np.any(readers):
+        raise UserError(f"{path}: the mask marks no voxel; a nodule needs at least one")
+    return Volume(np.stack(readers).astype(bool), mask.affine)
+
+
+def _split_bits(path: Path, bits: np.ndarray, nodule: Nodule) -> list[np.ndarray]:
+    """Return the masks of the readers, (d, h, w) each. Raise UserError if the values cannot be one bit per reader."""
+    for value in (bits.min(), bits.max()):
+        if not 0 <= value <= 255:
+            raise UserError(f"{path}: contains {value}; a mask has 0/1, or 0..255 with one bit per reader")
+    if np.isin(bits, (0, 255)).all():  # another way to write one mask, rather than eight readers who agree
+        bits = bits > 0
+    readers = [bits >> bit & 1 for bit in range(8) if (bits >> bit & 1).any()]
+    _require_bits(path, bits, len(readers), nodule)
+    return readers
+
+
+def _require_bits(path: Path, mask: np.ndarray, readers: int, nodule: Nodule) -> None:
+    """Raise UserError if the values of a mask cannot be one bit per reader, as those of a label map or interpolation.
+
+    Args:
+      path: of the mask.
+      mask: (d, h, w) its values.
+      readers: number of different bits in them.
+      nodule: with its ratings, one row per reader, or none.
+    """
+    values = np.unique(mask[mask > 0])
+    rated = len(nodule.ratings)
+    # Two readers may agree in every voxel, as ten times in LIDC-IDRI; three never do there.
+    alike = len(values) == 1 and readers > (2 if rated else 1)
+    if readers > rated > 0 or alike:
+        shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
+        raise UserError(
+            f"{path}: its values ({shown}) would be the bits of {readers} readers"
+            + (" who agree in every voxel" if alike else f", but ratings.csv has {rated} for '{nodule.nodule_id}'")
+            + "; if they are labels, name the nodule's in a column mask_label of nodules.csv"
+        )
+
+
+def _require_same_place(path: Path, mask: Volume, ct: Volume) -> None:
+    """Raise UserError if a mask has the image's number of voxels, but lies elsewhere. Flipped axes are no difference.
+
+    Such a mask lost its geometry, was saved with that of another image, or has its origin at the corner of a voxel. A
+    mask of another size may have a grid of its own.
+    """
+    if sorted(mask.array.shape) != sorted(ct.array.shape):
+        return
+    corners = [
+        volume.to_lps(np.argwhere(np.ones((2, 2, 2))) * (np.array(volume.array.shape) - 1)) for volume in (mask, ct)
+    ]
+    distance_mm = np.linalg.norm(corners[0][:, None] - corners[1], axis=-1).min(axis=1).max()
+    if distance_mm > SAME_VOXEL * ct.spacing.min():
+        raise UserError(
+            f"{path}: has as many voxels as its image, but lies up to {distance_mm:.2g} mm off; save it with the "
+            "geometry of its image"
+        )
+
+
+def require_around(path: Path, readers: Volume, ct: Volume, nodule_id: str, point_mm: np.ndarray) -> None:
+    """Raise UserError unless a mask can be that of the nodule at a point.
+
+    Args:
+      path: of the mask.
+      readers: (readers, d, h, w), as `read_readers` returns it.
+      ct: the image.
+      nodule_id: of the nodule.
+      point_mm: (3,) its point in LPS mm.
+
+    Raises:
+      UserError: the mask lies off the point or reaches beyond the image, is larger than any nodule, or has a second
+        region far from the first.
+    """
+    union = np.any(readers.array, axis=0)
+    index = np.argwhere(union)
+    marked = readers.to_lps(index)
+    offset_mm = np.linalg.norm(marked - point_mm, axis=1)
+    if offset_mm.min() > MAX_OFFSET_MM:
+        mirrored_mm = np.linalg.norm(marked - point_mm * (-1, -1, 1), axis=1)
+        raise UserError(
+            f"{path}: the mask lies {offset_mm.min():.0f} mm from the point of '{nodule_id}' in nodules.csv; "
+            + (
+                "negate x_mm and y_mm there, which seem to be RAS"
+                if mirrored_mm.min() <= MAX_OFFSET_MM
+                else "correct the point, or save the mask with the geometry of its image"
+            )
+        )
+    in_ct = ct.to_index(marked)
+    outside_mm = (np.maximum(-in_ct, in_ct - np.array(ct.array.shape) + 1).max(axis=0) * ct.spacing).max()
+    if outside_mm > max(ct.spacing.max(), readers.spacing.max()):
+        raise UserError(
+            f"{path}: the mask reaches {outside_mm:.0f} mm beyond its image; save it with the geometry of its image"
+        )
+    size_mm = np.ptp(marked, axis=0).max()
+    gap_mm = 0.0 if size_mm > MAX_SIZE_MM else _gap_mm(union, index, marked, int(offset_mm.argmin()))
+    if size_mm > MAX_SIZE_MM or gap_mm > MAX_GAP_MM:
+        found = f"has a region {gap_mm:.0f} mm away" if gap_mm else f"is {size_mm:.0f} mm long"
+        raise UserError(
+            f"{path}: the mask of '{nodule_id}' {found}; give that of this nodule alone, or name its label in a "
+            "column mask_label of nodules.csv"
+        )
+
+
+def _gap_mm(union: np.ndarray, index: np.ndarray, marked: np.ndarray, first: int) -> float:
+    """Return the largest distance of a region from that of one voxel.
+
+    Args:
+      union: (d, h, w) bool.
+      index: (n, 3) of the marked voxels.
+      marked: (n, 3) their positions in mm.
+      first: which of them.
+    """
+    low = index.min(axis=0)
+    box = union[tuple(map(slice, low, index.max(axis=0) + 1))]
+    regions, count = ndimage.label(box, np.ones((3, 3, 3)))
+    if count == 1:
+        return 0.0
+    region = regions[tuple((index - low).T)]
+    distance_mm, _ = cKDTree(marked[region == region[first]]).query(marked)
+    return float(np.max(ndimage.minimum(distance_mm, region, np.arange(1, count + 1))))
