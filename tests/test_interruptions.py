@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from tiny_run import tiny_config
 
+from experiments.comparison import systems
+from experiments.comparison.runs import is_complete
 from pnsamp_jax import train
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.errors import Interrupted, UserError
@@ -251,3 +253,57 @@ def test_the_workers_of_a_killed_preparation_end_with_it(tmp_path):
         assert process.stdout.readline() == process.stdout.readline() == b"loading\n"
         process.kill()
         process.communicate(timeout=60)  # until the last one that holds the pipe is gone; they would sleep for longer
+
+
+def test_a_training_at_a_constant_rate_goes_on_for_more_epochs_to_the_same_end(finished, tmp_path, capsys):
+    train.train_and_evaluate(tiny_config(**{**CONFIG, "num_epochs": 2}), tmp_path)
+    short = {name: (tmp_path / name).read_bytes() for name in WRITTEN}
+    with pytest.raises(UserError, match="config.num_epochs is 2, here 3; train on with --mode train"):
+        train.test_and_evaluate(tiny_config(**CONFIG), tmp_path)
+    assert short == {name: (tmp_path / name).read_bytes() for name in WRITTEN}
+    train.train_and_evaluate(tiny_config(**CONFIG), tmp_path)
+    assert_same(tmp_path, finished)
+    for name in ("predictions.csv", "results.json"):
+        assert (tmp_path / "num_epochs_2" / name).read_bytes() == short[name]
+    assert "goes on after 2 epochs" in capsys.readouterr().out
+    with pytest.raises(UserError, match="config.num_epochs is 3, here 2; choose another --workdir"):
+        train.train_and_evaluate(tiny_config(**{**CONFIG, "num_epochs": 2}), tmp_path)
+
+
+def test_a_longer_training_that_is_stopped_is_not_finished_and_goes_on_to_the_same_end(
+    finished, tmp_path, monkeypatch
+):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    train.train_and_evaluate(tiny_config(**{**CONFIG, "num_epochs": 2}), tmp_path)
+    assert is_complete(tmp_path, [0])
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_fold", stop)  # after the workdir was claimed
+        with pytest.raises(KeyboardInterrupt):
+            train.train_and_evaluate(tiny_config(**CONFIG), tmp_path)
+    assert not is_complete(tmp_path, [0])
+    with pytest.raises(UserError, match="checkpoints: saved by another config: .* is 2, here 3; train on with --mode"):
+        train.test_and_evaluate(tiny_config(**CONFIG), tmp_path)
+    assert not is_complete(tmp_path, [0])
+    train.train_and_evaluate(tiny_config(**CONFIG), tmp_path)
+    assert is_complete(tmp_path, [0])
+    assert_same(tmp_path, finished)
+
+
+def test_a_comparison_does_not_take_a_shorter_run_for_a_finished_one(tmp_path, monkeypatch):
+    run = systems.System("PN-SAMP M", "pn_samp_m", run=train.train_and_evaluate)
+    monkeypatch.setattr(systems, "SYSTEMS", {systems.PN_SAMP: run})
+    one, two = (tiny_config(fold=0, num_epochs=epochs, checkpoint="last") for epochs in (1, 2))
+    workdir = tmp_path / systems.PN_SAMP
+    systems.run_system(systems.PN_SAMP, one, tmp_path)
+    assert is_complete(workdir, [0])
+    before = (workdir / "predictions.csv").read_bytes()
+    with pytest.raises(UserError, match="there config.num_epochs is 1, here 2; train on with --mode train"):
+        systems.run_system(systems.PN_SAMP, two, tmp_path)
+    assert (workdir / "predictions.csv").read_bytes() == before
+    train.train_and_evaluate(systems.config_of(systems.PN_SAMP, two), workdir)  # as the line says
+    assert (workdir / "predictions.csv").read_bytes() != before  # tested again
+    systems.run_system(systems.PN_SAMP, two, tmp_path)
+    with pytest.raises(UserError, match="there config.num_epochs is 2, here 1"):
+        systems.run_system(systems.PN_SAMP, one, tmp_path)

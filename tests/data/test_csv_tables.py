@@ -59,3 +59,19 @@ def test_empty_lines_of_a_spreadsheet_are_skipped_and_lines_keep_their_number(tm
 def test_a_missing_column_is_named_whatever_the_delimiter(tmp_path):
     (tmp_path / "t.csv").write_text("name;x\na;1\n")
     assert "line 1: no column y" in refusal(read, tmp_path / "t.csv")
+
+
+def test_names_of_columns_may_have_capitals(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("Nodule_ID;X_mm\na;1,5\n")
+    ((where, line),) = read_table(path, ("nodule_id", "x_mm"))
+    assert line == {"nodule_id": "a", "x_mm": "1,5"} and number(where, line, "x_mm") == 1.5
+
+
+def test_an_optional_column_must_not_appear_twice(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("nodule_id,mask_label,Mask_Label\na,1,2\n")
+    message = refusal(list, read_table(path, ("nodule_id",), optional=("mask_label",)))
+    assert "line 1: two columns mask_label" in message
+    path.write_text("nodule_id,other,other\na,1,2\n")
+    assert len(list(read_table(path, ("nodule_id",), optional=("mask_label",)))) == 1

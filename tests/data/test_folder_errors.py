@@ -25,11 +25,22 @@ pytestmark = pytest.mark.filterwarnings("error")
         ("nodules.csv", 3, {"nodule_id": "a_n00"}, "line 3: nodule_id 'a_n00' appears twice"),
         ("nodules.csv", 4, {"nodule_id": "c_n00"}, "ratings.csv: nodule_id 'b_n00' is not in nodules.csv"),
         ("ratings.csv", 2, {"malignancy": 7}, "line 2, column malignancy: 7 is not a class 1..5"),
+        ("ratings.csv", 2, {"malignancy": 6}, "line 2, column malignancy: 6 is not a class 1..5"),
+        (
+            "ratings.csv",
+            2,
+            {"malignancy": 0},
+            "line 2, column malignancy: 0 is not a class 1..5; leave the cell blank",
+        ),
+        ("ratings.csv", 2, {"internal_structure": 6}, "column internal_structure: 6 is not a class 1..4"),
         ("ratings.csv", 3, {"calcification": -1}, "line 3, column calcification: -1 is not a class 1..6"),
         ("ratings.csv", 4, {"internal_structure": 2.5}, "line 4, column internal_structure: 2.5 is not a class 1..4"),
         ("ratings.csv", 4, {"margin": "high"}, "line 4, column margin: 'high' is not a number"),
         ("ratings.csv", 5, {"reader": ""}, "line 5, column reader: is empty"),
         ("ratings.csv", 3, {"reader": 0}, "line 3: reader '0' rates nodule_id 'a_n00' twice"),
+        ("ratings.csv", 3, {"reader": " 00"}, "line 3: reader '00' rates nodule_id 'a_n00' twice"),
+        ("nodules.csv", 4, {"patient_id": "A"}, "line 4, column patient_id: 'A' and 'a' differ only in case"),
+        ("nodules.csv", 3, {"patient_id": "b"}, "line 3, column patient_id: images/a.nrrd is an image of patient 'a'"),
         ("ratings.csv", 5, {"nodule_id": "x"}, "ratings.csv: nodule_id 'x' is not in nodules.csv"),
     ],
 )
@@ -38,6 +49,39 @@ def test_a_wrong_cell_is_named_by_file_line_and_column(root, table, line, cells,
     message = refusal(FolderSource(str(root)).series)
     file = "ratings.csv" if "ratings.csv" in expected else table
     assert expected in message and str(root / file) in message
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Lung 7", "lung7"),
+        ("7", "007"),
+        ("7", "7.0"),
+        ("Stra\u00dfe", "STRASSE"),
+        ("P\u00a01", "P 1"),
+        ("\uff171", "71"),
+    ],
+)
+def test_two_spellings_of_a_patient_are_refused_since_they_would_be_split_over_the_folds(root, one, other):
+    change(root, "nodules.csv", 2, patient_id=one)
+    change(root, "nodules.csv", 3, patient_id=one)
+    change(root, "nodules.csv", 4, patient_id=other)
+    message = refusal(FolderSource(str(root)).series)
+    assert f"line 4, column patient_id: '{other}' and '{one}' differ only in case, spaces or leading zeros" in message
+
+
+@pytest.mark.parametrize(("one", "other"), [("7", "70"), ("P07", "P7"), ("a", "a1"), ("1.0", "10"), ("0", "1")])
+def test_ids_that_differ_more_are_two_patients(root, one, other):
+    change(root, "nodules.csv", 2, patient_id=one)
+    change(root, "nodules.csv", 3, patient_id=one)
+    change(root, "nodules.csv", 4, patient_id=other)
+    assert len(FolderSource(str(root)).series()) == 2
+
+
+def test_an_image_under_two_spellings_of_its_path_is_one_image(root):
+    change(root, "nodules.csv", 3, image="./images//a.nrrd")
+    assert FolderSource(str(root)).series() == ["images/a.nrrd", "images/b.nrrd"]
+    assert len(load(root)) == 2
 
 
 def test_an_unknown_context_is_named(root):

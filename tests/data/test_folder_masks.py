@@ -3,13 +3,13 @@
 import os
 
 import numpy as np
-import pydicom
 import pytest
 from ct_files import refusal, write_itk
-from made_folder import AFFINE, block, load, tables, write_table
+from made_folder import AFFINE, block, change, load, tables, write_table
 
+from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.folder import FolderSource
-from pnsamp_jax.data.patches import Geometry
+from pnsamp_jax.data.patches import Geometry, patch_affine
 from pnsamp_jax.data.prepare import dataset_name
 
 
@@ -81,23 +81,113 @@ def test_one_label_map_may_hold_several_nodules_if_each_names_its_label(root):
     np.testing.assert_array_equal(second, [block((14, 7, 11), (17, 10, 14))])
 
 
-@pytest.mark.parametrize(
-    ("uid", "kind"),
-    [
-        (pydicom.uid.SegmentationStorage, "a DICOM Segmentation"),
-        (pydicom.uid.RTStructureSetStorage, "a DICOM RT Structure Set"),
-    ],
-)
-def test_a_dicom_segmentation_is_called_that(root, uid, kind):
-    ds = pydicom.Dataset()
-    ds.file_meta = pydicom.dataset.FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = uid
-    ds.SOPInstanceUID = pydicom.uid.generate_uid()
-    ds.save_as(root / "masks" / "a1.dcm", enforce_file_format=True)
+def test_two_rows_may_not_name_the_same_label_of_the_same_mask(root):
     nodules, _ = tables()
-    write_table(root / "nodules.csv", [{**row, "mask": row["mask"].replace("a1.nrrd", "a1.dcm")} for row in nodules])
-    assert f"masks/a1.dcm: {kind}" in refusal(load, root)
+    rows = [{**row, "mask": "masks/a0.nrrd", "mask_label": 1} if row["patient_id"] == "a" else row for row in nodules]
+    write_table(root / "nodules.csv", rows, [*nodules[0], "mask_label"])
+    message = refusal(FolderSource(str(root)).series)
+    assert "nodules.csv, line 3: names the same label 1 of the same mask as nodule_id 'a_n00'" in message
+    rows[1]["mask"] = "./masks//a0.nrrd"  # another spelling of the path
+    write_table(root / "nodules.csv", rows, [*nodules[0], "mask_label"])
+    assert "names the same label 1 of the same mask" in refusal(FolderSource(str(root)).series)
+
+
+# Where a mask lies
+
+
+def write_at(root, index, array=None):
+    """Write the mask of a_n01 so that its first voxel lies at an index of the image."""
+    array = block((12, 7, 11), (15, 10, 14)) if array is None else array
+    affine = AFFINE.copy()
+    affine[:3, 3] = Volume(array, AFFINE).to_lps(index)
+    write_itk(root / "masks" / "a1.nrrd", array, affine)
+
+
+@pytest.mark.parametrize("index", [(1, 0, 0), (0, 0.5, 0), (0, 0, -1), (0.2, 0, 0)])
+def test_a_mask_of_the_images_size_beside_the_image_is_refused(root, index):
+    write_at(root, index)
+    message = refusal(load, root)
+    expected = f"lies up to {max(map(abs, index)):.2g} mm off; save it with the geometry of its image"
+    assert f"masks/a1.nrrd: has as many voxels as its image, but {expected}" in message
+
+
+def test_a_mask_of_the_images_size_with_another_spacing_is_refused(root):
+    write_itk(root / "masks" / "a1.nrrd", block((12, 7, 11), (15, 10, 14)), AFFINE @ np.diag([1.3, 1, 1, 1]))
+    assert "has as many voxels as its image" in refusal(load, root)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_mask_whose_axes_run_the_other_way_is_the_same(root, axis):
+    array, (expected,) = block((12, 7, 11), (15, 10, 14)), load(root)[1].readers.array
+    affine = AFFINE.copy()
+    affine[:3, 3] = Volume(array, AFFINE).to_lps(20 * (np.arange(3) == axis))
+    affine[:3, axis] *= -1
+    write_itk(root / "masks" / "a1.nrrd", np.flip(array, axis), affine)
+    np.testing.assert_array_equal(np.flip(load(root)[1].readers.array[0], axis), expected)
+
+
+def test_a_mask_may_be_a_crop_or_lie_a_rounding_error_off(root):
+    write_at(root, (12, 7, 11), np.ones((3, 3, 3), np.uint8))
+    assert load(root)[1].readers.array.sum() == 27
+    write_at(root, (0, 1e-3, 0))
+    assert load(root)[1].readers.array.sum() == 27
+
+
+def test_a_mask_that_reaches_beyond_its_image_is_refused(root):
+    write_at(root, (13, 7, 11), np.ones((14, 3, 3), np.uint8))  # 6 of its slices lie above the image, at 21 to 26
+    assert "a1.nrrd: the mask reaches 6 mm beyond its image" in refusal(load, root)
+
+
+def test_a_point_that_is_not_in_its_mask_is_refused(root):
+    change(root, "nodules.csv", 3, x_mm="18.9")  # the mask ends at x = 13 mm; y and z are right
+    assert "a1.nrrd: the mask lies 6 mm from the point of 'a_n01' in nodules.csv; correct" in refusal(load, root)
+    change(root, "nodules.csv", 3, x_mm="17.9")
+    assert load(root)[1].centre_mm[0] == 17.9
+
+
+def test_a_point_in_ras_is_called_that(root):
+    centred = patch_affine((0, 0, 0), 41, 1.0)
+    hu = np.random.default_rng(0).integers(-1000, 400, (41, 41, 41)).astype(np.int16)
+    mask = np.zeros((41, 41, 41), np.uint8)
+    mask[19:22, 30:33, 8:11] = 1
+    write_itk(root / "images" / "b.nrrd", hu, centred)
+    write_itk(root / "masks" / "b0.nrrd", mask, centred)
+    change(root, "nodules.csv", 4, x_mm=-11, y_mm=11, z_mm=0)
+    assert load(root, "images/b.nrrd")
+    change(root, "nodules.csv", 4, x_mm=11, y_mm=-11)
+    message = refusal(load, root, "images/b.nrrd")
+    assert (
+        "30 mm from the point of 'b_n00'" in message and "negate x_mm and y_mm there, which seem to be RAS" in message
+    )
+
+
+def write_large(root, mask):
+    """Give b_n00, at the centre, an image of 180 x 40 x 40 voxels of 1 mm with a mask."""
+    affine = patch_affine((0, 0, 0), 1, 1.0)
+    affine[:3, 3] = (-20, -20, -90)
+    random = np.random.default_rng(0)
+    write_itk(root / "images" / "b.nrrd", random.integers(-1000, 400, mask.shape).astype(np.int16), affine)
+    write_itk(root / "masks" / "b0.nrrd", mask, affine)
+    change(root, "nodules.csv", 4, x_mm=0, y_mm=0, z_mm=0)
+
+
+def test_a_mask_with_a_second_nodule_is_refused(root):
+    mask = np.zeros((180, 40, 40), np.uint8)
+    mask[88:93, 18:23, 18:23] = 1
+    mask[110:113, 18:23, 18:23] = 1  # 18 mm further: a second part of the nodule
+    write_large(root, mask)
+    assert load(root, "images/b.nrrd")[0].readers.array.sum() == 200
+    mask[150, 18, 18] = 1
+    write_large(root, mask)
+    message = refusal(load, root, "images/b.nrrd")
+    assert "b0.nrrd: the mask of 'b_n00' has a region 58 mm away; give that of this nodule alone" in message
+
+
+def test_a_mask_of_the_lung_is_refused(root):
+    mask = np.zeros((180, 40, 40), np.uint8)
+    mask[10:170, 5:35, 5:35] = 1
+    write_large(root, mask)
+    assert "the mask of 'b_n00' is 159 mm long; give that of this nodule alone" in refusal(load, root, "images/b.nrrd")
 
 
 @pytest.mark.parametrize("name", ["a.mhd", "a.nhdr"])

@@ -1,46 +1,123 @@
-"""The split of a workdir: it is what the trained folds have seen, so it is never made again."""
+"""Whom a workdir belongs to: one config, or the same with more epochs at a constant learning rate."""
 
 import json
+import threading
 
-import numpy as np
 import pytest
+from ct_files import refusal
+from tiny_run import tiny_config
 
-from pnsamp_jax.errors import UserError
 from pnsamp_jax.workdir import layout
 
-IDS = np.array([f"n{i:02d}" for i in range(40)])
-PATIENTS = np.array([f"p{i // 2:02d}" for i in range(40)])
-CLASSES = np.where(np.arange(40) % 4 < 2, -1, 1)
+
+def fields_of(**changes):
+    return json.loads(tiny_config(**changes).to_json())
 
 
-def load(path):
-    settings = {"cohort": "all", "split": "patient", "seed": 0, "num_folds": 4, "validation_fraction": 0.2}
-    return layout.load_folds(path, IDS, PATIENTS, CLASSES, **settings)
+@pytest.mark.parametrize(
+    ("stored", "now", "reason"),
+    [
+        ({"num_epochs": 1}, {"num_epochs": 2}, None),
+        ({"num_epochs": 2}, {"num_epochs": 2}, None),
+        ({"num_epochs": 2}, {"num_epochs": 1}, "there config.num_epochs is 2, here 1"),
+        (
+            {"num_epochs": 1, "schedule": "cosine"},
+            {"num_epochs": 2, "schedule": "cosine"},
+            "config.num_epochs is 1, here 2, and the learning rate of config.schedule=cosine spans all epochs",
+        ),
+        (
+            {"num_epochs": 1, "schedule": "cosine"},
+            {"num_epochs": 2},
+            "there config.schedule is 'cosine', here 'consta",
+        ),
+        ({"num_epochs": 1}, {"num_epochs": 2, "seed": 7}, "there config.seed is 0, here 7"),
+    ],
+)
+def test_only_a_training_may_have_more_epochs_and_only_where_its_steps_so_far_stay_the_same(stored, now, reason):
+    found = layout.difference(fields_of(**now), fields_of(**stored), longer=True)
+    assert (found is None) if reason is None else reason in found
+    strict = layout.difference(fields_of(**now), fields_of(**stored))
+    assert (strict is None) == (stored == now)
 
 
-def test_a_split_that_was_dealt_otherwise_is_read_as_it_is(tmp_path):
-    path = tmp_path / "folds.json"
-    made = load(path)
-    content = json.loads(path.read_text())
-    content["folds"] = content["folds"][1:] + content["folds"][:1]  # as an earlier version may have dealt them
-    path.write_text(json.dumps(content))
-    assert load(path) == made[1:] + made[:1] != made
-    assert json.loads(path.read_text()) == content
+@pytest.fixture
+def shorter(tmp_path):
+    """A workdir of one epoch with results of two folds."""
+    layout.claim(tmp_path, fields_of(num_epochs=1))
+    for name in (
+        "results.json",
+        "predictions.csv",
+        "readers.csv",
+        "fold_0/predictions.csv",
+        "fold_0/calibration.json",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    for name in ("fold_1/predictions.csv", "fold_1/metrics.jsonl", "figures/evaluation_ct.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    return tmp_path
 
 
-def test_without_its_split_a_trained_fold_is_not_given_another(tmp_path):
-    path = tmp_path / "folds.json"
-    load(path)
-    path.unlink()
-    (tmp_path / "fold_2" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"folds\.json: missing, though fold_2 is trained; restore it"):
-        load(path)
-    assert not path.exists()
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_patients_of_each_subset_are_named(tmp_path):
-    load(tmp_path / "folds.json")
-    patient_of = dict(zip(IDS, PATIENTS, strict=True))
-    for fold in json.loads((tmp_path / "folds.json").read_text())["folds"]:
-        for subset in fold.values():
-            assert subset["patients"] == sorted({patient_of[i] for i in subset["nodules"]})
+def test_results_of_fewer_epochs_are_set_aside_when_a_training_goes_on(shorter, capsys):
+    before = files_of(shorter)
+    layout.claim(shorter, fields_of(num_epochs=2), longer=True)
+    assert json.loads((shorter / "config.json").read_text())["num_epochs"] == 2
+    assert (
+        f"{shorter}: goes on after 1 epochs, whose results are now in {shorter}/num_epochs_1"
+        in capsys.readouterr().out
+    )
+    after = files_of(shorter)
+    stay = {"readers.csv", "fold_1/metrics.jsonl"}
+    for name, text in before.items():
+        if name != "config.json":
+            assert after[name if name in stay else f"num_epochs_1/{name}"] == text
+            assert (name in after) == (name in stay)
+    # The second of two processes that train a fold each leaves the first one's results alone.
+    (shorter / "fold_0" / "predictions.csv").write_text("of the longer training")
+    layout.claim(shorter, fields_of(num_epochs=2, fold=1), longer=True)
+    assert (shorter / "fold_0" / "predictions.csv").read_text() == "of the longer training"
+
+
+@pytest.mark.parametrize(
+    ("changes", "longer", "advice"),
+    [
+        ({"num_epochs": 2}, False, "train on with --mode train or use the same config"),
+        ({"num_epochs": 2, "schedule": "cosine"}, True, "choose another --workdir or use the same config"),
+        ({"num_epochs": 2, "seed": 3}, True, "choose another --workdir or use the same config"),
+    ],
+)
+def test_a_refused_config_changes_nothing(shorter, changes, longer, advice):
+    before = files_of(shorter)
+    for call in (layout.check_config, layout.claim):
+        message = refusal(call, shorter, fields_of(**changes), longer)
+        assert f"{shorter} belongs to another config" in message and message.endswith(advice)
+    assert {name: text for name, text in files_of(shorter).items() if name != "lock"} == before
+
+
+def test_results_are_not_set_aside_under_a_process_that_is_at_work(shorter):
+    release, held = threading.Event(), threading.Event()
+
+    def work():
+        # Another process; the lock of a thread is one of its own, since it is not a singleton.
+        from filelock import FileLock
+
+        with FileLock(shorter / "fold_1" / "lock"):
+            held.set()
+            release.wait(30)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert held.wait(30)
+        message = refusal(layout.claim, shorter, fields_of(num_epochs=2), True)
+        assert "fold_1: another run is at work on it" in message
+        assert json.loads((shorter / "config.json").read_text())["num_epochs"] == 1
+        assert (shorter / "results.json").exists()
+    finally:
+        release.set()
+        thread.join()
