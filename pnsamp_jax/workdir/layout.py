@@ -211,9 +211,7 @@ def load_folds(
             raise UserError(f"{path}: was made for other nodules than the data now hold; choose another --workdir")
         return folds
     trained = sorted(path.parent.glob("fold_*/checkpoints"))
-    if (
-        trained
-    ):  # another version of the package may deal other folds, and train networks on nodules they are tested on
+    if trained:  # another version may make another split, in which networks are tested on nodules they have seen
         raise UserError(f"{path}: missing, though {trained[0].parent.name} is trained; {RESTORE}")
     folds = make_folds(
         nodule_ids,
@@ -224,13 +222,18 @@ def load_folds(
         split=split,
         seed=seed,
     )
+    _write_folds(path, header, folds, patient_of)
+    return folds
+
+
+def _write_folds(path: Path, header: dict, folds: list[Fold], patient_of: dict[str, str]) -> None:
+    """Write a split with the settings that it was made with and the patients of each subset."""
     described = [
         {subset: {"nodules": ids, "patients": sorted({patient_of[i] for i in ids})} for subset, ids in fold.items()}
         for fold in folds
     ]
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps({**header, "folds": described}, indent=1))
-    return folds
 
 
 def _read_folds(path: Path) -> tuple[dict, list[Fold]]:
