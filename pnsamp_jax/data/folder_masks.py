@@ -13,7 +13,7 @@ from pnsamp_jax.data.dicom_masks import is_dicom_mask, read_dicom_mask
 from pnsamp_jax.errors import UserError
 
 # The largest values that masks of LIDC-IDRI have: 2.3 mm from the point, 6.4 mm between regions, 62.5 mm in size.
-MAX_OFFSET_MM = 5.0  # from a nodule's point to its mask
+MAX_OFFSET_MM = 8.0  # from a nodule's point to its mask
 MAX_GAP_MM = 20.0  # between two regions of a mask
 MAX_SIZE_MM = 150.0  # along an axis
 SAME_VOXEL = 0.1  # voxels that lie closer than this share of their spacing are the same

@@ -138,11 +138,14 @@ def test_a_mask_that_reaches_beyond_its_image_is_refused(root):
     assert "a1.nrrd: the mask reaches 6 mm beyond its image" in refusal(load, root)
 
 
-def test_a_point_that_is_not_in_its_mask_is_refused(root):
-    change(root, "nodules.csv", 3, x_mm="18.9")  # the mask ends at x = 13 mm; y and z are right
-    assert "a1.nrrd: the mask lies 6 mm from the point of 'a_n01' in nodules.csv; correct" in refusal(load, root)
-    change(root, "nodules.csv", 3, x_mm="17.9")
-    assert load(root)[1].centre_mm[0] == 17.9
+@pytest.mark.parametrize(("x_mm", "off"), [("2.5", 8.5), ("3.5", None)])
+def test_a_point_far_from_its_mask_is_refused(root, x_mm, off):
+    change(root, "nodules.csv", 3, x_mm=x_mm)  # the mask begins at x = 11 mm; y and z are right
+    if off:
+        message = f"a1.nrrd: the mask lies {off:.0f} mm from the point of 'a_n01' in nodules.csv; correct the point"
+        assert message in refusal(load, root)
+    else:
+        assert load(root)[1].centre_mm[0] == float(x_mm)
 
 
 def test_a_point_in_ras_is_called_that(root):

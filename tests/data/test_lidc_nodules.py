@@ -65,7 +65,7 @@ def write_folder(root: Path) -> FolderSource:
             bits = sum((distance <= 2.5 + reader).astype(np.uint8) << reader for reader in range(count))
             name = f"{image}-{number}"
             write_itk(root / f"masks/{name}.nrrd", bits.astype(np.uint8), affine)
-            point = affine[:3] @ [*middle, 1]
+            point = affine[:3] @ [*middle[::-1], 1]
             nodules.append([name, f"patient of {image}", f"images/{image}.nii.gz", f"masks/{name}.nrrd", *point])
             ratings += [[name, reader, *rng.integers(1, 5, 9)] for reader in range(count)]
     (root / "images/broken.nii.gz").write_bytes(b"not an image")
