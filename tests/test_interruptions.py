@@ -265,7 +265,7 @@ def test_a_training_at_a_constant_rate_goes_on_for_more_epochs_to_the_same_end(f
     assert_same(tmp_path, finished)
     for name in ("predictions.csv", "results.json"):
         assert (tmp_path / "num_epochs_2" / name).read_bytes() == short[name]
-    assert "goes on after 2 epochs" in capsys.readouterr().out
+    assert "goes on after epoch 2" in capsys.readouterr().out
     with pytest.raises(UserError, match="config.num_epochs is 3, here 2; choose another --workdir"):
         train.train_and_evaluate(tiny_config(**{**CONFIG, "num_epochs": 2}), tmp_path)
 

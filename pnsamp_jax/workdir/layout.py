@@ -125,7 +125,7 @@ def _set_aside_results(workdir: Path, num_epochs: int) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)
     if paths:
-        print(readable(f"{workdir}: goes on after {num_epochs} epochs, whose results are now in {aside}"))
+        print(readable(f"{workdir}: goes on after epoch {num_epochs}; the results until then are now in {aside}"))
 
 
 def _read_config(workdir: Path) -> dict | None:

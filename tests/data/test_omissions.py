@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from tiny_run import tiny_config
 
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.data.omissions import count_omissions, describe_omissions
+from pnsamp_jax.errors import UserError
+from pnsamp_jax.run import prepare_run
 
 
 def rated(*malignancies):
@@ -48,3 +51,21 @@ def test_the_line_names_the_counts_and_the_way_to_keep_them():
     line = describe_omissions(RATED, "rounded_ne_3", 1, "all")
     assert line.endswith("; 4 of them join the training (config.data.train_cohort=all)")
     assert describe_omissions(RATED[:2], "rounded_ne_3", 1) == ""
+
+
+def test_preparing_tells_what_is_left_out_also_where_that_is_everything(root, tmp_path, capsys):
+    def prepare(**changes):
+        folder = {"data.source": "folder", "data.root": str(root), "data.cache": str(tmp_path / "cache")}
+        prepare_run(tiny_config(**folder, **changes), tmp_path / "run")
+
+    prepare()  # the mean malignancies are 4.5, 1 and 3
+    out = "3 nodules read, 1 left out of the cohort rounded_ne_3: 1 whose malignancy rounds to 3"
+    assert out in capsys.readouterr().out
+    prepare(**{"data.cohort": "all"})
+    printed = capsys.readouterr().out
+    assert "Prepared 3 nodules of the cohort all" in printed and "left out" not in printed
+    with pytest.raises(UserError, match="no nodule belongs to the cohort"):
+        prepare(**{"data.min_readers": 3})
+    assert "3 nodules read, 3 left out of the cohort rounded_ne_3: 3 whose malignancy fewer than 3 readers rated" in (
+        capsys.readouterr().out
+    )

@@ -68,7 +68,7 @@ def test_results_of_fewer_epochs_are_set_aside_when_a_training_goes_on(shorter, 
     layout.claim(shorter, fields_of(num_epochs=2), longer=True)
     assert json.loads((shorter / "config.json").read_text())["num_epochs"] == 2
     assert (
-        f"{shorter}: goes on after 1 epochs, whose results are now in {shorter}/num_epochs_1"
+        f"{shorter}: goes on after epoch 1; the results until then are now in {shorter}/num_epochs_1"
         in capsys.readouterr().out
     )
     after = files_of(shorter)
