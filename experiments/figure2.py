@@ -16,6 +16,7 @@ from experiments.launch import launch, path_flag
 from pnsamp_jax import transforms
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import cohort, schema
+from pnsamp_jax.data.patches import patch_affine
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import ensemble
 from pnsamp_jax.inference.finding import Finding
@@ -69,7 +70,8 @@ def _predict(records: schema.Records, networks: ensemble.Networks) -> list[Findi
     ):
         unknown = np.zeros(3)  # records do not keep the position in the CT
         request = Request(str(nodule_id), f"{context}, {diameter:.0f} mm", Path(), unknown)
-        located.append(Located(request, unknown, image.astype(np.int16), image.shape, np.eye(4)))
+        affine = patch_affine(unknown, size, networks.spacing_mm)
+        located.append(Located(request, unknown, image.astype(np.int16), image.shape, affine))
     batch_size = -(-len(images) // jax.local_device_count()) * jax.local_device_count()
     predictions = ensemble.predict(networks, np.resize(images, (batch_size, *images.shape[1:])))
     findings = make_findings(located, predictions, networks)

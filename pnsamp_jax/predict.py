@@ -8,7 +8,8 @@
     DIR/report.html         the same to scroll through, in one file
 
 An image that cannot be read, or a point outside its image, is reported in the rows that it concerns; the other nodules
-are predicted. `predict` plans (which nodules, which networks), asks (`ask`) and writes (`report.write`).
+are predicted. A point at which nothing is segmented has no ratings, since the network rates what it outlines.
+`predict` plans (which nodules, which networks), asks (`ask`) and writes (`report.write`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,14 +25,17 @@ from tqdm import tqdm
 
 import pnsamp_jax
 from pnsamp_jax.config import PredictSettings, read_predict_settings, use_compilation_cache
+from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
+from pnsamp_jax.data.patches import patch_affine
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import readable, user_path
 from pnsamp_jax.inference import attribution, ensemble
+from pnsamp_jax.inference.diameters import THRESHOLD, axial_diameters
 from pnsamp_jax.inference.finding import Finding
-from pnsamp_jax.inference.masks import central_component, longest_axial_diameter_mm
-from pnsamp_jax.inference.requests import Failure, Located, by_image, locate, read_requests
-from pnsamp_jax.report import write
+from pnsamp_jax.inference.masks import central_component, distance_mm, is_truncated
+from pnsamp_jax.inference.requests import Failure, Located, Request, by_image, locate, read_requests
+from pnsamp_jax.report import summary, write
 
 SHIPPED = Path(pnsamp_jax.__file__).with_name("weights")
 CONTRIBUTORS = (*schema.RATING_NAMES[: schema.MALIGNANCY], "image")  # what the malignancy head receives
@@ -39,42 +43,89 @@ SALIENCY_MM = 1.5  # standard deviation of its smoothing; single voxels of a gra
 
 
 def predict(config: ConfigDict, workdir: Path) -> list[Finding]:
-    """Predict the nodules that `config.predict` names, and write all files listed in the module's docstring.
+    """Predict the nodules that `config.predict` names, write the files of the module's docstring, and print a table.
 
     Returns:
       The findings shown in the report: at most `config.predict.shown`, grouped by image.
 
     Raises:
-      UserError: the settings or the points are not valid; or, after all files are written, some nodules could not be
-        predicted or a DICOM object could not be written.
+      UserError: the settings or the points are not valid, or the workdir cannot be written to; or, after all files are
+        written, some nodules could not be predicted or a DICOM object could not be written.
     """
     settings = read_predict_settings(config)
     use_compilation_cache(settings.cache)
     requests = read_requests(settings.image, settings.points, settings.units, settings.series)
-    networks = ensemble.load(_weights_folder(settings))
-    batch_size = _batch_size(min(settings.batch_size, len(requests)))
+    folder = _weights_folder(settings)
+    write.check_workdir(workdir)  # before the weights are read, which takes longer
+    networks = ensemble.load(folder) if any(request.path.exists() for request in requests) else None
     write.remove_earlier(workdir)
 
-    progress = tqdm(by_image(requests), desc="Predicting", unit="nodule")
-    located = locate(progress, settings.units, networks.patch_size, networks.spacing_mm)
-    outcomes = ask(located, networks, batch_size, settings.flips)
+    batch_size = _batch_size(min(settings.batch_size, len(requests)))
+    outcomes = _answers(by_image(requests), networks, settings, batch_size)
+    progress = tqdm(outcomes, desc="Predicting", total=len(requests), unit="nodule")
+    results = write.write_masks(progress, settings.max_shown, workdir)
+    if networks and settings.units == "mm":
+        results = results.with_hints(_hints(requests, results.findings, networks, settings, batch_size))
 
-    results = write.write_masks(outcomes, settings.max_shown, workdir)
-    header = {
-        "checkpoint": readable(settings.checkpoint) or "shipped with pnsamp_jax",
-        "version": pnsamp_jax.__version__,
-        "networks": len(networks.members),
-        "flips": len(ensemble.FLIPS) if settings.flips else 1,
-    }
-    write.write_tables(requests, results, settings.units, header, workdir)
+    write.write_tables(requests, results, settings.units, _header(settings, networks), workdir)
     with ThreadPoolExecutor(1) as background:  # the tables stand; now what takes longer
         salient = background.submit(add_saliency, results.shown, networks, batch_size)
-        complaints = write.write_dicom_objects(results.series, workdir)
+        simulated = networks is not None and networks.simulated
+        complaints = write.write_dicom_objects(results.series, simulated, workdir)
         shown = salient.result()
-    if shown:
-        write.write_figures(shown, workdir)
+    if settings.max_shown:
+        write.write_report(shown, results.failures, simulated, workdir)
+    summary.print_summary(requests, results, simulated, workdir)
     _raise_if_incomplete(results.failures, complaints, len(requests), workdir)
     return shown
+
+
+def _answers(
+    requests: list[Request], networks: ensemble.Networks | None, settings: PredictSettings, batch_size: int
+) -> Iterable[tuple[Located, Finding] | Failure]:
+    """Answer requests, in their order. Without networks every request fails, with its reason."""
+    if networks is None:
+        return (outcome for outcome in locate(requests, settings.units, 0, 1.0) if isinstance(outcome, Failure))
+    located = locate(requests, settings.units, networks.patch_size, networks.spacing_mm)
+    return ask(located, networks, batch_size, settings.flips)
+
+
+def _hints(
+    requests: list[Request],
+    findings: dict[str, Finding],
+    networks: ensemble.Networks,
+    settings: PredictSettings,
+    batch_size: int,
+) -> dict[str, str]:
+    """Return hints, by nodule id, for points at which nothing is segmented but at their mirror image a nodule is.
+
+    NIfTI viewers show RAS, in which x and y have the other sign. The images are read again, as this is rare.
+    """
+    empty = [
+        request for request in requests if request.nodule_id in findings and not findings[request.nodule_id].segmented
+    ]
+    mirrored = [request._replace(point=request.point * (-1, -1, 1)) for request in by_image(empty)]
+    hints = {}
+    for outcome in _answers(mirrored, networks, settings, batch_size):
+        if isinstance(outcome, Failure) or outcome[1].uncertain:
+            continue
+        _, finding = outcome
+        point = ", ".join(f"{value:.6g}" for value in finding.point_mm)
+        hints[finding.nodule_id] = (
+            f"({point}) would find a nodule of {finding.diameters.fleischner_mm} mm: are these RAS coordinates?"
+        )
+    return hints
+
+
+def _header(settings: PredictSettings, networks: ensemble.Networks | None) -> dict:
+    """Return the first fields of predictions.json: which networks predicted, and how."""
+    return {
+        "checkpoint": readable(settings.checkpoint) or "shipped with pnsamp_jax",
+        "version": pnsamp_jax.__version__,
+        "networks": len(networks.members) if networks else 0,
+        "flips": len(ensemble.FLIPS) if settings.flips else 1,
+        "trained_on_simulated_voxels": networks.simulated if networks else None,
+    }
 
 
 def ask(
@@ -127,7 +178,8 @@ def make_findings(
     ensemble_spread, flip_spread = predictions.ensemble_spread, predictions.flip_spread
     findings = []
     for i, nodule in enumerate(located):
-        mask = central_component(predictions.mask[i] > 0.5)
+        mask = central_component(predictions.mask[i] > THRESHOLD)
+        patch = Volume(mask, patch_affine(nodule.point_mm, len(mask), networks.spacing_mm))
         findings.append(
             Finding(
                 nodule_id=nodule.request.nodule_id,
@@ -142,21 +194,26 @@ def make_findings(
                 contributions=dict(zip(CONTRIBUTORS, contributions[i].tolist(), strict=True)),
                 saliency=None,
                 volume_mm3=float(mask.sum() * networks.spacing_mm**3),
-                diameter_mm=longest_axial_diameter_mm(mask, networks.spacing_mm),
+                diameters=axial_diameters(predictions.mask[i], mask, (networks.spacing_mm, networks.spacing_mm)),
+                truncated=is_truncated(patch, nodule.shape, nodule.affine),
+                distance_mm=distance_mm(mask, networks.spacing_mm),
             )
         )
     return findings
 
 
-def add_saliency(findings: list[Finding], networks: ensemble.Networks, batch_size: int) -> list[Finding]:
-    """Return the findings with their smoothed saliency."""
-    maps: list[np.ndarray] = []
-    for start in range(0, len(findings), batch_size):
-        patches = [finding.hu for finding in findings[start : start + batch_size]]
-        maps += list(attribution.saliency(networks, _batch(patches, batch_size))[: len(patches)])
-    sigma = SALIENCY_MM / networks.spacing_mm
-    pairs = zip(findings, maps, strict=True)
-    return [replace(finding, saliency=ndimage.gaussian_filter(saliency, sigma)) for finding, saliency in pairs]
+def add_saliency(findings: list[Finding], networks: ensemble.Networks | None, batch_size: int) -> list[Finding]:
+    """Return the findings, those that are segmented with their smoothed saliency."""
+    segmented = [finding for finding in findings if finding.segmented]
+    if networks is None or not segmented:
+        return findings
+    sigma, maps = SALIENCY_MM / networks.spacing_mm, {}
+    for start in range(0, len(segmented), batch_size):
+        batch = segmented[start : start + batch_size]
+        found = attribution.saliency(networks, _batch([finding.hu for finding in batch], batch_size))
+        maps |= {finding.nodule_id: saliency for finding, saliency in zip(batch, found, strict=False)}
+    smoothed = {nodule_id: ndimage.gaussian_filter(saliency, sigma) for nodule_id, saliency in maps.items()}
+    return [replace(finding, saliency=smoothed.get(finding.nodule_id)) for finding in findings]
 
 
 def _batch(patches: list[np.ndarray], batch_size: int) -> np.ndarray:

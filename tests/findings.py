@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from pnsamp_jax.data import schema
+from pnsamp_jax.inference.diameters import Diameters
 from pnsamp_jax.inference.finding import Finding
 
 
@@ -33,7 +34,7 @@ def make_finding(nodule_id="nodule_1", seed=0, size=64, known=True, **changes):
         "contributions": {name: random.normal(0, 0.3) for name in [*schema.RATING_NAMES[:-1], "image"]},
         "saliency": (ndimage.gaussian_filter(random.normal(size=(size,) * 3), 4) * mask).astype(np.float32),
         "volume_mm3": mask.sum() * spacing_mm**3,
-        "diameter_mm": 1.8 * radius_mm,
+        "diameters": Diameters(1.8 * radius_mm, 1.6 * radius_mm),
         "readers_mask": distance_mm < radius_mm if known else None,
         "truth": random.integers(1, 5, len(schema.RATINGS)) if known else None,
     }

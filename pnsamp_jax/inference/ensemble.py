@@ -57,6 +57,7 @@ class Networks(NamedTuple):
       spacing_mm: size of a voxel.
       windows: (width, centre) in HU of each input channel.
       members: by the name of their fold.
+      simulated: whether they were trained on simulated voxels, which say nothing about a real CT.
     """
 
     model: nn.Module
@@ -64,6 +65,7 @@ class Networks(NamedTuple):
     spacing_mm: float
     windows: steps.Windows
     members: dict[str, Network]
+    simulated: bool = False
 
     def member(self, fold: int) -> "Networks":
         """Return the network of one fold alone.
@@ -162,6 +164,7 @@ def load(folder: Path) -> Networks:
         fields = config["model"] | {"dtype": "float32"}
         model, windows = steps.build_model(fields)
         patch_size, spacing_mm, which = config["patch_size"], config["spacing_mm"], config["checkpoint"]
+        simulated = config["data"]["source"] == "phantom"
     except FileNotFoundError as error:
         raise UserError(f"{config_file}: no such file; give the workdir of a training") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -173,7 +176,7 @@ def load(folder: Path) -> Networks:
     like = state_shapes(model, patch_size, len(windows))
     folds = _tested_folds(folder)
     members = {fold.name: _load_member(fold, like, which, config["model"]) for fold in folds}
-    return Networks(model, patch_size, spacing_mm, windows, members)
+    return Networks(model, patch_size, spacing_mm, windows, members, simulated)
 
 
 def _tested_folds(folder: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial.distance import pdist
 
 from pnsamp_jax.ct.volume import Volume
 
@@ -80,20 +79,28 @@ def volume_mm3(mask: Volume) -> float:
     return float(mask.array.sum() * _voxel_mm3(mask))
 
 
-def longest_axial_diameter_mm(mask: np.ndarray, spacing_mm: float) -> float:
-    """Return the longest diameter of a mask in any axial slice, as radiologists measure it; 0 for an empty mask.
-
-    The diameter is the distance between the centres of two voxels plus half a voxel at either end.
+def is_truncated(patch: Volume, shape: tuple[int, ...], affine: np.ndarray) -> bool:
+    """Return whether a mask reaches the outermost voxels of its patch or of the image, beyond which it may go on.
 
     Args:
-      mask: (d, h, w) bool on an isotropic grid; d runs along the body.
-      spacing_mm: edge length of a voxel.
+      patch: (d, h, w) bool with its affine.
+      shape: (depth, height, width) of the image.
+      affine: (4, 4) from the image's index to LPS mm.
     """
-    longest = 0.0
-    for plane in mask[mask.any(axis=(1, 2))]:
-        rim = np.argwhere(plane & ~ndimage.binary_erosion(plane))
-        longest = max(longest, 1 + pdist(rim).max(initial=0.0))
-    return float(longest * spacing_mm)
+    marked = np.argwhere(patch.array)
+    to_image = np.linalg.inv(affine) @ patch.affine
+    in_image = np.rint(marked @ to_image[:3, :3].T + to_image[:3, 3])
+    grids = ((marked, patch.array.shape), (in_image, shape))
+    return any(bool(((index <= 0) | (index >= np.array(size) - 1)).any()) for index, size in grids)
+
+
+def distance_mm(mask: np.ndarray, spacing_mm: float) -> float:
+    """Return the distance of the centre of a cube (S, S, S) from the nearest marked voxel; 0 if there is none.
+
+    A centre within or between the voxels of the mask counts as inside: 0.
+    """
+    away = np.maximum(np.abs(np.argwhere(mask) - (np.array(mask.shape) - 1) / 2) - 0.5, 0)
+    return float(spacing_mm * np.linalg.norm(away, axis=1).min(initial=np.inf)) if mask.any() else 0.0
 
 
 def _voxel_mm3(volume: Volume) -> float:

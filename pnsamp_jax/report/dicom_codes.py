@@ -15,6 +15,11 @@ def _codes_of(scheme: str) -> Callable[[str, str], Code]:
 
 
 _lidc, _ncit, _radlex = map(_codes_of, ("99LIDCQIICR", "NCIt", "RadLex"))
+# No standard code says that a measurement is a lower bound.
+_own = _codes_of("99PNSAMP")
+EXTENT = _own("extent", "Extent of the segmentation")
+LOWER_BOUNDS = _own("truncated", "Reaches the border: volume and diameters are lower bounds")
+
 _2, _3, _4 = _lidc("002", "2 out of 5"), _lidc("003", "3 out of 5"), _lidc("004", "4 out of 5")
 
 # For each of `schema.RATINGS`: its concept, and the codes of its classes 1, 2, ...

@@ -14,7 +14,8 @@ from pnsamp_jax.ct.dicom_file import quiet_pydicom
 from pnsamp_jax.data import schema
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.inference.finding import Finding
-from pnsamp_jax.report.dicom_codes import RATING_CODES
+from pnsamp_jax.report import SIMULATED
+from pnsamp_jax.report.dicom_codes import EXTENT, LOWER_BOUNDS, RATING_CODES
 from pnsamp_jax.report.dicom_headers import UTF8, read_headers
 
 NAME = "PN-SAMP"
@@ -27,25 +28,28 @@ def write_objects(
     paths: list[str],
     seg_path: Path,
     sr_path: Path,
+    simulated: bool = False,
 ) -> None:
     """Write the findings in one CT series as a DICOM Segmentation and a DICOM structured report.
 
     The Segmentation (binary) has one segment for each finding whose mask marks a voxel in one of the series' slices,
     numbered from 1 in the order of the findings. The report (TID 1500, Comprehensive 3D SR, unverified) has a
     measurement group for every finding, with the likeliest class of each rating and the expected malignancy. If the
-    finding has a segment, the group refers to it and gives the volume and the diameter; otherwise it refers to
-    `point_mm`. Both objects carry the patient and the study of the CT and use its frame of reference. All other UIDs
-    are new in every call, except the one that identifies this program as the observer.
+    finding has a segment, the group refers to it and gives the volume, the long and the short axis and the mean
+    diameter, and says so if these are lower bounds; otherwise it refers to `point_mm`. Both objects carry the patient
+    and the study of the CT and use its frame of reference. All other UIDs are new in every call, except the one that
+    identifies this program as the observer.
 
     Args:
-      findings: at least one; a `nodule_id` becomes the tracking identifier in both objects. The patches are not read
-        and may be empty.
+      findings: at least one, all segmented; a `nodule_id` becomes the tracking identifier in both objects. The patches
+        are not read and may be empty.
       marked: for each finding (V, 3) int, the index (d, h, w) on the grid of `read_series(paths)` of the V voxels
         that its mask marks. If `read_series` resampled along depth, each slice takes the mask at the nearest depth.
       affine: (4, 4) of that grid.
       paths: the series' files in any order, already read by `read_series` without error.
       seg_path: where to write the Segmentation. If there is no segment, an existing file is removed instead.
       sr_path: where to write the report.
+      simulated: whether the networks were trained on simulated voxels, which both objects then say.
 
     Raises:
       UserError: a header lacks an identifier that the objects must refer to, or the files do not share it.
@@ -60,14 +64,14 @@ def write_objects(
         if len(shown):
             planes = _planes([marked[i] for i in shown], depths[used], (headers[0].Rows, headers[0].Columns))
             names = [(findings[i].nodule_id, uids[i]) for i in shown]
-            seg = _segmentation(names, planes, [headers[k] for k in used])
+            seg = _segmentation(names, planes, [headers[k] for k in used], simulated)
             for number, i in enumerate(shown.tolist(), 1):
                 segments[i] = _segment(seg, number, [headers[k] for k in np.flatnonzero(touched[i])])
         groups = [
-            _measurement_group(finding, uid, segments.get(i), headers[0])
+            _measurement_group(finding, uid, segments.get(i), headers[0], simulated)
             for i, (finding, uid) in enumerate(zip(findings, uids, strict=True))
         ]
-        report = _report(groups, [*headers, seg] if seg else headers)
+        report = _report(groups, [*headers, seg] if seg else headers, simulated)
         if not seg:
             seg_path.unlink(missing_ok=True)
         for path, dataset in ((seg_path, seg), (sr_path, report)):
@@ -99,16 +103,22 @@ def _planes(marked: list[np.ndarray], depths: np.ndarray, shape: tuple[int, int]
     return planes
 
 
-def _segmentation(names: list[tuple[str, hd.UID]], planes: np.ndarray, headers: list[Dataset]) -> hd.seg.Segmentation:
+def _segmentation(
+    names: list[tuple[str, hd.UID]], planes: np.ndarray, headers: list[Dataset], simulated: bool
+) -> hd.seg.Segmentation:
     """Build the Segmentation.
 
     Args:
       names: (tracking id, tracking UID) of each segment.
       planes: of `_planes`.
       headers: of the slices, one for each plane.
+      simulated: whether the networks were trained on simulated voxels.
     """
     algorithm = hd.AlgorithmIdentificationSequence(
-        name=NAME, family=codes.cid7162.ArtificialIntelligence, version=__version__
+        name=NAME,
+        family=codes.cid7162.ArtificialIntelligence,
+        version=__version__,
+        parameters={"training": SIMULATED} if simulated else None,
     )
     descriptions = [
         hd.seg.SegmentDescription(
@@ -131,7 +141,7 @@ def _segmentation(names: list[tuple[str, hd.UID]], planes: np.ndarray, headers: 
         segment_descriptions=descriptions,
         content_label="NODULES",
         content_description="Lung nodule segmentation",
-        **_instance(1000, "Lung nodule segmentation"),
+        **_instance(1000, "Lung nodule segmentation", simulated),
     )
 
 
@@ -146,10 +156,10 @@ def _segment(seg: hd.seg.Segmentation, number: int, headers: list[Dataset]) -> h
 
 
 def _measurement_group(
-    finding: Finding, uid: str, segment: hd.sr.ReferencedSegment | None, header: Dataset
+    finding: Finding, uid: str, segment: hd.sr.ReferencedSegment | None, header: Dataset, simulated: bool
 ) -> hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
     """Build the measurement group of a finding: for its segment or, if it has none, for its point."""
-    measurements, point = [], None
+    measurements, evaluations, point = [], [], None
     if segment is None:
         point = hd.sr.VolumeSurface(
             "POINT",
@@ -158,14 +168,18 @@ def _measurement_group(
             source_series=hd.sr.SourceSeriesForSegmentation.from_source_image(header),
         )
     else:
+        mm, axes = codes.UCUM.Millimeter, finding.diameters
         measurements += [
             hd.sr.Measurement(codes.SCT.Volume, round(float(finding.volume_mm3), 2), codes.UCUM.CubicMillimeter),
-            hd.sr.Measurement(codes.SCT.Diameter, round(float(finding.diameter_mm), 2), codes.UCUM.Millimeter),
+            hd.sr.Measurement(codes.SCT.LongAxis, round(axes.long_mm, 2), mm),
+            hd.sr.Measurement(codes.SCT.ShortAxis, round(axes.short_mm, 2), mm),
+            hd.sr.Measurement(codes.SCT.Diameter, round(axes.mean_mm, 2), mm, derivation=codes.SCT.Mean),
         ]
+        if finding.truncated:
+            evaluations.append(hd.sr.QualitativeEvaluation(EXTENT, LOWER_BOUNDS))
     expected = round(float(finding.expected[schema.MALIGNANCY]), 3)
     concept, _ = RATING_CODES["malignancy"]
     measurements.append(hd.sr.Measurement(concept, expected, codes.UCUM.NoUnits, derivation=codes.SCT.Mean))
-    evaluations = []
     for name, k in zip(schema.RATING_NAMES, finding.arg_max, strict=True):
         concept, classes = RATING_CODES[name]
         evaluations.append(hd.sr.QualitativeEvaluation(concept, classes[k - 1]))
@@ -173,7 +187,7 @@ def _measurement_group(
         tracking_identifier=hd.sr.TrackingIdentifier(uid, finding.nodule_id),
         finding_type=codes.SCT.Nodule,
         finding_sites=[hd.sr.FindingSite(codes.SCT.Lung)],
-        algorithm_id=hd.sr.AlgorithmIdentification(NAME, __version__),
+        algorithm_id=hd.sr.AlgorithmIdentification(NAME, __version__, [SIMULATED] if simulated else None),
         measurements=measurements,
         qualitative_evaluations=evaluations,
         referenced_volume_surface=point,
@@ -181,7 +195,7 @@ def _measurement_group(
     )
 
 
-def _report(groups: list, evidence: list[Dataset]) -> hd.sr.Comprehensive3DSR:
+def _report(groups: list, evidence: list[Dataset], simulated: bool) -> hd.sr.Comprehensive3DSR:
     """Build the structured report from its measurement groups."""
     device = hd.sr.DeviceObserverIdentifyingAttributes(
         uid=generate_uid(entropy_srcs=[NAME, __version__]),  # identifies the program, so it is always the same
@@ -202,12 +216,14 @@ def _report(groups: list, evidence: list[Dataset]) -> hd.sr.Comprehensive3DSR:
         is_complete=True,
         is_final=False,
         is_verified=False,
-        **_instance(1001, "Lung nodule measurements and ratings"),
+        **_instance(1001, "Lung nodule measurements and ratings", simulated),
     )
 
 
-def _instance(series_number: int, description: str) -> dict[str, Any]:
+def _instance(series_number: int, description: str, simulated: bool) -> dict[str, Any]:
     """Return the elements that identify an object: each is the only instance of a new series."""
+    if simulated:
+        description = f"TEST ONLY: {description}"  # at most 64 letters
     return {
         "series_instance_uid": hd.UID(),
         "series_number": series_number,

@@ -44,19 +44,29 @@ CLASS_WORDS = {
 }
 
 
-def write_page(findings: list[Finding], title: str, path: Path) -> None:
+def write_page(
+    findings: list[Finding],
+    title: str,
+    path: Path,
+    failures: list[tuple[str, str, str]] | None = None,
+    warning: str = "",
+) -> None:
     """Write the HTML report of findings.
 
     Args:
       findings: in the order of the table's rows, with unique ids.
       title: heading of the page; any text.
       path: of the HTML file.
+      failures: nodules that are not predicted: id, image and reason.
+      warning: shown above the nodules; "" for none.
     """
     content = {
         "lowest_hu": AIR,
         "step_hu": HU_STEP,
         "ratings": [{"name": rating.name, "words": CLASS_WORDS[rating.name]} for rating in schema.RATINGS],
         "findings": [_describe(finding) for finding in findings],
+        "failures": [[readable(text) for text in failure] for failure in failures or []],
+        "warning": warning,
     }
     fields = {
         "title": html.escape(readable(title)),
@@ -70,15 +80,38 @@ def write_page(findings: list[Finding], title: str, path: Path) -> None:
 
 
 def _describe(finding: Finding) -> dict:
-    """Return a finding as JSON, its numbers rounded as in predictions.csv, null where a value is missing."""
+    """Return a finding as JSON, its numbers rounded as in predictions.csv, null where a value is missing.
+
+    Where nothing is segmented, the predicted values are left out.
+    """
     truth = np.zeros(len(schema.RATINGS), int) if finding.truth is None else finding.truth
-    return {
+    described = {
         "nodule_id": finding.nodule_id,
         "image": readable(finding.image),
         "point_mm": [_number(value) for value in finding.point_mm],
         "spacing_mm": _number(finding.spacing_mm),
         "size": len(finding.hu),
-        "diameter_mm": _number(finding.diameter_mm),
+        "status": finding.status,
+        "note": finding.note,
+        "truth": [int(value) or None for value in truth],
+        "hu": _pack(_levels(finding.hu)),
+        "mask": _text(np.packbits(finding.mask)),
+        "readers_mask": None if finding.readers_mask is None else _text(np.packbits(finding.readers_mask)),
+        "saliency": None if finding.saliency is None else _coarse(finding.saliency),
+    }
+    return described | (_measurements(finding) if finding.segmented else {})
+
+
+def _measurements(finding: Finding) -> dict:
+    """Return the fields of a finding's mask and ratings."""
+    axes = finding.diameters
+    return {
+        "diameter_mm": _number(axes.long_mm),
+        "short_diameter_mm": _number(axes.short_mm),
+        "mean_diameter_mm": _number(axes.mean_mm),
+        "lung_rads_mm": axes.lung_rads_mm,
+        "fleischner_mm": axes.fleischner_mm,
+        "truncated": finding.truncated,
         "volume_mm3": _number(finding.volume_mm3),
         "malignant_probability": _number(finding.malignant_probability),
         "probabilities": [
@@ -88,14 +121,9 @@ def _describe(finding: Finding) -> dict:
         "arg_max": finding.arg_max.tolist(),
         "within_one": finding.within_one.tolist(),
         "expected": [_number(value) for value in finding.expected],
-        "truth": [int(value) or None for value in truth],
         "ensemble_spread": _number(finding.ensemble_spread),
         "flip_spread": _number(finding.flip_spread),
         "contributions": {name: _number(value) for name, value in finding.contributions.items()},
-        "hu": _pack(_levels(finding.hu)),
-        "mask": _text(np.packbits(finding.mask)),
-        "readers_mask": None if finding.readers_mask is None else _text(np.packbits(finding.readers_mask)),
-        "saliency": None if finding.saliency is None else _coarse(finding.saliency),
     }
 
 

@@ -1,6 +1,7 @@
 """The paper's Figure 2 for any nodules: three slices of each nodule with outlines, next to a table of its ratings."""
 
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -33,7 +34,10 @@ LETTER = np.ceil(0.602 * MONO_SIZE / 72 * DPI) / DPI  # width in inches; in a PN
 WIDTH, MARGIN, SIDE, GAP, TITLE, HEAD = 7.0, 0.08, 1.5, 0.04, 0.25, 0.42
 TABLE = MARGIN + 3 * SIDE + 2 * GAP + 0.14
 PREDICTION_AT, TRUTH_AT, MARKER_AT = TABLE + 1.06, TABLE + 1.72, TABLE + 2.04  # columns of the table
-LINE = SIDE / 11.6
+LINE = SIDE / 14.2  # nine ratings, three lines of summary and two of notes
+NOTE_LETTERS = 46  # of a line of notes
+REASON_LINE, REASON_LETTERS = 0.13, 110  # of the list of nodules that are not predicted, in inches and letters
+REASONS_OF_PAGE = 70  # lines
 
 
 class Cell(NamedTuple):
@@ -45,33 +49,51 @@ class Cell(NamedTuple):
     color: str
 
 
-def draw_nodules(findings: list[Finding], path: Path) -> None:
+def draw_nodules(
+    findings: list[Finding], path: Path, failures: list[tuple[str, str, str]] | None = None, warning: str = ""
+) -> None:
     """Draw one row for each nodule: axial, coronal and sagittal slices with the outlines, and a table of the ratings.
 
-    A PDF shows all findings, six on a page. A PNG is a single tall figure of the first 20, with a note if there are
-    more. The same findings always give the same bytes.
+    A PDF shows all findings, six on a page, and then lists the nodules that are not predicted. A PNG is a single tall
+    figure of the first 20 and the beginning of the list, with a note if there are more. The same findings always give
+    the same bytes.
 
     Args:
       findings: in the order of the rows.
       path: of the file; ends in .png or .pdf.
+      failures: nodules that are not predicted: id, image and reason.
+      warning: written above the rows; "" for none.
 
     Raises:
-      ValueError: `findings` is empty, or `path` has another suffix.
+      ValueError: there is nothing to draw, or `path` has another suffix.
     """
     if path.suffix not in (".png", ".pdf"):
         raise ValueError(f"{path}: must end in .png or .pdf")
-    if not findings:
+    lines = [line for failure in failures or [] for line in failure_lines(*failure)]
+    if not findings and not lines:
         raise ValueError("no finding to draw")
     with matplotlib.rc_context(STYLE), atomic_path(path) as temporary:
         if path.suffix == ".png":
             note = f"first {ROWS_OF_PNG} of {len(findings)} nodules" if len(findings) > ROWS_OF_PNG else ""
-            _draw_page(findings[:ROWS_OF_PNG], note).savefig(temporary, dpi=DPI)
+            page = _draw_page(
+                findings[:ROWS_OF_PNG], lines[:REASONS_OF_PAGE], " · ".join(filter(None, (warning, note)))
+            )
+            page.savefig(temporary, dpi=DPI)
             return
-        starts = range(0, len(findings), ROWS_OF_PAGE)
-        with PdfPages(temporary, metadata={"CreationDate": None}) as pages:
-            for number, start in enumerate(starts, start=1):
-                note = f"page {number} of {len(starts)}" if len(starts) > 1 else ""
-                pages.savefig(_draw_page(findings[start : start + ROWS_OF_PAGE], note), dpi=DPI)
+        pages: list[tuple[list[Finding], list[str]]]
+        pages = [(findings[start : start + ROWS_OF_PAGE], []) for start in range(0, len(findings), ROWS_OF_PAGE)]
+        pages += [([], lines[start : start + REASONS_OF_PAGE]) for start in range(0, len(lines), REASONS_OF_PAGE)]
+        with PdfPages(temporary, metadata={"CreationDate": None}) as file:
+            for number, (rows, reasons) in enumerate(pages, start=1):
+                note = f"page {number} of {len(pages)}" if len(pages) > 1 else ""
+                file.savefig(_draw_page(rows, reasons, " · ".join(filter(None, (warning, note)))), dpi=DPI)
+
+
+def failure_lines(nodule_id: str, image: str, reason: str) -> list[str]:
+    """Return the lines that say why a nodule is not predicted."""
+    name = shortened(nodule_id, REASON_LETTERS // 2)
+    first = f"{name}  {shortened(image, REASON_LETTERS - len(name) - 2)}"
+    return [first, *(f"    {line}" for line in wrap(shortened(reason, 4 * REASON_LETTERS), REASON_LETTERS - 4))]
 
 
 def rating_cells(finding: Finding) -> list[Cell]:
@@ -79,25 +101,38 @@ def rating_cells(finding: Finding) -> list[Cell]:
 
     The prediction is the likeliest class, followed by the best class within one in brackets if that is different. The
     colour is blue if the likeliest class is within one of the truth, red if it is not, grey if the truth is unknown.
+    Where nothing is segmented there is no prediction.
     """
     truth = np.zeros(len(schema.RATINGS), int) if finding.truth is None else finding.truth
     cells = []
     for name, likeliest, best, true in zip(
         schema.RATING_NAMES, finding.arg_max, finding.within_one, truth, strict=True
     ):
-        color = GREY if true == 0 else BLUE if abs(likeliest - true) <= 1 else RED
+        color = GREY if true == 0 or not finding.segmented else BLUE if abs(likeliest - true) <= 1 else RED
         prediction = f"{likeliest}" if likeliest == best else f"{likeliest} ({best})"
+        prediction = prediction if finding.segmented else "–"
         cells.append(Cell(name.replace("_", " "), prediction, f"{true}" if true else "–", color))
     return cells
 
 
 def summary(finding: Finding) -> list[str]:
-    """Return the lines below the ratings: size, and expected malignancy ± its spread over the ensemble."""
-    size = f"diameter {finding.diameter_mm:.1f} mm, volume {finding.volume_mm3:,.0f} mm³"
+    """Return the lines below the ratings: size, expected malignancy ± its spread over the ensemble, and what to note.
+
+    The mean diameter has one decimal, as Lung-RADS asks.
+    """
+    notes = wrap(finding.note, NOTE_LETTERS, max_lines=2, placeholder=" …")
+    if not finding.segmented:
+        return wrap(finding.note, NOTE_LETTERS, max_lines=5, placeholder=" …")
+    axes, sign = finding.diameters, "≥ " if finding.truncated else ""
     malignancy = f"expected malignancy {finding.expected[schema.MALIGNANCY]:.2f}"
     if not np.isnan(finding.ensemble_spread):
         malignancy += f" ± {finding.ensemble_spread:.2f}"
-    return [size if finding.mask.any() else "nothing segmented", malignancy]
+    return [
+        f"diameter {sign}{axes.lung_rads_mm:.1f} mm ({axes.long_mm:.1f} × {axes.short_mm:.1f})",
+        f"volume {sign}{finding.volume_mm3:,.0f} mm³",
+        malignancy,
+        *notes,
+    ]
 
 
 def slice_indices(mask: np.ndarray) -> tuple[int, int, int]:
@@ -130,8 +165,9 @@ def shortened(text: str, letters: int) -> str:
     return text if len(text) <= letters else text[: (letters - 1) // 2] + "…" + text[len(text) - letters // 2 :]
 
 
-def _draw_page(findings: list[Finding], note: str) -> Figure:
-    height = HEAD + len(findings) * (TITLE + SIDE) + MARGIN
+def _draw_page(findings: list[Finding], reasons: list[str], note: str) -> Figure:
+    list_height = REASON_LINE * (len(reasons) + 2) if reasons else 0.0
+    height = HEAD + len(findings) * (TITLE + SIDE) + list_height + MARGIN
     figure = Figure(figsize=(WIDTH, height))
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1), autoscale_on=False)
@@ -145,6 +181,12 @@ def _draw_page(findings: list[Finding], note: str) -> Figure:
         for column, name in enumerate(PLANES):
             _draw_slice(axes, finding, name, at, MARGIN + column * (SIDE + GAP), top)
         _draw_table(axes, finding, top)
+    if reasons:
+        y = height - MARGIN - list_height + REASON_LINE
+        axes.text(MARGIN, y, "not predicted", color=GREY, va="center")
+        for number, line in enumerate(reasons, start=1):
+            style: dict[str, Any] = {"family": MONO, "fontsize": MONO_SIZE - 1, "va": "center"}
+            axes.text(MARGIN, y + number * REASON_LINE, line, **style)
     return figure
 
 

@@ -2,8 +2,9 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -18,10 +19,13 @@ from pnsamp_jax.files import atomic_path
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.masks import onto_grid
 from pnsamp_jax.inference.requests import NODULE_ID, POINT_COLUMNS, Failure, Located, Request, image_of
+from pnsamp_jax.report import SIMULATED
 
 MASK_FILE = "masks/{}.nii.gz"  # by nodule id
 DICOM_FILES = ("dicom/{}_seg.dcm", "dicom/{}_sr.dcm")  # by the id of a series' first nodule
 FIGURES = ("figures/nodules.png", "figures/nodules.pdf")
+REPORT = "report.html"
+TABLES = ("predictions.csv", "predictions.json")
 
 
 @dataclass
@@ -46,18 +50,22 @@ class Results:
     """What the tables and the report are made of; large arrays are kept for the shown findings only.
 
     Attributes:
-      rows: of predictions.csv, by nodule id.
-      details: further fields of predictions.json, by nodule id.
+      findings: by nodule id, without their patches.
       shown: the findings in the report and the figures.
       series: the DICOM series.
       failures: requests that could not be answered.
     """
 
-    rows: dict[str, dict] = field(default_factory=dict)
-    details: dict[str, dict] = field(default_factory=dict)
+    findings: dict[str, Finding] = field(default_factory=dict)
     shown: list[Finding] = field(default_factory=list)
     series: list[Series] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+
+    def with_hints(self, hints: dict[str, str]) -> "Results":
+        """Return the results with hints, by nodule id, for findings whose mask is empty."""
+        findings = {name: replace(finding, hint=hints.get(name, "")) for name, finding in self.findings.items()}
+        shown = [replace(finding, hint=hints.get(finding.nodule_id, "")) for finding in self.shown]
+        return replace(self, findings=findings, shown=shown)
 
 
 def columns() -> list[str]:
@@ -66,7 +74,7 @@ def columns() -> list[str]:
     for rating in schema.RATINGS:
         names += [f"{rating.name}_{what}" for what in ("pred", "within_one", "expected")]
         names += [f"{rating.name}_p{k}" for k in range(1, rating.classes + 1)]
-    return names
+    return [*names, "short_diameter_mm", "mean_diameter_mm", "truncated", "note"]
 
 
 def write_masks(outcomes: Iterable[tuple[Located, Finding] | Failure], max_shown: int, workdir: Path) -> Results:
@@ -85,11 +93,12 @@ def write_masks(outcomes: Iterable[tuple[Located, Finding] | Failure], max_shown
                 results.failures.append(outcome)
                 continue
             located, finding = outcome
-            voxels = write_mask_file(located, finding, workdir)
-            results.rows[finding.nodule_id] = row_of(finding)
-            results.details[finding.nodule_id] = details(finding)
+            results.findings[finding.nodule_id] = finding.without_patches()
             if len(results.shown) < max_shown:
                 results.shown.append(finding)
+            if not finding.segmented:
+                continue
+            voxels = write_mask_file(located, finding, workdir)
             if located.files:
                 series = series or Series(located.affine, located.files)
                 series.findings.append(finding.without_patches())
@@ -116,8 +125,13 @@ def write_mask_file(located: Located, finding: Finding, workdir: Path) -> np.nda
     return np.argwhere(mask.array).astype(np.int32)
 
 
-def write_dicom_objects(all_series: list[Series], workdir: Path) -> list[str]:
-    """Write a segmentation and a structured report for each series.
+def write_dicom_objects(all_series: list[Series], simulated: bool, workdir: Path) -> list[str]:
+    """Write a segmentation and a structured report for each series in which a nodule is segmented.
+
+    Args:
+      all_series: with their findings.
+      simulated: whether the networks were trained on simulated voxels.
+      workdir: where the files go.
 
     Returns:
       The reason for each series whose headers do not allow it.
@@ -129,22 +143,24 @@ def write_dicom_objects(all_series: list[Series], workdir: Path) -> list[str]:
         # Named by the first nodule: a UID from a header is no safe file name, and two folders may hold one series.
         seg_path, sr_path = (workdir / name.format(series.findings[0].nodule_id) for name in DICOM_FILES)
         try:
-            write_objects(series.findings, series.marked, series.affine, series.files, seg_path, sr_path)
+            write_objects(series.findings, series.marked, series.affine, series.files, seg_path, sr_path, simulated)
         except UserError as error:
             complaints.append(str(error))
     return complaints
 
 
 def row_of(finding: Finding) -> dict:
-    """Return the row of predictions.csv of a predicted nodule."""
-    row: dict[str, str | int] = {
-        "nodule_id": finding.nodule_id,
-        "image": finding.image,
-        "status": "ok",
-        "mask": MASK_FILE.format(finding.nodule_id),
-    }
+    """Return the row of predictions.csv of an answered request. Where nothing is segmented, it has no measurements."""
+    row: dict[str, str | int] = {"nodule_id": finding.nodule_id, "image": finding.image, "status": finding.status}
     row |= {name: f"{value:.6g}" for name, value in zip(POINT_COLUMNS["mm"], finding.point_mm, strict=True)}
-    row |= {"volume_mm3": f"{finding.volume_mm3:.6g}", "diameter_mm": f"{finding.diameter_mm:.6g}"}
+    if finding.note:
+        row["note"] = finding.note
+    if not finding.segmented:
+        return row
+    row["mask"] = MASK_FILE.format(finding.nodule_id)
+    row["volume_mm3"] = f"{finding.volume_mm3:.6g}"
+    row |= {f"{which}diameter_mm": f"{value:.6g}" for which, value in _axes(finding)}
+    row["truncated"] = "true" if finding.truncated else "false"
     for index, rating in enumerate(schema.RATINGS):
         row[f"{rating.name}_pred"] = int(finding.arg_max[index])
         row[f"{rating.name}_within_one"] = int(finding.within_one[index])
@@ -152,6 +168,12 @@ def row_of(finding: Finding) -> dict:
         p = finding.probabilities[index, : rating.classes]
         row |= {f"{rating.name}_p{k}": f"{value:.6g}" for k, value in enumerate(p, start=1)}
     return row
+
+
+def _axes(finding: Finding) -> list[tuple[str, float]]:
+    """Return the diameters with what stands before "diameter_mm" in their columns."""
+    axes = finding.diameters
+    return [("", axes.long_mm), ("short_", axes.short_mm), ("mean_", axes.mean_mm)]
 
 
 def failed_row(failure: Failure, units: str) -> dict:
@@ -163,8 +185,10 @@ def failed_row(failure: Failure, units: str) -> dict:
     return row
 
 
-def details(finding: Finding) -> dict:
-    """Return the fields of predictions.json that are not in the row."""
+def details(finding: Finding | None) -> dict:
+    """Return the fields of predictions.json that are not in the row; all are None if there is no finding."""
+    if finding is None or not finding.segmented:
+        return dict.fromkeys(("malignancy_spread", "suspicion", "contributions"))
     spreads = {"ensemble": finding.ensemble_spread, "flips": finding.flip_spread}
     return {
         "malignancy_spread": {name: None if np.isnan(value) else value for name, value in spreads.items()},
@@ -174,7 +198,7 @@ def details(finding: Finding) -> dict:
 
 
 def write_tables(requests: list[Request], results: Results, units: str, header: dict, workdir: Path) -> None:
-    """Write predictions.csv and predictions.json.
+    """Write predictions.csv and predictions.json, in which a field without a value is blank or null.
 
     Args:
       requests: all of them, in the order of the rows.
@@ -183,7 +207,8 @@ def write_tables(requests: list[Request], results: Results, units: str, header: 
       header: first fields of predictions.json.
       workdir: where the files go.
     """
-    by_id = results.rows | {failure.request.nodule_id: failed_row(failure, units) for failure in results.failures}
+    by_id = {name: row_of(finding) for name, finding in results.findings.items()}
+    by_id |= {failure.request.nodule_id: failed_row(failure, units) for failure in results.failures}
     rows = [by_id[request.nodule_id] for request in requests]
     with (
         atomic_path(workdir / "predictions.csv") as temporary,
@@ -192,43 +217,73 @@ def write_tables(requests: list[Request], results: Results, units: str, header: 
         writer = csv.DictWriter(file, columns(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    texts = {"nodule_id", "image", "status", "mask"}
+    texts = {"nodule_id", "image", "status", "mask", "note"}
     nodules = []
     for row in rows:
-        numbers = {name: json.loads(str(value)) for name, value in row.items() if name not in texts}
-        nodules.append(
-            {name: row[name] for name in row if name in texts} | numbers | results.details.get(row["nodule_id"], {})
-        )
+        values = {name: row.get(name) for name in columns()}
+        nodule = {name: v if name in texts or v is None else json.loads(str(v)) for name, v in values.items()}
+        nodules.append(nodule | details(results.findings.get(row["nodule_id"])))
     with atomic_path(workdir / "predictions.json") as temporary:
         temporary.write_text(json.dumps({**header, "nodules": nodules}, indent=1))
 
 
-def write_figures(findings: list[Finding], workdir: Path) -> None:
-    """Write the figure of the nodules and the HTML report."""
+def write_report(findings: list[Finding], failures: list[Failure], simulated: bool, workdir: Path) -> None:
+    """Write the figure of the nodules and the HTML report.
+
+    Args:
+      findings: to show.
+      failures: requests that could not be answered, which are listed with their reasons.
+      simulated: whether the networks were trained on simulated voxels.
+      workdir: where the files go.
+    """
     from pnsamp_jax.report.html_page import write_page
     from pnsamp_jax.report.nodule_figure import draw_nodules
 
+    warning = SIMULATED if simulated else ""
+    unanswered = [(failure.request.nodule_id, failure.request.image, failure.reason) for failure in failures]
     for name in FIGURES:
-        draw_nodules(findings, workdir / name)
-    write_page(findings, "Pulmonary nodules, rated by PN-SAMP", workdir / "report.html")
+        draw_nodules(findings, workdir / name, unanswered, warning)
+    write_page(findings, "Pulmonary nodules, rated by PN-SAMP", workdir / REPORT, unanswered, warning)
 
 
-def remove_earlier(workdir: Path) -> None:
-    """Remove the files of an earlier prediction, and no others, so that two predictions are never mixed.
+def check_workdir(workdir: Path) -> None:
+    """Raise UserError if the files of a prediction cannot be written to the workdir, or would mix with others.
 
-    Raises:
-      UserError: the workdir holds a training run, or a predictions.json that no prediction wrote.
+    That is: something else stands where a folder or a file must go, or the user may not write there; or it holds a
+    training run, or a predictions.json that no prediction wrote.
     """
     if (workdir / "folds.json").exists():
         raise UserError(f"{workdir}: holds a training run, whose tables would be lost; choose another --workdir")
+    _earlier_ids(workdir)
+    files = [workdir / name for name in (*TABLES, *FIGURES, REPORT)]
+    for path in files:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder, where a file must be written; choose another --workdir")
+    for folder in sorted(
+        {workdir, *(workdir / name for name in ("masks", "dicom")), *(path.parent for path in files)}
+    ):
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise UserError(f"{existing}: is a file, where a folder is needed; choose another --workdir")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise UserError(f"{existing}: cannot be written to; choose another --workdir, or change its permissions")
+
+
+def _earlier_ids(workdir: Path) -> list[str]:
+    """Return the nodule ids of an earlier prediction; raise UserError if predictions.json is not one's."""
     earlier = workdir / "predictions.json"
     if not earlier.exists():
-        return
+        return []
     try:
         ids = [nodule["nodule_id"] for nodule in json.loads(earlier.read_text())["nodules"]]
-        ids = [nodule_id for nodule_id in ids if NODULE_ID.fullmatch(nodule_id)]
+        return [nodule_id for nodule_id in ids if NODULE_ID.fullmatch(nodule_id)]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{earlier}: not written by a prediction, or damaged; choose another --workdir") from error
-    names = [name.format(nodule_id) for nodule_id in ids for name in (MASK_FILE, *DICOM_FILES)]
-    for name in (*names, *FIGURES, "report.html", "predictions.csv", "predictions.json"):
-        (workdir / name).unlink(missing_ok=True)
+
+
+def remove_earlier(workdir: Path) -> None:
+    """Remove the files of an earlier prediction, and no others, so that two predictions are never mixed."""
+    names = [name.format(nodule_id) for nodule_id in _earlier_ids(workdir) for name in (MASK_FILE, *DICOM_FILES)]
+    if (workdir / "predictions.json").exists():
+        for name in (*names, *FIGURES, REPORT, *TABLES):
+            (workdir / name).unlink(missing_ok=True)
