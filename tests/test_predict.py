@@ -93,7 +93,7 @@ def test_the_table_has_the_columns_of_the_contract(predicted):
     for rating in schema.RATINGS:
         expected += [f"{rating.name}_{what}" for what in ("pred", "within_one", "expected")]
         expected += [f"{rating.name}_p{k}" for k in range(1, rating.classes + 1)]
-    assert names == expected
+    assert names == expected + "short_diameter_mm mean_diameter_mm truncated note".split()
 
 
 def test_a_row_says_what_was_found(predicted):
@@ -117,7 +117,8 @@ def test_the_json_says_the_same_and_more(predicted):
     assert (content["networks"], content["flips"]) == (2, 8)
     for row, nodule, finding in zip(rows_of(folder), content["nodules"], findings, strict=True):
         for name, value in row.items():
-            assert str(nodule[name]) == value or float(value) == nodule[name]
+            assert nodule[name] == {"": None, "true": True, "false": False}.get(value, nodule[name])
+            assert value in ("", "true", "false") or str(nodule[name]) == value or float(value) == nodule[name]
         assert nodule["malignancy_spread"] == {"ensemble": finding.ensemble_spread, "flips": finding.flip_spread}
         assert nodule["contributions"].keys() == {*schema.RATING_NAMES[:-1], "image"}
 
@@ -431,7 +432,7 @@ def test_no_patch_is_kept_of_a_nodule_of_a_series_but_of_those_that_are_shown(
 
     monkeypatch.setattr(predict, "make_findings", make_watched)
     monkeypatch.setattr(write, "write_dicom_objects", look)
-    monkeypatch.setattr(write, "write_figures", lambda *_: None)
+    monkeypatch.setattr(write, "write_report", lambda *_: None)
     places = [POINT + (step, 0, 0) for step in range(7)]
     config = options(workdir, image=str(tmp_path / "ct"), points=text(*places), shown=1)
     config.batch_size = 2

@@ -123,14 +123,27 @@ def test_of_two_equally_near_components_the_larger_is_kept():
     assert np.argwhere(masks.central_component(mask)).tolist() == [[4, 4, 7], [4, 4, 8]]
 
 
-def test_diameters():
-    assert masks.longest_axial_diameter_mm(np.zeros((4, 4, 4), bool), 0.6) == 0
-    one = np.zeros((4, 4, 4), bool)
-    one[1, 1, 1] = True
-    assert masks.longest_axial_diameter_mm(one, 0.6) == pytest.approx(0.6)
-    rod = np.zeros((20, 20, 20), bool)
-    rod[:, 5, 5] = True  # long along the body, thin in every axial slice
-    rod[7, 5, 5:9] = True
-    assert masks.longest_axial_diameter_mm(rod, 0.5) == pytest.approx(2.0)
-    # The widest slice of a voxelised ball is off by up to half a voxel at either end.
-    assert masks.longest_axial_diameter_mm(ball(9.0).array, 0.6) == pytest.approx(18.0, abs=0.6)
+@pytest.mark.parametrize(
+    ("radius_mm", "offset_mm", "shape", "truncated"),
+    [
+        (9.0, 0.0, (80, 80, 80), False),
+        (9.0, 9.4, (80, 80, 80), False),  # the patch ends 19.2 mm from its centre
+        (9.0, 11.0, (80, 80, 80), True),
+        (9.0, 0.0, (20, 80, 80), True),  # the image ends 8 mm from it
+        (9.0, 0.0, (80, 80, 20), True),
+        (6.0, 0.0, (20, 20, 20), False),
+    ],
+)
+@pytest.mark.parametrize("axes", [((0, 0, 1), (0, 1, 0), (1, 0, 0)), FLIPPED], ids=["straight", "turned"])
+def test_a_mask_at_the_border_of_the_patch_or_the_image_is_truncated(radius_mm, offset_mm, shape, truncated, axes):
+    affine = around(grid_affine((0.8, 0.8, 0.8), (0, 0, 0), axes), shape)
+    assert masks.is_truncated(ball(radius_mm, offset_mm=(offset_mm, 0, 0)), shape, affine) == truncated
+
+
+def test_the_distance_of_a_mask_is_that_of_its_nearest_voxel():
+    mask = np.zeros((8,) * 3, bool)
+    assert masks.distance_mm(mask, 0.6) == 0
+    mask[0, 4, 4] = True
+    assert masks.distance_mm(mask, 0.6) == pytest.approx(0.6 * 3)
+    mask[3, 3, 3] = True  # next to the centre, which lies between eight voxels
+    assert masks.distance_mm(mask, 0.6) == 0

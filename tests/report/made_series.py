@@ -36,11 +36,11 @@ def on_grid(masks):
     return [np.argwhere(mask.array) for mask in masks], masks[0].affine
 
 
-def write_and_read(folder, findings, masks, paths):
+def write_and_read(folder, findings, masks, paths, **options):
     """Write both objects into folder/out. Return the Segmentation, read back, or None if there is no file."""
     seg_path, sr_path = folder / "out" / "seg.dcm", folder / "out" / "sr.dcm"
     marked, affine = on_grid(masks)
-    write_objects(findings, marked, affine, paths, seg_path, sr_path)
+    write_objects(findings, marked, affine, paths, seg_path, sr_path, **options)
     assert {"sr.dcm"} <= {*os.listdir(folder / "out")} <= {"seg.dcm", "sr.dcm"}
     return hd.seg.segread(seg_path) if seg_path.exists() else None
 

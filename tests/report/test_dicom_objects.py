@@ -97,13 +97,17 @@ def test_report_holds_ratings_measurements_and_references(tmp_path):
         assert group.tracking_uid == seg.get_segment_description(number).tracking_uid
         assert group.finding_type == codes.SCT.Nodule
         assert [site.value for site in group.finding_sites] == [codes.SCT.Lung]
-        volume, diameter, malignancy = group.get_measurements()
+        volume, long_axis, short_axis, mean, malignancy = group.get_measurements()
         assert (volume.name, volume.unit) == (codes.SCT.Volume, codes.UCUM.CubicMillimeter)
-        assert (diameter.name, diameter.unit) == (codes.SCT.Diameter, codes.UCUM.Millimeter)
+        # SNOMED CT, as DICOM's context group 7470 (linear measurements) has it.
+        assert [axis.name.value for axis in (long_axis, short_axis, mean)] == ["103339001", "103340004", "81827009"]
+        assert {axis.unit for axis in (long_axis, short_axis, mean)} == {codes.UCUM.Millimeter}
+        assert mean.derivation == codes.SCT.Mean
         assert (malignancy.unit, malignancy.derivation) == (codes.UCUM.NoUnits, codes.SCT.Mean)
         assert malignancy.name.value == TCIA["malignancy"][0]
         assert volume.value == pytest.approx(expected.volume_mm3, abs=0.005)
-        assert diameter.value == pytest.approx(expected.diameter_mm, abs=0.005)
+        axes = [expected.diameters.long_mm, expected.diameters.short_mm, expected.diameters.mean_mm]
+        assert [long_axis.value, short_axis.value, mean.value] == pytest.approx(axes, abs=0.005)
         assert malignancy.value == pytest.approx(expected.expected[schema.MALIGNANCY], abs=0.0005)
         found = {item.name.value: item.value.value for item in group.get_qualitative_evaluations()}
         classes = dict(zip(schema.RATING_NAMES, expected.arg_max, strict=True))
@@ -142,7 +146,26 @@ def test_every_class_of_every_rating_has_tcias_code(tmp_path):
                 assert code.scheme_designator == known.get(code.value[0], "99LIDCQIICR")
 
 
-def test_a_finding_with_an_empty_mask_has_a_point_in_the_report_and_no_segment(tmp_path):
+@pytest.mark.parametrize("simulated", [False, True])
+def test_lower_bounds_and_simulated_training_are_said(tmp_path, simulated):
+    paths = make_series(tmp_path)
+    findings = [finding("whole"), finding("cut", truncated=True)]
+    seg = write_and_read(tmp_path, findings, make_masks(paths, 2), paths, simulated=simulated)
+    sr = read_report(tmp_path)
+    whole, cut = (
+        {item.name.meaning: item.value.meaning for item in group.get_qualitative_evaluations()}
+        for group in sr.content.get_volumetric_roi_measurement_groups()
+    )
+    assert "lower bounds" in cut["Extent of the segmentation"] and "Extent of the segmentation" not in whole
+    for made in (seg, sr):
+        assert made.SeriesDescription.startswith("TEST ONLY") == simulated and len(made.SeriesDescription) <= 64
+        assert ("simulated voxels" in made.to_json()) == simulated
+    if shutil.which("dciodvfy"):
+        assert_valid(tmp_path / "out" / "seg.dcm", "Segmentation")
+        assert_valid(tmp_path / "out" / "sr.dcm", "Comprehensive3DSR")
+
+
+def test_a_finding_without_a_voxel_of_the_series_has_a_point_in_the_report_and_no_segment(tmp_path):
     paths = make_series(tmp_path)
     masks = make_masks(paths, 3)
     masks[1].array[:] = False

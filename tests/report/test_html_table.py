@@ -5,6 +5,7 @@ from findings import make_finding
 from page_data import rounded
 
 from pnsamp_jax.data import schema
+from pnsamp_jax.inference.diameters import Diameters
 from pnsamp_jax.report import html_page
 
 
@@ -17,7 +18,9 @@ def test_the_table_holds_the_findings(user, nodules):
             "id": finding.nodule_id,
             "image": finding.image,
             **dict(zip("xyz", finding.point_mm, strict=True)),
-            "mm": finding.diameter_mm,
+            "mean": finding.diameters.lung_rads_mm,
+            "long": finding.diameters.long_mm,
+            "short": finding.diameters.short_mm,
             "mm³": finding.volume_mm3,
             "suspicion": finding.malignant_probability,
             "arg max": finding.arg_max[schema.MALIGNANCY],
@@ -47,6 +50,38 @@ def test_a_page_without_nodules_says_so(user, tmp_path):
     html_page.write_page([], "none", tmp_path / "page.html")
     user.load(tmp_path / "page.html")
     assert user.find("#nothing").is_displayed()
+
+
+def test_a_nodule_without_a_mask_has_no_values_and_failures_their_reasons(user, tmp_path):
+    empty = make_finding("empty", mask=np.zeros((64,) * 3, bool), volume_mm3=0.0, hint="are these RAS coordinates?")
+    failures = [("lost", "folder/ct.nii.gz", "no such file"), ("outside", "ct.nii", "the point lies outside ct.nii")]
+    html_page.write_page([empty, make_finding("full")], "t", tmp_path / "page.html", failures, "Only a test.")
+    user.load(tmp_path / "page.html")
+    assert [head for head in user.texts("#columns [aria-sort]") if head in ("status", "readers")] == ["status", "readers"]
+    assert user.find("#warning").text == "Only a test."
+    assert user.texts("#rows [data-column=status]") == ["nothing segmented", "ok"]
+    assert user.texts("#rows tr:first-child [data-column=suspicion]") == ["–"]
+    assert user.texts("#failed th") == ["lost", "outside"]
+    assert user.texts("#failed td:last-child") == ["no such file", "the point lies outside ct.nii"]
+    user.open("empty")
+    assert user.find("#note").text == "Nothing is segmented at this point; are these RAS coordinates?"
+    for part in ("#outcome", "#attributes-panel"):
+        assert not user.find(part).is_displayed()
+    assert user.texts("#values dt") == ["Status", "Point, mm LPS"]
+    user.open("full")
+    assert not user.find("#note").is_displayed() and user.find("#outcome").is_displayed()
+
+
+def test_diameters_are_rounded_as_guidelines_ask_and_lower_bounds_marked(user, tmp_path):
+    cut = make_finding("cut", diameters=Diameters(26.04, 18.55), truncated=True, volume_mm3=4638.6)
+    html_page.write_page([cut], "t", tmp_path / "page.html")
+    user.load(tmp_path / "page.html")
+    shown = dict(zip(user.texts("#values dt"), user.texts("#values dd"), strict=True))
+    mean, rule = shown["Mean axial diameter"].split("\n")
+    assert (mean, rule) == ("≥\u202f22.3 mm", "Lung-RADS; ≥\u202f22 mm for Fleischner")
+    assert shown["Long × short axis"] == "≥\u202f26.0 × 18.6 mm" and shown["Volume"] == "≥\u202f4639 mm³"
+    assert user.texts("#rows [data-column=long]") == ["≥\u202f26.0"]
+    assert "lower bounds" in user.find("#note").text
 
 
 def test_a_single_nodule_is_opened_at_once(user, tmp_path):

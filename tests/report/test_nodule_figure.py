@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from pnsamp_jax.data import schema
+from pnsamp_jax.inference.diameters import Diameters
 from pnsamp_jax.report import nodule_figure
 from pnsamp_jax.report.evaluation_figures import BLUE, GREY
 
@@ -33,6 +34,11 @@ def pages(path):
 
 def draw_page(findings, path):
     """Draw findings on one page, and return its matplotlib figure."""
+    return draw_page_with([], findings, path)
+
+
+def draw_page_with(failures, findings, path):
+    """Draw findings and failures on one page, and return its matplotlib figure."""
     pages, save = [], Figure.savefig
 
     def savefig(page, *args, **options):
@@ -41,7 +47,7 @@ def draw_page(findings, path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", savefig)
-        nodule_figure.draw_nodules(findings, path)
+        nodule_figure.draw_nodules(findings, path, failures)
     (page,) = pages
     return page
 
@@ -71,11 +77,25 @@ def test_a_cell_shows_both_decodings_and_the_truth_and_its_colour_shows_the_erro
     assert unknown == [("2", "–", GREY)] * len(schema.RATINGS)
 
 
+def empty_finding(**changes):
+    return finding_of(mask=np.zeros((SIZE,) * 3, bool), volume_mm3=0.0, **changes)
+
+
 def test_summary_leaves_out_unknown_values():
-    finding = finding_of(diameter_mm=12.34, volume_mm3=1234.5, ensemble_spread=0.215)
-    assert nodule_figure.summary(finding) == ["diameter 12.3 mm, volume 1,234 mm³", "expected malignancy 2.00 ± 0.21"]
-    alone = dataclasses.replace(finding, ensemble_spread=float("nan"), mask=np.zeros_like(finding.mask))
-    assert nodule_figure.summary(alone) == ["nothing segmented", "expected malignancy 2.00"]
+    finding = finding_of(diameters=Diameters(12.34, 10.26), volume_mm3=1234.5, ensemble_spread=0.215)
+    size = ["diameter 11.3 mm (12.3 × 10.3)", "volume 1,234 mm³"]
+    assert nodule_figure.summary(finding) == [*size, "expected malignancy 2.00 ± 0.21"]
+    alone = dataclasses.replace(finding, ensemble_spread=float("nan"))
+    assert nodule_figure.summary(alone) == [*size, "expected malignancy 2.00"]
+
+
+def test_a_truncated_mask_has_lower_bounds_and_no_mask_no_ratings():
+    cut = nodule_figure.summary(finding_of(diameters=Diameters(30.0, 20.0), volume_mm3=9000.0, truncated=True))
+    assert cut[:2] == ["diameter ≥ 25.0 mm (30.0 × 20.0)", "volume ≥ 9,000 mm³"] and "lower" in " ".join(cut[3:])
+    empty = empty_finding(truth=np.full(9, 4), hint="are these RAS coordinates?")
+    told = " ".join(nodule_figure.summary(empty))
+    assert told == "nothing is segmented at this point; are these RAS coordinates?"
+    assert {cell[1:] for cell in nodule_figure.rating_cells(empty)} == {("–", "4", GREY)}
 
 
 @pytest.mark.parametrize(
@@ -129,11 +149,13 @@ def test_names_are_not_parsed_as_formulas_and_stay_on_the_page(tmp_path):
 
 
 def test_a_page_shows_known_values_and_marks_unknown_ones(tmp_path):
-    empty = finding_of(known=False, mask=np.zeros((SIZE,) * 3, bool))
+    empty = empty_finding(known=False)
     full = finding_of(mask=np.ones((SIZE,) * 3, bool), truth=np.full(9, 4), readers_mask=None)
     page = draw_page([empty, full], tmp_path / "known.png")
     written = texts(page)
-    assert "nothing segmented" in written and written["4"] == nodule_figure.RED and written["–"] == GREY
+    assert (
+        "nothing is segmented at this point" in written and written["4"] == nodule_figure.RED and written["–"] == GREY
+    )
     assert {"A", "P", "S", "I", "R", "L", "10 mm"} <= set(written)
     markers = {line.get_marker(): line.get_color() for line in page.axes[0].lines}
     assert markers["x"] == nodule_figure.RED and "o" not in markers  # readable without colours
@@ -181,7 +203,7 @@ def test_a_pdf_shows_all_nodules_and_is_reproducible_to_the_byte(tmp_path, monke
 def test_rows_are_split_into_pages_with_a_note_of_what_they_show(tmp_path, monkeypatch, name, count, expected):
     drawn = []
 
-    def draw_page(findings, note):
+    def draw_page(findings, reasons, note):
         drawn.append((findings, note))
         return Figure(figsize=(1, 1))
 
@@ -192,11 +214,26 @@ def test_rows_are_split_into_pages_with_a_note_of_what_they_show(tmp_path, monke
     assert pages(tmp_path / name) == (len(expected) if name.endswith("pdf") else 0)
 
 
+def test_nodules_that_are_not_predicted_are_listed_with_their_reasons(tmp_path):
+    failures = [("lost", "ct.nii", "no such file"), ("n" * 128, "i" * 200, "a long reason " * 40)]
+    page = draw_page_with(failures, [finding_of()], tmp_path / "some.png")
+    written = texts(page)
+    assert "lost  ct.nii" in written and "    no such file" in written and "not predicted" in written
+    page.set_dpi(nodule_figure.DPI)
+    for text in page.axes[0].texts:
+        box = text.get_window_extent(page.canvas.get_renderer())
+        assert 0 <= box.x0 and box.x1 <= page.bbox.x1 and 0 <= box.y0 and box.y1 <= page.bbox.y1, text
+    nodule_figure.draw_nodules([finding_of()], tmp_path / "some.pdf", failures * 20)
+    assert pages(tmp_path / "some.pdf") == 4  # one of the nodule, and three of the 160 lines
+    nodule_figure.draw_nodules([], tmp_path / "none.pdf", failures, "Only a test.")
+    assert pages(tmp_path / "none.pdf") == 1
+
+
 @pytest.mark.parametrize("suffix", [".png", ".pdf"])
 def test_a_failure_leaves_no_file(tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(nodule_figure, "ROWS_OF_PAGE", 1)  # the PDF fails at its second page
     drawn = [Figure(figsize=(1, 1))] if suffix == ".pdf" else []
-    monkeypatch.setattr(nodule_figure, "_draw_page", lambda findings, note: drawn.pop())
+    monkeypatch.setattr(nodule_figure, "_draw_page", lambda *_: drawn.pop())
     with pytest.raises(IndexError):
         nodule_figure.draw_nodules([finding_of()] * 2, tmp_path / f"nodules{suffix}")
     assert not list(tmp_path.iterdir())
