@@ -57,7 +57,10 @@ def test_a_nodule_without_a_mask_has_no_values_and_failures_their_reasons(user, 
     failures = [("lost", "folder/ct.nii.gz", "no such file"), ("outside", "ct.nii", "the point lies outside ct.nii")]
     html_page.write_page([empty, make_finding("full")], "t", tmp_path / "page.html", failures, "Only a test.")
     user.load(tmp_path / "page.html")
-    assert [head for head in user.texts("#columns [aria-sort]") if head in ("status", "readers")] == ["status", "readers"]
+    assert [head for head in user.texts("#columns [aria-sort]") if head in ("status", "readers")] == [
+        "status",
+        "readers",
+    ]
     assert user.find("#warning").text == "Only a test."
     assert user.texts("#rows [data-column=status]") == ["nothing segmented", "ok"]
     assert user.texts("#rows tr:first-child [data-column=suspicion]") == ["–"]
