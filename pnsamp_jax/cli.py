@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import click
 
@@ -10,6 +11,8 @@ from pnsamp_jax import config_file
 from pnsamp_jax.errors import UsageError, UserError, reported
 from pnsamp_jax.files import user_path
 from pnsamp_jax.main import run
+
+EXAMPLE = Path(pnsamp_jax.__file__).with_name("examples") / "points.csv"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,16 +72,18 @@ def pnsamp(context: click.Context) -> None:
       pnsamp predict ct.nii.gz --points "-61.5,40.2,-120.0;12.0,33.1,-87.5" --out runs/predict
       pnsamp predict dicom_folder --units voxel --points "212,305,88" --out runs/predict
       pnsamp predict --points points.csv --out runs/predict --checkpoint runs/m
+      pnsamp predict --example --out runs/example
     \b
     DIR then holds predictions.csv and .json, report.html, figures/, masks/ and, for DICOM input, dicom/."""
 )
 @click.argument("ct", default="")
-@click.option("--points", required=True, help='"x,y,z;x,y,z", or a CSV file with nodule_id, image, x_mm, y_mm, z_mm.')
+@click.option("--points", default="", help='"x,y,z;x,y,z", or a CSV file with nodule_id, image, x_mm, y_mm, z_mm.')
+@click.option("--example", is_flag=True, help="Predict a nodule of LIDC-IDRI that comes with the package.")
 @click.option("--out", required=True, metavar="DIR", help="Folder for the results.")
 @click.option("--units", type=click.Choice(["mm", "voxel"]), default="mm", show_default=True, help="Units of points.")
 @click.option("--series", default="", metavar="UID", help="SeriesInstanceUID, if the folder holds several CT series.")
 @click.option("--checkpoint", default="", metavar="DIR", help="Workdir of a training.  [default: shipped weights]")
-def predict(ct: str, points: str, out: str, units: str, series: str, checkpoint: str) -> None:
+def predict(ct: str, points: str, example: bool, out: str, units: str, series: str, checkpoint: str) -> None:
     """Predict the nodules at the given points of a CT.
 
     CT is a NIfTI, NRRD, MetaImage or enhanced (multi-frame) CT file, a folder that holds one DICOM series, or a .zip
@@ -88,7 +93,14 @@ def predict(ct: str, points: str, out: str, units: str, series: str, checkpoint:
     Points are in mm, in the LPS system of DICOM and ITK (NIfTI viewers show RAS: negate x and y). With --units voxel
     they are the indices i, j, k from 0, and a CSV file has the columns i, j, k.
     """
+    if example and (ct or points):
+        raise click.UsageError(
+            "--example brings a CT and a point; leave out CT and --points", click.get_current_context()
+        )
+    if not example and not points:
+        raise click.UsageError("Missing option '--points'", click.get_current_context())
     config = config_file.load("predict")
+    points = str(EXAMPLE) if example else points
     values = {"image": ct, "points": points, "units": units, "series": series, "checkpoint": checkpoint}
     config.predict.update(values)
     try:

@@ -182,7 +182,8 @@ def evaluate(workdir: Path) -> dict:
         probability = metrics.malignant_probability(part["probabilities"][:, schema.MALIGNANCY])
         if draw_evaluation(part, probability, CONTEXT_NOTES[context], figure):
             figures.append(figure)
-        print("\n" + format_table(results["contexts"][context], context, paper))
+        published = {} if context == "simulated" else paper  # the paper's nodules were real
+        print("\n" + format_table(results["contexts"][context], context, published))
     with atomic_path(workdir / "results.json") as temporary:
         temporary.write_text(json.dumps(_null_for_nan(results), indent=1))
     tables = ", ".join(str(workdir / name) for name in ("predictions.csv", "readers.csv", "results.json"))

@@ -207,7 +207,8 @@ def add_saliency(findings: list[Finding], networks: ensemble.Networks | None, ba
     segmented = [finding for finding in findings if finding.segmented]
     if networks is None or not segmented:
         return findings
-    sigma, maps = SALIENCY_MM / networks.spacing_mm, {}
+    sigma = SALIENCY_MM / networks.spacing_mm
+    maps: dict[str, np.ndarray] = {}
     for start in range(0, len(segmented), batch_size):
         batch = segmented[start : start + batch_size]
         found = attribution.saliency(networks, _batch([finding.hu for finding in batch], batch_size))

@@ -26,6 +26,13 @@ from pnsamp_jax.workdir import layout, tables
 from pnsamp_jax.workdir.checkpoint import Checkpoints, set_aside_damaged
 from pnsamp_jax.workdir.metrics_log import MetricsLog
 
+AFTER_PHANTOM = """
+These voxels are simulated: the scores show that the code works, and nothing about patients. After a few epochs, scores
+below the best constant are to be expected. The networks that come with the package, on a real nodule:
+
+    pnsamp predict --example --out runs/example
+"""
+
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict:
     """Run the cross-validation that the config describes from wherever it stopped, and evaluate it.
@@ -56,7 +63,10 @@ def cross_validate(config: ConfigDict, workdir: Path, train: bool) -> dict:
                 train_fold(run, fold)
             test_fold(run, fold)
     tables.gather_predictions(workdir)
-    return evaluate.evaluate(workdir)
+    results = evaluate.evaluate(workdir)
+    if results["source"] == "phantom":
+        print(AFTER_PHANTOM)
+    return results
 
 
 def train_fold(run: Run, fold: int) -> None:
@@ -103,9 +113,11 @@ def _train_steps(
         batch_size=settings.batch_size,
     )
     bar = tqdm(batches, desc=f"Fold {fold}", initial=first_step, total=last_step, unit="step", mininterval=1)
+    bar.set_postfix_str("compiling; this takes up to a minute on a CPU")
     for step, batch in enumerate(bar, start=first_step + 1):
         state, measured = train_step(state, batch, seed, rates[step - 1])
         if step == first_step + 1:
+            bar.set_postfix_str("")
             give_back_freed_memory()  # of the compilation, before the step takes its own
         if step % settings.log_every_steps == 0 or step == last_step:
             scores = {name: float(value) for name, value in measured.items()}

@@ -5,13 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ct_files
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import pnsamp_jax
 from pnsamp_jax import cli, config_file
+from pnsamp_jax.ct.read import read_image
 from pnsamp_jax.data import lidc
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.inference import requests
 
 COUNTS = {"benign": 895, "malignant": 502}
 SUMMARY = {
@@ -92,12 +96,34 @@ def test_predict_sets_the_fields_of_the_predict_config(arguments, fields, calls)
     assert config.to_dict() == config_file.load("predict", overrides).to_dict()
 
 
+def test_the_example_is_a_part_of_a_real_scan_around_its_point(calls):
+    cli.main(["predict", "--example", "--out", "x"])
+    ((_, config, _),) = calls
+    (request,) = requests.read_requests(config.predict.image, config.predict.points, config.predict.units)
+    ct = read_image(request.path)
+    half_mm = np.array(ct.array.shape) * ct.spacing / 2
+    assert (half_mm > 19.2 + 3).all()  # a patch of 38.4 mm, with some room
+    assert np.abs(ct.to_lps((np.array(ct.array.shape) - 1) / 2) - request.point).max() < ct.spacing.max()
+    assert request.path.stat().st_size < 300_000
+    if ct_files.REAL.is_dir():  # the voxels are those of the scan, at their place
+        scan = read_image(ct_files.REAL)
+        start = np.rint(scan.to_index(ct.to_lps((0, 0, 0)))).astype(int)
+        box = tuple(slice(a, a + n) for a, n in zip(start, ct.array.shape, strict=True))
+        np.testing.assert_array_equal(scan.array[box], ct.array)
+        np.testing.assert_allclose(scan.to_lps(start), ct.to_lps((0, 0, 0)), atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["fly"], "No such command 'fly'; see pnsamp --help"),
         (["train", "--workdir=x"], "Missing option '--config'; see pnsamp train --help"),
         (["predict", "a.nii", "--out=x"], "Missing option '--points'; see pnsamp predict --help"),
+        (["predict", "a.nii", "--example", "--out=x"], "--example brings a CT and a point; leave out CT and --points"),
+        (
+            ["predict", "--example", "--points=1,2,3", "--out=x"],
+            "leave out CT and --points; see pnsamp predict --help",
+        ),
         (["predict", "a.nii", "--points=1,2,3"], "Missing option '--out'; see pnsamp predict --help"),
         (["predict", "a", "--points=1,2,3", "--out=x", "--units=cm"], "'cm' is not one of 'mm', 'voxel'"),
         (["train", "--config=nonesuch", "--workdir=x"], "nonesuch: no such file or shipped config; the shipped"),

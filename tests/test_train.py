@@ -53,6 +53,17 @@ def test_a_run_leaves_what_the_contract_names(finished):
     assert (workdir / "figures" / "evaluation_simulated.png").stat().st_size > 10_000
 
 
+def test_a_run_on_simulated_voxels_says_what_its_scores_mean_and_not_the_papers(tmp_path, capsys):
+    train.train_and_evaluate(tiny_config(fold=0, num_epochs=1), tmp_path)
+    printed = capsys.readouterr()
+    assert "compiling" in printed.err  # beside the bar, which stands still meanwhile
+    assert not printed.err.splitlines()[-1].endswith("CPU]")
+    published = {"97.58", "89.33", "73.89"}  # the paper's malignancy, mean of nine and Dice of PN-SAMP M
+    assert not published & set(printed.out.replace(",", " ").split())
+    *_, command = printed.out.strip().splitlines()
+    assert command.strip() == "pnsamp predict --example --out runs/example" and "best constant" in printed.out
+
+
 def test_every_nodule_is_predicted_once_by_a_fold_that_never_saw_its_patient(finished):
     workdir, results = finished
     table = read_tables(workdir)
