@@ -14,7 +14,9 @@ are predicted. A point at which nothing is segmented has no ratings, since the n
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stderr
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import jax
@@ -106,14 +108,15 @@ def _hints(
     ]
     mirrored = [request._replace(point=request.point * (-1, -1, 1)) for request in by_image(empty)]
     hints = {}
-    for outcome in _answers(mirrored, networks, settings, batch_size):
-        if isinstance(outcome, Failure) or outcome[1].uncertain:
-            continue
-        _, finding = outcome
-        point = ", ".join(f"{value:.6g}" for value in finding.point_mm)
-        hints[finding.nodule_id] = (
-            f"({point}) would find a nodule of {finding.diameters.fleischner_mm} mm: are these RAS coordinates?"
-        )
+    with redirect_stderr(StringIO()):  # what is to be noted about the images has been printed
+        for outcome in _answers(mirrored, networks, settings, batch_size):
+            if isinstance(outcome, Failure) or outcome[1].uncertain:
+                continue
+            _, finding = outcome
+            point = ", ".join(f"{value:.6g}" for value in finding.point_mm)
+            hints[finding.nodule_id] = (
+                f"({point}) would find a nodule of {finding.diameters.fleischner_mm} mm: are these RAS coordinates?"
+            )
     return hints
 
 
