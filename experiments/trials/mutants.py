@@ -41,7 +41,7 @@ MODULES = {
     "pnsamp_jax/data/folds.py": ["tests/data/test_folds.py"],
     "pnsamp_jax/data/patches.py": ["tests/data/test_patches.py"],
     "pnsamp_jax/data/lidc_masks.py": ["tests/data/test_lidc_masks.py"],
-    "pnsamp_jax/inference/masks.py": ["tests/inference/test_masks.py"],
+    "pnsamp_jax/inference/masks.py": ["tests/inference/test_masks.py", "tests/inference/test_onto_grid.py"],
 }
 
 
