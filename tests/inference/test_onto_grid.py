@@ -27,7 +27,7 @@ def test_a_mask_far_from_the_diagonal_is_found(shift):
 
 @pytest.mark.parametrize("index", [(2, 3, 4), (0, 0, 0), (5, 6, 7)])
 def test_a_voxel_on_a_finer_grid_keeps_its_volume_and_its_place(index):
-    # Three small voxels along each edge; the small voxel 2 has the centre of the large voxel 0, 5 that of 1, and so on.
+    # Three small voxels along each edge; small voxel 2 has the centre of large voxel 0, 5 that of 1, and so on.
     mask = volume((6, 7, 8), spacing=0.6, marked=[(index, np.array(index) + 1)])
     fine = volume((22, 25, 28), spacing=0.2)
     fine.affine[:3, 3] = -0.4
