@@ -235,6 +235,7 @@ class Sleeps:
     name = "sleeps"
     def series(self): return ["a", "b"]
     def description(self): return {}
+    def inputs(self, series): return None
     def load(self, series):
         print("loading", flush=True)
         time.sleep(600)
