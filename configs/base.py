@@ -50,6 +50,7 @@ def _data() -> ConfigDict:
     data.cohort = "rounded_ne_3"  # which nodules are split into folds; also "mean_ne_3", "median_ne_3" or "all"
     data.train_cohort = ""  # a wider cohort, such as "all", whose additional nodules join the training subset
     data.min_readers = 1  # leave out nodules that fewer readers marked
+    data.nominal = "modal"  # internal structure, calcification: most readers' class, or the rounded "mean" (the paper)
     data.margin = 8  # voxels stored around the patch, from which shifts and rotations fill it up
     data.cache = ""  # folder for prepared patches; by default pnsamp_jax in the user's cache folder
     data.pipeline = "device"  # "device" keeps all patches on the device; "tfdata" reads TFDS records through tf.data
@@ -58,13 +59,17 @@ def _data() -> ConfigDict:
 
 
 def _augment() -> ConfigDict:
-    """Return how training patches are varied at random."""
+    """Return how training patches are varied at random.
+
+    All but rotations move voxels onto voxels. A rotation by any angle interpolates: up to 10 degrees leave 82 % of the
+    second differences of real patches (78 % at 1.2 mm; with a cubic spline 95 %). Test patches are never rotated.
+    """
     augment = ConfigDict()
     augment.flip = True  # along each axis, with probability 1/2
     augment.turn = True  # by 0, 90, 180 or 270 degrees in the axial plane
     augment.permute = False  # reorder the axes; for slabs, whose ends would reveal where a nodule ends
     augment.translate = 4  # largest shift along each axis, in whole voxels
-    augment.rotate = 10.0  # largest rotation, in degrees, about a random axis
+    augment.rotate = 0.0  # largest rotation, in degrees, about a random axis; it blurs, see above
     return augment
 
 

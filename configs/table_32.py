@@ -22,7 +22,6 @@ def get_config() -> ConfigDict:
     config.spacing_mm = 1.2
     config.data.margin = 6  # the same as in pn_samp_m_32, so that both read the same prepared patches
     config.augment.translate = 0
-    config.augment.rotate = 0.0
     config.num_epochs = 12
     config.schedule = "cosine"
     config.checkpoint_every_epochs = 2

@@ -23,7 +23,6 @@ def get_config() -> ConfigDict:
     config.data.cohort = "all"
     config.augment.permute = True
     config.augment.translate = 6  # voxels of 0.6 mm: a point may be 3.6 mm off the centroid along each axis
-    config.augment.rotate = 0.0  # rotation slows down so short a training
     config.num_epochs = 10
     config.schedule = "cosine"
     config.checkpoint = "last"  # the end of the schedule; the best of ten validations would be left to chance

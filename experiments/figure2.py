@@ -75,7 +75,7 @@ def _predict(records: schema.Records, networks: ensemble.Networks) -> list[Findi
     batch_size = -(-len(images) // jax.local_device_count()) * jax.local_device_count()
     predictions = ensemble.predict(networks, np.resize(images, (batch_size, *images.shape[1:])))
     findings = make_findings(located, predictions, networks)
-    truth = cohort.rounded_rating(records[schema.RATING_COUNTS])
+    truth = cohort.labels(records[schema.RATING_COUNTS], "modal")  # the figure shows nominal ratings as such
     return [
         dataclasses.replace(
             finding,

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from experiments.launch import launch
-from pnsamp_jax import metrics
+from pnsamp_jax import intervals, metrics, outlines
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
@@ -65,7 +65,7 @@ def predict_at_offsets(
         mask = Volume(central_component(probability > 0.5), patch_affine(centre + move, *grid))
         masks.append(onto_grid(mask, images[0].shape, patch_affine(centre, *grid)).array)
     p = predictions.mean_probabilities[: len(images), schema.MALIGNANCY]
-    return metrics.expected(p), metrics.arg_max(p), [metrics.dice(mask, masks[0]) for mask in masks]
+    return metrics.expected(p), metrics.arg_max(p), [outlines.dice(mask, masks[0]) for mask in masks]
 
 
 def run(config: ConfigDict, workdir: Path, context: str, points: int, radius_mm: float) -> dict:
@@ -108,7 +108,10 @@ def run(config: ConfigDict, workdir: Path, context: str, points: int, radius_mm:
             patients.append(marked.nodule.patient_id)
     results: dict[str, Any] = {"context": context, "nodules": len(patients), "points": points, "radius_mm": radius_mm}
     for name, values in (("change", changes), ("same_class", same_class), ("dice", dice)):
-        results[name] = {"mean": float(np.mean(values)), "interval": metrics.mean_interval(values, np.array(patients))}
+        results[name] = {
+            "mean": float(np.mean(values)),
+            "interval": intervals.mean_interval(values, np.array(patients)),
+        }
     results["change"]["largest_tenth"] = float(np.quantile(changes, 0.9))
     with atomic_path(workdir / "jitter.json") as temporary:
         temporary.write_text(json.dumps(results, indent=1))

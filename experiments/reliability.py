@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from experiments.comparison.runs import select
 from experiments.launch import launch
-from pnsamp_jax import metrics
+from pnsamp_jax import intervals, metrics
 from pnsamp_jax.data import schema
 from pnsamp_jax.evaluate import CONTEXT_NOTES
 from pnsamp_jax.files import atomic_path
@@ -62,7 +62,7 @@ def compare(before: Table, after: Table) -> dict:
     for name, (first, second) in pairs.items():
         change = {
             "value": metrics.mean_score(second - first),
-            "interval": metrics.mean_interval(second - first, patients),
+            "interval": intervals.mean_interval(second - first, patients),
         }
         means = {"before": metrics.mean_score(first), "after": metrics.mean_score(second)}
         results[name] = {"negative_log_likelihood": means | {"change": change}}

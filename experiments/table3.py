@@ -1,10 +1,11 @@
-"""Table 3: the nine ratings and their mean, by system; see comparison/tables.py.
+"""Table 3: the nine ratings and their means, by system; see comparison/tables.py.
 
     python -m experiments.table3 --config table_32 --workdir runs/tables [--systems=pn_samp_m,cnn_mtl]
 
 Systems that need a mask are shown with the readers' own masks, with which they are harder to beat.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,14 +20,24 @@ from experiments.comparison.scores import (
 )
 from experiments.comparison.systems import PN_SAMP
 from pnsamp_jax.data import schema
-from pnsamp_jax.workdir.tables import Table
+from pnsamp_jax.workdir.tables import Table, as_in_paper, nominal
 
 SHOWN = ["radiomics", "shc_dcnn", "cnn_mtl", "pn_samp_c", "pn_samp_s1", "pn_samp_s2", PN_SAMP, "pn_samp_mean"]
 DECODINGS = {"within_one": "Off-by-one, best within one", "arg_max": "Off-by-one, arg max"}
 NINE = list(range(len(schema.RATINGS)))
-SEVEN = [index for index, name in enumerate(schema.RATING_NAMES) if name not in ("subtlety", "internal_structure")]
-MEANS = {"mean of nine": NINE, "mean of the seven that CNN-MTL rates": SEVEN}
+ORDINAL = [index for index, rating in enumerate(schema.RATINGS) if not rating.nominal]
+SIX = [index for index in ORDINAL if schema.RATING_NAMES[index] != "subtlety"]
+MEAN_OF_NINE = "mean of nine, as in the paper"
+MEANS = {
+    "mean of the seven ordinal": ORDINAL,
+    "mean of the six ordinal that CNN-MTL rates": SIX,
+    MEAN_OF_NINE: NINE,
+}
+EXACT = " (exact)"  # behind the ratings whose accuracy it is
 NOTES = [
+    f"Accuracy is off-by-one, but exact{EXACT} for internal structure and calcification: they are nominal, and their "
+    "true class is the modal rating of the readers. The mean of nine takes the rounded mean of all nine and is off by "
+    "one throughout, as in the paper.",
     "Best constant: for each rating the one class (in brackets) that is best on these very nodules. One reader: each "
     "reader against the rounded mean of the others, on the n nodules in brackets, which have at least two readers; "
     "the difference is to PN-SAMP M on those nodules.",
@@ -39,13 +50,15 @@ class Column(NamedTuple):
 
     Attributes:
       name: heading of the column.
-      scores: (N, 9) off-by-one, NaN where undefined; None if the system was not run.
+      scores: (N, 9) accuracies, NaN where undefined; None if the system was not run.
+      in_paper: the same with all ratings off by one and against their rounded means; None if the system was not run.
       masses: (N, 9) weight of each nodule within a rating's mean; None for 1.
       details: number printed in brackets for each rating; empty for none.
     """
 
     name: str
     scores: np.ndarray | None
+    in_paper: np.ndarray | None
     masses: np.ndarray | None = None
     details: tuple[int, ...] = ()
 
@@ -57,13 +70,14 @@ class Column(NamedTuple):
         estimate = mean_estimate(self.scores[:, index], patients, resamples, masses)
         return estimate._replace(note=f"({self.details[index]})") if self.details else estimate
 
-    def mean(
-        self, indices: list[int], patients: np.ndarray, resamples: int, reference: np.ndarray | None = None
-    ) -> tables.Cell:
-        """Return the cell of the mean over some ratings, or of its difference from the reference's scores (N, 9)."""
-        if self.scores is None:
+    def mean(self, name: str, patients: np.ndarray, resamples: int, reference: "Column | None" = None) -> tables.Cell:
+        """Return the cell of one of `MEANS`, or of its difference from that of another column."""
+        indices, kind = MEANS[name], "in_paper" if name == MEAN_OF_NINE else "scores"
+        scores = getattr(self, kind)
+        if scores is None:
             return tables.NOT_RUN
-        scores = self.scores if reference is None else self.scores - reference
+        if reference is not None:
+            scores = scores - getattr(reference, kind)
         masses = None if self.masses is None else self.masses[:, indices]
         return mean_of_ratings_estimate(scores[:, indices], patients, resamples, masses, signed=reference is not None)
 
@@ -71,17 +85,25 @@ class Column(NamedTuple):
 def columns_of(runs: dict[str, Table], decoding: str) -> list[Column]:
     """Return the columns of the best constant, of one reader, and of the systems."""
     table = next(iter(runs.values()))
-    constants, constant_scores = zip(*(constant_hits(table, index) for index in NINE), strict=True)
-    by_rating = [reader_hits(table, index) for index in NINE]
-    reader_scores, masses = (np.stack([pair[k] for pair in by_rating], axis=1) for k in (0, 1))
-    readers = tuple(int(n) for n in (~np.isnan(reader_scores)).sum(axis=0))
+    constants = tuple(constant_hits(table, index)[0] for index in NINE)
+    readers = tuple(int((~np.isnan(reader_hits(table, index)[0])).sum()) for index in NINE)
+    masses = np.stack([reader_hits(table, index)[1] for index in NINE], axis=1)
+
+    def both(score: Callable[[Table, int], np.ndarray], table: Table) -> tuple[np.ndarray, np.ndarray]:
+        """Return a score of each of the nine ratings, (N, 9), of a table as it is and as in the paper."""
+        own, paper = (np.stack([score(one, index) for index in NINE], axis=1) for one in (table, as_in_paper(table)))
+        return own, paper
+
     columns = [
-        Column("best constant", np.stack(constant_scores, axis=1), details=constants),
-        Column("one reader", reader_scores, masses, readers),
+        Column("best constant", *both(lambda one, index: constant_hits(one, index)[1], table), details=constants),
+        Column("one reader", *both(lambda one, index: reader_hits(one, index)[0], table), masses, readers),
     ]
     for key in SHOWN:
-        scores = np.stack([hits(runs[key], decoding, index) for index in NINE], axis=1) if key in runs else None
-        columns.append(Column(tables.name_of(key), scores))
+        if key in runs:
+            scores, in_paper = both(lambda one, index: hits(one, decoding, index), runs[key])
+            columns.append(Column(tables.name_of(key), scores, in_paper))
+        else:
+            columns.append(Column(tables.name_of(key), None, None))
     return columns
 
 
@@ -92,18 +114,22 @@ def block(runs: dict[str, Table], decoding: str, resamples: int) -> list[tables.
     rows: list[tables.Row] = []
     for index, rating in enumerate(schema.RATINGS):
         cells = {column.name: column.cell(index, patients, resamples) for column in columns}
-        rows.append({"rating": rating.name.replace("_", " "), "n": int(rated[index]), **cells})
-    for name, indices in MEANS.items():
-        cells = {column.name: column.mean(indices, patients, resamples) for column in columns}
+        name = rating.name.replace("_", " ") + EXACT * int(nominal(table)[index])
+        rows.append({"rating": name, "n": int(rated[index]), **cells})
+    for name in MEANS:
+        cells = {column.name: column.mean(name, patients, resamples) for column in columns}
         rows.append({"rating": name, "n": len(patients), **cells})
     rows.append(
-        {"rating": "mean of nine, paper", **{tables.name_of(key): tables.published(key, "mean") for key in SHOWN}}
+        {
+            "rating": "mean of nine, paper's own",
+            **{tables.name_of(key): tables.published(key, "mean") for key in SHOWN},
+        }
     )
     if PN_SAMP in runs:
         (reference,) = (column for column in columns if column.name == tables.name_of(PN_SAMP))
         compared = [column for column in columns if column is not reference]
-        for name, indices in MEANS.items():
-            cells = {column.name: column.mean(indices, patients, resamples, reference.scores) for column in compared}
+        for name in MEANS:
+            cells = {column.name: column.mean(name, patients, resamples, reference) for column in compared}
             rows.append({"rating": f"{name}, against PN-SAMP M", **cells})
     return tables.fill(rows, ["rating", "n", *(column.name for column in columns)])
 
@@ -112,8 +138,8 @@ def build(runs: dict[str, Table], resamples: int) -> tables.Page:
     """Build the page of one context."""
     blocks = {title: block(runs, decoding, resamples) for decoding, title in DECODINGS.items()}
     panels = []
-    for row in blocks[DECODINGS["within_one"]][: len(NINE) + 1]:
-        paper = [tables.published(key, "mean") if row["rating"] == "mean of nine" else "-" for key in SHOWN]
+    for row in blocks[DECODINGS["within_one"]][: len(NINE) + len(MEANS)]:
+        paper = [tables.published(key, "mean") if row["rating"] == MEAN_OF_NINE else "-" for key in SHOWN]
         lines = {name: row[name] for name in ("best constant", "one reader")}
         panels.append(tables.dots(str(row["rating"]), [row[tables.name_of(key)] for key in SHOWN], paper, lines))
     names = [tables.name_in_figure(key, runs) for key in SHOWN]

@@ -1,4 +1,4 @@
-"""The meaning of a config: every field is checked here, and turned into the plain values that the rest works with.
+"""The meaning of a config: once checked (`config_checks`), it becomes the plain values that the rest works with.
 
 No other module of the package reads a ConfigDict.
 """
@@ -13,47 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from pnsamp_jax import losses, models, steps, transforms
-from pnsamp_jax.configs import base
-from pnsamp_jax.data.cohort import COHORTS
+from pnsamp_jax import losses, steps, transforms
+from pnsamp_jax.config_checks import check_choice, check_fields, check_values
 from pnsamp_jax.data.folder import FolderSource
-from pnsamp_jax.data.folds import SPLITS
 from pnsamp_jax.data.lidc_ct import LidcSource
 from pnsamp_jax.data.patches import Geometry
 from pnsamp_jax.data.phantom import PhantomSource
 from pnsamp_jax.data.prepare import Source
-from pnsamp_jax.errors import UsageError, UserError
+from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import user_path
-from pnsamp_jax.inference.requests import POINT_COLUMNS
-from pnsamp_jax.input_pipeline import PIPELINES
-from pnsamp_jax.state import SCHEDULES
-from pnsamp_jax.workdir.layout import flatten
-
-CHOICES = {
-    "data.source": ("phantom", "lidc", "folder"),
-    "data.cohort": COHORTS,
-    "data.train_cohort": ("", *COHORTS),
-    "data.pipeline": PIPELINES,
-    "split": SPLITS,
-    "schedule": SCHEDULES,
-    "checkpoint": ("best", "last"),
-    "loss.labels": transforms.LABELS,
-    "model.dtype": ("float32", "bfloat16"),
-    "predict.units": tuple(POINT_COLUMNS),
-}
-POSITIVE = (
-    "patch_size",
-    "spacing_mm",
-    "batch_size",
-    "num_epochs",
-    "learning_rate",
-    "checkpoint_every_epochs",
-    "log_every_steps",
-)
-NOT_NEGATIVE = ("seed", "data.margin", "data.min_readers", "data.workers", "augment.translate", "augment.rotate")
 
 
 @dataclass(frozen=True)
@@ -69,6 +39,7 @@ class Settings:
       cohort: which nodules are split into folds, one of `cohort.COHORTS`.
       train_cohort: a wider cohort whose further nodules are added to the training subset; "" for none.
       min_readers: least number of readers of a nodule.
+      nominal: how the nominal ratings of several readers become one class, one of `cohort.NOMINAL_RULES`.
       split: one of `folds.SPLITS`.
       num_folds, folds: number of folds in the split, and those that the run trains or tests.
       validation_fraction: share of a fold's training nodules that is held out for validation.
@@ -89,6 +60,7 @@ class Settings:
     cohort: str
     train_cohort: str
     min_readers: int
+    nominal: str
     split: str
     num_folds: int
     folds: tuple[int, ...]
@@ -144,6 +116,7 @@ class Settings:
             weights=losses.Weights(
                 **{name: self.fields["loss"][name] for name in ("segmentation", "attributes", "malignancy")}
             ),
+            nominal=self.nominal,
         )
 
 
@@ -177,8 +150,8 @@ def read_settings(config: ConfigDict) -> Settings:
     Raises:
       UserError: names the field and what it may be.
     """
-    _check_fields(config)
-    _check_values(config)
+    check_fields(config)
+    check_values(config)
     same = {field.name for field in dataclasses.fields(Settings)} - {"cache"}  # named as in the config
     return Settings(
         **{name: value for name, value in {**config, **config.data}.items() if name in same},
@@ -195,9 +168,9 @@ def read_predict_settings(config: ConfigDict) -> PredictSettings:
     Raises:
       UserError: names the field and what it may be.
     """
-    _check_fields(config)
+    check_fields(config)
     options = config.predict
-    _check_choice("predict.units", options.units)
+    check_choice("predict.units", options.units)
     if config.batch_size < 1:
         raise UserError(f"config.batch_size: {config.batch_size} must be positive")
     if options.shown < 0:
@@ -225,74 +198,3 @@ def cache_folder(config: ConfigDict) -> Path:
 def use_compilation_cache(cache: Path) -> None:
     """Keep compiled programs in the cache folder, so that the next process need not compile them again."""
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
-
-
-def _check_fields(config: ConfigDict) -> None:
-    """Raise UsageError unless a config has the fields of configs/base.py, with values of their types.
-
-    The command line already refuses other types; a config file of one's own may hold anything.
-    """
-    given, defaults = flatten(config.to_dict()), flatten(base.get_config().to_dict())
-    for field, default in defaults.items():
-        if field.startswith("model.") and field not in ("model.name", "model.windows"):
-            continue  # every model has fields of its own, which `models.create` checks
-        if field not in given:
-            raise UsageError(f"config.{field}: is missing; start a config from pnsamp_jax.configs.base.get_config()")
-        if not _same_kind(given[field], default):
-            raise UsageError(f"config.{field}: {given[field]!r} has the wrong type; give a value such as {default!r}")
-
-
-def _same_kind(value: Any, default: Any) -> bool:
-    """Return whether a value may replace a default: has its type, or is an int for a float or a list for a tuple."""
-    if isinstance(value, bool) != isinstance(default, bool):
-        return False
-    kinds: dict[type, tuple[type, ...]] = {float: (int, float), tuple: (list, tuple)}
-    return isinstance(value, kinds.get(type(default), (type(default),)))
-
-
-def _check_values(config: ConfigDict) -> None:
-    flat = flatten(config.to_dict())
-    for field in CHOICES:
-        if field in flat:
-            _check_choice(field, flat[field])
-    for field in POSITIVE:
-        if not 0 < flat[field] < np.inf:
-            raise UserError(f"config.{field}: {flat[field]} must be positive")
-    for field in NOT_NEGATIVE:
-        if not 0 <= flat[field] < np.inf:
-            raise UserError(f"config.{field}: {flat[field]} is negative; give 0 or more")
-    _check_windows(config.model.windows)
-    # A baseline without a network takes any size.
-    multiple = getattr(models.MODELS.get(config.model.name), "PATCH_MULTIPLE", 1)
-    if config.patch_size % multiple:
-        raise UserError(
-            f"config.patch_size: {config.patch_size} is not divisible by {multiple}, as {config.model.name} needs"
-        )
-    devices = jax.local_device_count()
-    if config.batch_size % devices:
-        raise UserError(f"config.batch_size: {config.batch_size} is not divisible by the number of devices, {devices}")
-    if not -1 <= config.fold < config.num_folds:
-        raise UserError(f"config.fold: {config.fold} is not -1 (all) or 0..{config.num_folds - 1}")
-    if not (flat.get("model.segment", True) or flat.get("model.rate", True)):
-        raise UserError("config.model: segment and rate are both False, so there is nothing to learn")
-    if not 0 < config.validation_fraction < 1:
-        raise UserError(f"config.validation_fraction: {config.validation_fraction} is not between 0 and 1")
-
-
-def _check_choice(field: str, value: str) -> None:
-    if value not in CHOICES[field]:
-        named = ", ".join(choice or "'' (none)" for choice in CHOICES[field])
-        raise UserError(f"config.{field}: '{value}' is none of {named}")
-
-
-def _check_windows(windows: Any) -> None:
-    """Raise UsageError unless the windows are at least one pair of a positive width and a centre."""
-    try:
-        pairs = np.array([[float(value) for value in window] for window in windows])
-    except (TypeError, ValueError):
-        pairs = np.array([])
-    if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.isfinite(pairs).all() or (pairs[:, 0] <= 0).any():
-        raise UsageError(
-            f"config.model.windows: {windows!r}: give one or more (width, centre) pairs in HU, such as "
-            "((1600, -600), (700, -600))"
-        )

@@ -3,20 +3,25 @@
 Nodules of different contexts (whole CT, cube, slab, simulated voxels) are never mixed: each context has its own
 results and its own printed table. The ratings are radiologists' opinions, so each accuracy is reported together with
 the scores of the best constant answer and of one more reader on the same nodules.
+
+The accuracy of the seven ordinal ratings is off-by-one, as in the paper. Internal structure and calcification are
+nominal, so theirs is exact, against the modal rating of the readers. The mean over the seven is the main one; the
+paper's, over all nine by their rounded means and off by one, is reported beside it.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pnsamp_jax import metrics
-from pnsamp_jax.data import schema
+from pnsamp_jax import intervals, metrics
+from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.files import atomic_path, readable
 from pnsamp_jax.report.evaluation_figures import draw_evaluation
-from pnsamp_jax.workdir.tables import Table, rated, read_tables
+from pnsamp_jax.report.evaluation_table import format_table
+from pnsamp_jax.workdir.tables import OUTLINE_SCORES, Table, as_in_paper, nominal, rated, read_tables
 
 CONTEXT_NOTES = {
     "ct": "real CT",
@@ -52,27 +57,63 @@ def paper_variant(model: dict) -> str | None:
 
 def with_interval(statistic: Callable[[np.ndarray], float], patients: np.ndarray) -> dict:
     """Return a statistic of the nodules' weights with its patient-clustered interval."""
-    interval = metrics.cluster_bootstrap(statistic, patients, RESAMPLES)
+    interval = intervals.cluster_bootstrap(statistic, patients, RESAMPLES)
     return {"value": statistic(np.ones(len(patients))), "interval": interval}
 
 
 def mean_result(scores: np.ndarray, patients: np.ndarray, weights: np.ndarray | None = None) -> dict:
     """Return the mean of scores (N,), NaN left out, with its patient-clustered interval and n."""
-    interval = metrics.mean_interval(scores, patients, weights=weights)
+    interval = intervals.mean_interval(scores, patients, weights=weights)
     n = int((~np.isnan(scores)).sum())
     return {"value": metrics.mean_score(scores, weights), "interval": interval, "n": n}
 
 
+def rating_scores(table: Table, decoding: str, index: int) -> np.ndarray:
+    """Return the accuracy of the index-th rating for each nodule, (N,) 0, 1 or NaN: off-by-one, or exact if nominal.
+
+    Args:
+      table: see `read_tables`.
+      decoding: "arg_max" or "within_one", which a nominal rating does not have: its best class is the arg max.
+      index: in `schema.RATINGS`.
+    """
+    if nominal(table)[index]:
+        return metrics.exact(table["arg_max"][:, index], table["truth"][:, index])
+    return metrics.off_by_one(table[decoding][:, index], table["truth"][:, index])
+
+
+def constant_score(table: Table, index: int) -> tuple[int, float]:
+    """Return the class that is best for a rating if predicted for every nodule, and its accuracy."""
+    truth, classes = table["truth"][:, index], schema.RATINGS[index].classes
+    return metrics.best_constant(truth, classes, bool(nominal(table)[index]))
+
+
+def reader_scores(table: Table, index: int) -> np.ndarray:
+    """Return the accuracy of one reader against the others of a nodule: (N,), NaN below two readers."""
+    rating_counts = table["rating_counts"][:, index]
+    if nominal(table)[index]:
+        return metrics.one_reader_agreement(rating_counts, cohort.TIE_RANK[index])
+    return metrics.one_reader_scores(rating_counts)
+
+
 def rating_results(table: Table, index: int) -> dict:
     """Return all results of one rating, the index-th of `schema.RATINGS`."""
-    rating, patients = schema.RATINGS[index], table["patient_id"]
-    truth, rating_counts = table["truth"][:, index], table["rating_counts"][:, index, : schema.RATINGS[index].classes]
-    constant, rate = metrics.best_constant(truth, rating.classes)
-    result = {
+    rating, patients, truth = schema.RATINGS[index], table["patient_id"], table["truth"][:, index]
+    constant, rate = constant_score(table, index)
+    readers = table["rating_counts"][:, index].sum(axis=1)
+    result: dict[str, Any] = {
+        "accuracy": "exact" if nominal(table)[index] else "off_by_one",
         "best_constant": {"class": constant, "value": rate},
-        "one_reader": mean_result(metrics.one_reader_scores(rating_counts), patients, rating_counts.sum(axis=1)),
+        "one_reader": mean_result(reader_scores(table, index), patients, readers),
     }
     if not rated(table)[index]:
+        return result
+    if nominal(table)[index]:
+        result["arg_max"] = {
+            "exact": mean_result(rating_scores(table, "arg_max", index), patients),
+            "balanced_accuracy": with_interval(
+                lambda weights: metrics.balanced_accuracy(table["arg_max"][:, index], truth, weights), patients
+            ),
+        }
         return result
     for decoding in ("arg_max", "within_one"):
         predicted = table[decoding][:, index]
@@ -94,10 +135,14 @@ def rating_results(table: Table, index: int) -> dict:
     return result
 
 
-def mean_of_ratings(table: Table) -> dict:
-    """Return the means over the nine ratings of the off-by-one accuracies and of their baselines."""
-    indices = range(len(schema.RATINGS))
-    patients, truth, rating_counts = table["patient_id"], table["truth"], table["rating_counts"]
+def mean_of_ratings(table: Table, indices: Sequence[int] = range(len(schema.RATINGS))) -> dict:
+    """Return the means over several ratings of the off-by-one accuracies and of their baselines.
+
+    Args:
+      table: see `read_tables`; none of the ratings is scored as nominal, as in `as_in_paper`.
+      indices: of the ratings, all nine by default.
+    """
+    patients = table["patient_id"]
 
     def mean_of(scores: list[np.ndarray], masses: list[np.ndarray | None]) -> dict:
         def statistic(weights: np.ndarray) -> float:
@@ -106,17 +151,27 @@ def mean_of_ratings(table: Table) -> dict:
 
         return {**with_interval(statistic, patients), "n": len(patients)}
 
-    readers = [metrics.one_reader_scores(rating_counts[:, index]) for index in indices]
-    constants = [metrics.best_constant(truth[:, index], schema.RATINGS[index].classes)[1] for index in indices]
+    readers = [reader_scores(table, index) for index in indices]
+    masses: list[np.ndarray | None] = [table["rating_counts"][:, index].sum(axis=1) for index in indices]
     result = {
-        "best_constant": {"value": float(np.mean(constants))},
-        "one_reader": {**mean_of(readers, list(rating_counts.sum(axis=2).T)), "n": int((~np.isnan(readers[0])).sum())},
+        "best_constant": {"value": float(np.mean([constant_score(table, index)[1] for index in indices]))},
+        "one_reader": {**mean_of(readers, masses), "n": int((~np.isnan(readers[0])).sum())},
     }
-    if rated(table).all():
+    if rated(table)[list(indices)].all():
         for decoding in ("arg_max", "within_one"):
-            scores = [metrics.off_by_one(table[decoding][:, index], truth[:, index]) for index in indices]
+            scores = [rating_scores(table, decoding, index) for index in indices]
             result[decoding] = {"off_by_one": mean_of(scores, [None] * len(scores))}
     return result
+
+
+def outline_results(table: Table) -> dict:
+    """Return the scores of the mask, on all nodules and on those on which one reader can be scored too."""
+    patients, three = table["patient_id"], ~np.isnan(table["reader_dice"])
+    return {
+        **{name: mean_result(table[name], patients) for name in OUTLINE_SCORES},
+        "dice_three_readers": mean_result(np.where(three, table["dice"], np.nan), patients),
+        "reader_dice": mean_result(table["reader_dice"], patients),
+    }
 
 
 def malignancy_results(table: Table) -> dict:
@@ -145,7 +200,7 @@ def fold_results(table: Table) -> dict:
             scores[f"malignancy_off_by_one_{decoding}"] = hits
     result: dict[str, Any] = {"folds": len(folds)}
     for name, values in scores.items():
-        mean, sem = metrics.mean_and_sem([metrics.mean_score(values[fold]) for fold in folds])
+        mean, sem = intervals.mean_and_sem([metrics.mean_score(values[fold]) for fold in folds])
         result[name] = {"mean": mean, "sem": sem}
     return result
 
@@ -154,9 +209,9 @@ def context_results(table: Table) -> dict:
     """Return all results of the nodules of one context."""
     results: dict[str, Any] = {"n": len(table["nodule_id"]), "patients": len(np.unique(table["patient_id"]))}
     results["ratings"] = {rating.name: rating_results(table, index) for index, rating in enumerate(schema.RATINGS)}
-    results["mean_of_ratings"] = mean_of_ratings(table)
-    results["dice"] = mean_result(table["dice"], table["patient_id"])
-    results["reader_dice"] = mean_result(table["reader_dice"], table["patient_id"])
+    results["mean_of_ordinal"] = mean_of_ratings(table, np.flatnonzero(~schema.NOMINAL).tolist())
+    results["mean_of_nine"] = mean_of_ratings(as_in_paper(table))
+    results |= outline_results(table)
     if rated(table)[schema.MALIGNANCY]:
         results["malignancy"] = malignancy_results(table)
     results["over_folds"] = fold_results(table)
@@ -183,7 +238,7 @@ def evaluate(workdir: Path) -> dict:
         if draw_evaluation(part, probability, CONTEXT_NOTES[context], figure):
             figures.append(figure)
         published = {} if context == "simulated" else paper  # the paper's nodules were real
-        print("\n" + format_table(results["contexts"][context], context, published))
+        print("\n" + format_table(results["contexts"][context], CONTEXT_NOTES[context], published))
     with atomic_path(workdir / "results.json") as temporary:
         temporary.write_text(json.dumps(_null_for_nan(results), indent=1))
     tables = ", ".join(str(workdir / name) for name in ("predictions.csv", "readers.csv", "results.json"))
@@ -198,48 +253,3 @@ def _null_for_nan(tree):
     if isinstance(tree, list | tuple):
         return [_null_for_nan(value) for value in tree]
     return None if isinstance(tree, float) and np.isnan(tree) else tree
-
-
-def _percent(result: dict | None) -> str:
-    if result is None or np.isnan(result["value"]):
-        return "-"
-    text = f"{100 * result['value']:.1f}"
-    if "interval" in result and not np.isnan(result["interval"][0]):
-        text += " [{:.1f}, {:.1f}]".format(*(100 * bound for bound in result["interval"]))
-    return text
-
-
-def format_table(results: dict, context: str, paper: dict) -> str:
-    """Format the printed table of one context: per cent, with 95 % patient-clustered intervals in brackets."""
-    heading = ["", "off-by-one, arg max", "off-by-one, best within one", "best constant", "one reader", "paper"]
-    rows = [heading]
-    named = {**results["ratings"], "mean of nine": results["mean_of_ratings"]}
-    for name, values in named.items():
-        constant = _percent(values["best_constant"])
-        if "class" in values["best_constant"]:
-            constant += f" ({values['best_constant']['class']})"
-        reader = f"{_percent(values['one_reader'])} (n = {values['one_reader']['n']})"
-        cells = [_percent(values.get(decoding, {}).get("off_by_one")) for decoding in ("arg_max", "within_one")]
-        published = paper.get({"mean of nine": "mean"}.get(name, name))
-        rows.append([name.replace("_", " "), *cells, constant, reader, f"{published:.2f}" if published else "-"])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heading))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "-" * len(lines[0]))
-    lines.insert(-1, "-" * len(lines[1]))
-    folds = results["over_folds"]["folds"]
-    title = f"{results['n']} nodules of {results['patients']} patients, {folds} fold{'s' * (folds > 1)}"
-    title += f" ({CONTEXT_NOTES[context]})"
-    below = []
-    if not np.isnan(results["dice"]["value"]):
-        dice, readers = results["dice"], results["reader_dice"]
-        below.append(f"Dice {_percent(dice)}, n = {dice['n']}; one reader against the others' consensus ")
-        below[-1] += f"{_percent(readers)}, n = {readers['n']}; paper {paper.get('dice', '-')}"
-    if "malignancy" in results:
-        auc = results["malignancy"]["auc"]
-        below.append(f"Malignancy AUC {_percent(auc)}, n = {auc['n']} of which {auc['malignant']} suspicious; ")
-        below[-1] += f"calibration error {_percent(results['malignancy']['calibration_error'])}"
-    for name, value in results["over_folds"].items():
-        if name != "folds" and not np.isnan(value["sem"]):
-            label = name.replace("_", " ")
-            below.append(f"Over folds, {label}: {100 * value['mean']:.2f} ({100 * value['sem']:.2f})")
-    return "\n".join([title, *lines, *below])

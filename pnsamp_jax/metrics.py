@@ -1,20 +1,19 @@
-"""Metrics of predictions: decoding of probabilities, accuracies, agreement, calibration and confidence intervals.
+"""Metrics of predicted ratings: decoding of probabilities, accuracies, agreement and calibration.
 
 Pure NumPy. Shapes: N nodules, K classes of one rating. `truth` (N,) int is 1..K, or 0 where the nodule lacks the
-rating; `probabilities` (N, K) and `rating_counts` (N, K) hold class k at index k-1; `clusters` (N,) is the patient of
-each nodule.
+rating; `probabilities` (N, K) and `rating_counts` (N, K) hold class k at index k-1.
 
 Missing ratings: the score of a nodule is NaN where its truth is 0, and means leave out NaN. The n of a metric is
 therefore the number of scores that are not NaN. An undefined metric is NaN, without a warning.
 
-Intervals: nodules of one patient resemble each other, so the bootstrap resamples patients. `weights` (N,) holds how
-often each nodule was drawn, which avoids copying rows; a weight of 0 leaves the nodule out.
+`weights` (N,) holds how often each nodule counts, as in a bootstrap (see `intervals`), which avoids copying rows; a
+weight of 0 leaves the nodule out.
 """
-
-from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from pnsamp_jax.data import cohort
 
 TIE = 1e-6  # sums of three float32 probabilities that differ by less are equal up to rounding
 NAN = float("nan")
@@ -78,7 +77,7 @@ def exact(predicted: ArrayLike, truth: ArrayLike) -> np.ndarray:
 
 def mean_score(scores: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Return the weighted mean of the scores (N,) that are not NaN; NaN if their total weight is 0."""
-    scores, weights = _with_weights(scores, weights)
+    scores, weights = with_weights(scores, weights)
     valid = ~np.isnan(scores)
     mass = weights[valid].sum()
     return float(scores[valid] @ weights[valid] / mass) if mass > 0 else NAN
@@ -89,9 +88,12 @@ def macro_within_one(predicted: ArrayLike, truth: ArrayLike, weights: ArrayLike 
 
     Unlike plain accuracy, it does not reward always predicting the commonest class. Classes of weight 0 are left out.
     """
-    scores, weights = _with_weights(off_by_one(predicted, truth), weights)
-    truth = np.asarray(truth)
-    return mean_score(np.array([mean_score(scores[truth == k], weights[truth == k]) for k in np.unique(truth)]))
+    return _mean_over_classes(off_by_one(predicted, truth), truth, weights)
+
+
+def balanced_accuracy(predicted: ArrayLike, truth: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Return the exact accuracy within each true class, averaged over the classes; see `macro_within_one`."""
+    return _mean_over_classes(exact(predicted, truth), truth, weights)
 
 
 def quadratic_kappa(predicted: ArrayLike, truth: ArrayLike, classes: int, weights: ArrayLike | None = None) -> float:
@@ -106,7 +108,7 @@ def quadratic_kappa(predicted: ArrayLike, truth: ArrayLike, classes: int, weight
     Returns:
       -1..1; NaN if the expected disagreement is zero (no nodule rated, or all true and predicted classes the same).
     """
-    truth, weights = _with_weights(truth, weights, dtype=np.int64)
+    truth, weights = with_weights(truth, weights, dtype=np.int64)
     rated = truth > 0
     table = np.zeros((classes + 1, classes + 1))  # row and column 0 stay empty
     np.add.at(table, (truth[rated], np.asarray(predicted)[rated]), weights[rated])
@@ -130,7 +132,7 @@ def auc(score: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None)
     Returns:
       0..1; NaN if there are no positives or no negatives, or if the score of a nodule with weight is NaN.
     """
-    score, weights = _with_weights(score, weights)
+    score, weights = with_weights(score, weights)
     positive = np.asarray(positive, dtype=bool)
     if np.isnan(score[weights > 0]).any():
         return NAN
@@ -140,13 +142,6 @@ def auc(score: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None)
     pairs = positives.sum() * negatives.sum()
     below = np.cumsum(negatives) - negatives
     return float(positives @ (below + negatives / 2) / pairs) if pairs > 0 else NAN
-
-
-def dice(mask: ArrayLike, reference: ArrayLike) -> float:
-    """Return the Dice coefficient 2 |A and B| / (|A| + |B|) of boolean arrays of one shape; 1 if both are empty."""
-    mask, reference = np.asarray(mask, dtype=bool), np.asarray(reference, dtype=bool)
-    total = int(mask.sum()) + int(reference.sum())
-    return 2 * int((mask & reference).sum()) / total if total else 1.0
 
 
 def reliability_bins(
@@ -178,19 +173,21 @@ def expected_calibration_error(probability: ArrayLike, outcome: ArrayLike, bins:
     return mean_score(np.abs(mean - rate), count)
 
 
-def best_constant(truth: ArrayLike, classes: int) -> tuple[int, float]:
-    """Return the class that has the best off-by-one accuracy if predicted for every nodule, and that accuracy.
+def best_constant(truth: ArrayLike, classes: int, nominal: bool = False) -> tuple[int, float]:
+    """Return the class that has the best accuracy if predicted for every nodule, and that accuracy.
 
-    This is the baseline that a useful prediction has to beat. Ties go to the class that is exactly right most often,
-    then to the smallest. Return (0, NaN) if no nodule is rated.
+    The accuracy is off-by-one, or exact for a nominal rating. This is the baseline that a useful prediction has to
+    beat. Ties go to the class that is exactly right most often, then to the smallest. Return (0, NaN) if no nodule is
+    rated.
     """
     truth = np.asarray(truth, dtype=np.int64)
     count = np.bincount(truth[truth > 0], minlength=classes + 2)
     if not count.sum():
         return 0, NAN
-    within = {k: int(count[k - 1 : k + 2].sum()) for k in range(1, classes + 1)}
-    best = max(within, key=lambda k: (within[k], count[k], -k))
-    return best, within[best] / int(count.sum())
+    reach = 0 if nominal else 1
+    right = {k: int(count[k - reach : k + reach + 1].sum()) for k in range(1, classes + 1)}
+    best = max(right, key=lambda k: (right[k], count[k], -k))
+    return best, right[best] / int(count.sum())
 
 
 def one_reader_scores(rating_counts: ArrayLike) -> np.ndarray:
@@ -212,68 +209,23 @@ def one_reader_scores(rating_counts: ArrayLike) -> np.ndarray:
     return np.where(readers >= 2, within / np.maximum(readers, 1), np.nan)
 
 
-def cluster_bootstrap(
-    statistic: Callable[[np.ndarray], float],
-    clusters: ArrayLike,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Compute the percentile bootstrap interval of a statistic, resampling patients with replacement.
+def one_reader_agreement(rating_counts: ArrayLike, tie_rank: ArrayLike) -> np.ndarray:
+    """Return the share of each nodule's readers who give the modal rating of the nodule's other readers.
 
-    See Davison & Hinkley 1997, section 3.8.
+    This is `one_reader_scores` for a nominal rating. `tie_rank` (K,) decides ties, as in `cohort.modal_rating`.
 
-    Args:
-      statistic: maps the nodules' weights (N,) float to a number; replicates that are NaN are ignored.
-      clusters: (N,) patient ids of any type that can be sorted. The order of the nodules does not matter.
-      resamples: number of replicates.
-      seed: the same seed and patients give the same draws.
-      level: nominal coverage.
-
-    Returns:
-      (low, high); both NaN if there are fewer than two patients or every replicate is NaN.
+    (N, K) readers per class -> (N,) in 0..1, NaN where fewer than two readers rated.
     """
-    patient, draws = _draw_patients(clusters, resamples, seed)
-    if draws.shape[1] < 2:
-        return NAN, NAN
-    return _percentiles(np.array([statistic(row[patient]) for row in draws], dtype=np.float64), level)
+    rating_counts = np.asarray(rating_counts, dtype=np.int64)
+    classes = np.arange(1, rating_counts.shape[1] + 1)
+    readers = rating_counts.sum(axis=1)
+    # (N, K, K): the others of a reader who gave class k. Where no reader gave it, the count below is 0.
+    others = np.maximum(rating_counts[:, None, :] - np.eye(len(classes), dtype=np.int64), 0)
+    agree = (rating_counts * (cohort.modal_rating(others, np.asarray(tie_rank)) == classes)).sum(axis=1)
+    return np.where(readers >= 2, agree / np.maximum(readers, 1), np.nan)
 
 
-def mean_interval(
-    scores: ArrayLike,
-    clusters: ArrayLike,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-    weights: ArrayLike | None = None,
-) -> tuple[float, float]:
-    """Compute `cluster_bootstrap` of `mean_score`, with the same draws but much faster: as two matrix products.
-
-    `scores` (N,) may contain NaN, which is left out; `weights` (N,) weight the nodules in the mean, 1 by default.
-    Return (NaN, NaN) if fewer than two patients have a score.
-    """
-    scores, weights = _with_weights(scores, weights)
-    patient, draws = _draw_patients(clusters, resamples, seed)
-    weights = np.where(np.isnan(scores), 0.0, weights)
-    mass = np.bincount(patient, weights, minlength=draws.shape[1])
-    total = np.bincount(patient, weights * np.nan_to_num(scores), minlength=draws.shape[1])
-    if (mass > 0).sum() < 2:
-        return NAN, NAN
-    drawn = draws @ mass
-    return _percentiles(draws @ total / np.where(drawn > 0, drawn, np.nan), level)
-
-
-def mean_and_sem(fold_values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean over the folds and its standard error sd / sqrt(folds), sd with ddof = 1, as in the paper.
-
-    If a fold is NaN, both are NaN: a mean of four folds must not pass for one of five. The error of one fold is NaN.
-    """
-    values = np.asarray(fold_values, dtype=np.float64)
-    mean = float(values.mean()) if values.size else NAN
-    return mean, float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else NAN
-
-
-def _with_weights(
+def with_weights(
     values: ArrayLike, weights: ArrayLike | None, dtype: type = np.float64
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return both as arrays (N,); the weights are float64, and 1 by default."""
@@ -281,19 +233,8 @@ def _with_weights(
     return array, np.ones(len(array)) if weights is None else np.asarray(weights, dtype=np.float64)
 
 
-def _draw_patients(clusters: ArrayLike, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return each nodule's patient (N,), an index into the sorted ids, and the draws of each (resamples, patients)."""
-    ids, patient = np.unique(np.asarray(clusters), return_inverse=True)
-    if not ids.size:
-        return patient, np.zeros((resamples, 0))
-    draws = np.random.default_rng(seed).multinomial(ids.size, np.full(ids.size, 1 / ids.size), size=resamples)
-    return patient, draws.astype(np.float64)
-
-
-def _percentiles(replicates: np.ndarray, level: float) -> tuple[float, float]:
-    """Return the central interval that holds the share `level` of the replicates, leaving out NaN."""
-    replicates = replicates[~np.isnan(replicates)]
-    if not replicates.size:
-        return NAN, NAN
-    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def _mean_over_classes(scores: np.ndarray, truth: ArrayLike, weights: ArrayLike | None) -> float:
+    """Return the mean score within each true class, averaged over the classes that have weight."""
+    scores, weights = with_weights(scores, weights)
+    truth = np.asarray(truth)
+    return mean_score(np.array([mean_score(scores[truth == k], weights[truth == k]) for k in np.unique(truth)]))

@@ -37,6 +37,7 @@ class Task(NamedTuple):
       augmentation: of the training patches.
       labels: which targets the ratings are trained on, see `transforms.rating_targets`.
       weights: of the terms of the loss.
+      nominal: how the nominal ratings become one class, see `cohort.NOMINAL_RULES`.
     """
 
     model: nn.Module
@@ -45,6 +46,7 @@ class Task(NamedTuple):
     augmentation: transforms.Augmentation
     labels: str
     weights: losses.Weights
+    nominal: str
 
 
 def build_model(fields: dict[str, Any]) -> tuple[nn.Module, Windows]:
@@ -96,7 +98,7 @@ def train_step(
     images, masks = jax.vmap(augment)(sample_key[:, 0], images, masks)
     inputs = transforms.window(images, task.windows)
     mask = transforms.segmentation_target(masks)
-    targets = transforms.rating_targets(batch[schema.RATING_COUNTS], task.labels)
+    targets = transforms.rating_targets(batch[schema.RATING_COUNTS], task.labels, task.nominal)
 
     def loss_of(params: dict) -> tuple[Array, tuple[dict, dict[str, Array]]]:
         outputs, updated = task.model.apply(
@@ -125,12 +127,13 @@ def eval_step(task: Task, variables: dict, batch: Batch) -> dict[str, Array]:
     """Compute the loss and Dice on this device's share of the batch, without augmentation.
 
     Returns:
-      (B,) per nodule: `loss`, its terms and, for a model that segments, `dice` of the mask thresholded at one half.
+      (B,) per nodule: `loss`, its terms and, for a model that segments, `dice` of the mask thresholded at one half. A
+      test reports the Dice of its central component instead, which a compiled step cannot find.
     """
     crop = jax.vmap(partial(transforms.crop, size=task.patch_size))
     outputs = apply_model(task.model, variables, transforms.window(crop(batch[schema.IMAGE]), task.windows))
     mask = transforms.segmentation_target(crop(batch[schema.MASK]))
-    targets = transforms.rating_targets(batch[schema.RATING_COUNTS], task.labels)
+    targets = transforms.rating_targets(batch[schema.RATING_COUNTS], task.labels, task.nominal)
     loss, terms = losses.total(outputs, mask, targets, task.weights)
     scores = {"loss": loss, **terms}
     if outputs.mask is not None:
@@ -139,7 +142,7 @@ def eval_step(task: Task, variables: dict, batch: Batch) -> dict[str, Array]:
 
 
 def dice(predicted: Array, mask: Array) -> Array:
-    """Compute the Dice coefficient of each nodule, as `metrics.dice` does, inside a compiled step.
+    """Compute the Dice coefficient of each nodule, as `outlines.dice` does, inside a compiled step.
 
     Args:
       predicted: (B, D, H, W) bool.

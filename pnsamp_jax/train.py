@@ -13,13 +13,15 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from pnsamp_jax import evaluate, input_pipeline, metrics, steps, transforms
+from pnsamp_jax import evaluate, input_pipeline, outlines, steps, transforms
 from pnsamp_jax.allocator import give_back_freed_memory
 from pnsamp_jax.config import read_settings, use_compilation_cache
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import Interrupted, UserError
 from pnsamp_jax.files import readable
 from pnsamp_jax.inference import ensemble, temperature
+from pnsamp_jax.inference.diameters import THRESHOLD
+from pnsamp_jax.inference.masks import central_component
 from pnsamp_jax.run import Run, open_run
 from pnsamp_jax.state import TrainState, create_state, learning_rates, state_shapes
 from pnsamp_jax.workdir import layout, tables
@@ -153,7 +155,8 @@ def test_fold(run: Run, fold: int) -> None:
     networks, step = load_fold(run, fold)
     single = predict_nodules(run, networks, indices["validation"], flips=False)  # one answer has one temperature
     if "probabilities" in single:
-        truth = cohort.rounded_rating(np.asarray(run.records[schema.RATING_COUNTS])[indices["validation"]])
+        rating_counts = np.asarray(run.records[schema.RATING_COUNTS])[indices["validation"]]
+        truth = cohort.labels(rating_counts, settings.nominal)
         temperature.write(
             folder / "calibration.json",
             single["probabilities"],
@@ -165,8 +168,8 @@ def test_fold(run: Run, fold: int) -> None:
     results = predict_nodules(run, networks, indices["test"], flips=settings.test_flips)
     names = (schema.NODULE_ID, schema.PATIENT_ID, schema.RATING_COUNTS)
     labels = {name: np.asarray(run.records[name])[indices["test"]] for name in names}
-    dice = results.get("dice", np.full(len(indices["test"]), np.nan))
-    tables.write_predictions(folder / "predictions.csv", fold, labels, dice, results.get("probabilities"))
+    path, probabilities = folder / "predictions.csv", results.get("probabilities")
+    tables.write_predictions(path, fold, labels, settings.nominal, results, probabilities)
 
 
 def load_fold(run: Run, fold: int) -> tuple[ensemble.Networks, int]:
@@ -197,17 +200,20 @@ def predict_nodules(
       masks: whether to keep the masks, which take S^3 bytes each.
 
     Returns:
-      As far as the model has them: `probabilities` (n, 9, 6), `features` (n, F), `dice` (n,) against the readers'
-      consensus and, if asked for, `mask` (n, S, S, S) bool.
+      As far as the model has them: `probabilities` (n, 9, 6), `features` (n, F), the scores of the mask against the
+      readers' consensus by the names of `tables.OUTLINE_SCORES` (n,) and, if asked for, `mask` (n, S, S, S) bool. The
+      mask is the one that a prediction writes, the central component.
     """
     parts: list[dict[str, np.ndarray]] = []
     for batch, count in input_pipeline.eval_batches(run.records, nodules, run.settings.batch_size):
         predictions = ensemble.predict(networks, np.asarray(batch[schema.IMAGE]), flips)
         part: dict[str, np.ndarray] = {}
         if predictions.mask is not None:
-            mask = predictions.mask > 0.5
+            mask = np.stack([central_component(probability > THRESHOLD) for probability in predictions.mask])
             consensus = _consensus(batch[schema.MASK], mask.shape[-1])
-            part["dice"] = np.array([metrics.dice(*pair) for pair in zip(mask, consensus, strict=True)], np.float32)
+            spacing = (networks.spacing_mm,) * 3
+            scores = [outlines.scores(*pair, spacing) for pair in zip(mask, consensus, strict=True)]
+            part |= {name: np.array([one[name] for one in scores], np.float32) for name in scores[0]}
             if masks:
                 part["mask"] = mask
         if predictions.probabilities is not None:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-from pnsamp_jax.data import schema
+from pnsamp_jax.data import cohort, schema
 
 Array = jax.Array
 
@@ -29,7 +29,8 @@ class Augmentation(NamedTuple):
       turn: whether to turn the axial plane by a random multiple of 90 degrees.
       permute: whether to put the three axes in a random order; with flips, this gives all 48 symmetries of a cube.
       translate: largest shift along each axis, in whole voxels.
-      rotate: largest angle of a rotation about a random axis, in degrees.
+      rotate: largest angle of a rotation about a random axis, in degrees. Linear interpolation then blurs the training
+        patches, which the test patches are not; see `configs/base.py`.
     """
 
     flip: bool
@@ -136,7 +137,7 @@ def segmentation_target(mask: Array) -> Array:
     return (mask / schema.MASK_UNIT >= CONSENSUS).astype(jnp.float32)
 
 
-def rating_targets(rating_counts: Array, labels: str) -> Array:
+def rating_targets(rating_counts: Array, labels: str, nominal: str = cohort.NOMINAL_RULES[0]) -> Array:
     """Return the distribution over the classes that each rating is trained on.
 
     Args:
@@ -144,6 +145,8 @@ def rating_targets(rating_counts: Array, labels: str) -> Array:
       labels: one of `LABELS`. "distribution" is the share of the readers who chose each class. "rounded" is the one
         class to which the mean of the readers rounds, half up, as in `cohort.rounded_rating`. It is computed in
         integers, floor(mean + 1/2) = (2 sum + n) // (2 n), so that rounding errors decide no tie.
+      nominal: one of `cohort.NOMINAL_RULES`. With "modal", the class of a nominal rating is the one that most readers
+        chose, as in `cohort.labels`; the distribution is the same with either.
 
     Returns:
       (..., 9, 6) float32 that sums to 1 over the classes, or is all zero where nobody rated.
@@ -154,5 +157,8 @@ def rating_targets(rating_counts: Array, labels: str) -> Array:
     if labels == "distribution":
         return rating_counts / jnp.maximum(count, 1)[..., None]
     total = (rating_counts * values).sum(axis=-1)
-    rounded = (2 * total + count) // jnp.maximum(2 * count, 1)
-    return ((rounded[..., None] == values) & (count > 0)[..., None]).astype(jnp.float32)
+    chosen = (2 * total + count) // jnp.maximum(2 * count, 1)
+    if nominal == "modal":
+        score = rating_counts * (schema.MAX_CLASSES + 1) + cohort.TIE_RANK
+        chosen = jnp.where(schema.NOMINAL, 1 + jnp.argmax(score, axis=-1), chosen)
+    return ((chosen[..., None] == values) & (count > 0)[..., None]).astype(jnp.float32)

@@ -74,7 +74,7 @@ def test_points_in_the_config(text, units):
 
 
 @fuzz
-@given(csv_bytes(tables.prediction_columns()), csv_bytes(tables.reader_columns()))
+@given(csv_bytes(tables.prediction_columns("modal")), csv_bytes(tables.reader_columns()))
 def test_tables_of_an_evaluation(tmp_path, content, readers):
     (tmp_path / "predictions.csv").write_bytes(content)
     (tmp_path / "readers.csv").write_bytes(readers)

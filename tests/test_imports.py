@@ -16,9 +16,9 @@ LAYERS = (
     {"main", "cli"},
     {"train", "evaluate", "predict"},
     {"run"},
-    {"config"},
+    {"config", "config_checks"},
     {"steps", "input_pipeline", "inference", "workdir", "report", "datasets"},
-    {"state", "losses", "metrics", "transforms"},
+    {"state", "losses", "metrics", "intervals", "outlines", "transforms"},
     {"models", "data"},
     {"ct"},
     {"allocator", "config_file", "configs", "errors", "files", ""},  # "" is the package itself
@@ -37,7 +37,19 @@ NEVER_IN = {
     "flax": {"ct", "data", "transforms"},
     "ml_collections": {"models", "losses", "ct", "data", "transforms", "steps", "workdir", "inference", "report"},
     # NumPy only: preparing, evaluating and reporting need no accelerator
-    "jax": {"ct", "data", "report", "metrics", "main", "cli", "config_file", "errors", "files"},
+    "jax": {
+        "ct",
+        "data",
+        "report",
+        "metrics",
+        "intervals",
+        "outlines",
+        "main",
+        "cli",
+        "config_file",
+        "errors",
+        "files",
+    },
     "pylidc": {""},
 }
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from made_ratings import random_cohort
-from sklearn.metrics import cohen_kappa_score, roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, roc_auc_score
 
 from pnsamp_jax import metrics
 
@@ -103,6 +103,18 @@ def test_macro_within_one_by_hand_with_an_absent_class_and_a_missing_truth():
     assert np.isnan(metrics.macro_within_one([1, 2], [0, 0]))
 
 
+def test_balanced_accuracy_agrees_with_scikit_learn_and_counts_exact_classes_only():
+    predicted, truth, _ = random_cohort(4)
+    weights, rated = np.random.default_rng(2).integers(0, 4, len(truth)), truth > 0
+    assert metrics.balanced_accuracy(predicted, truth) == pytest.approx(
+        balanced_accuracy_score(truth[rated], predicted[rated])
+    )
+    assert metrics.balanced_accuracy(predicted, truth, weights) == pytest.approx(
+        balanced_accuracy_score(truth[rated], predicted[rated], sample_weight=weights[rated])
+    )
+    assert metrics.balanced_accuracy([6, 6, 6, 6], [6, 6, 6, 5]) == 0.5
+
+
 # Agreement and discrimination
 
 
@@ -178,23 +190,7 @@ def test_integer_weights_equal_repeated_nodules(metric):
     assert compute(predicted, truth, weights) == pytest.approx(compute(*repeated))
 
 
-# Dice and reliability
-
-
-def test_dice_by_hand():
-    a = np.zeros((4, 4, 4), bool)
-    b = a.copy()
-    a[0, 0, :3] = True
-    b[0, 0, 2] = True
-    assert metrics.dice(a, b) == metrics.dice(b, a) == 0.5
-    assert metrics.dice(a, a) == 1.0
-    assert metrics.dice(a, ~a) == 0.0
-
-
-def test_dice_both_empty_is_one_and_one_empty_is_zero():
-    empty = np.zeros((2, 2), bool)
-    assert metrics.dice(empty, empty) == 1.0
-    assert metrics.dice(empty, ~empty) == 0.0
+# Reliability
 
 
 def test_reliability_bins_by_hand():

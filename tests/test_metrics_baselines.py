@@ -71,6 +71,42 @@ def test_one_reader_equals_leaving_out_the_readers_one_by_one():
     assert one_reader(rating_counts) == pytest.approx(np.mean(hits))
 
 
+def test_the_best_constant_of_a_nominal_rating_is_its_commonest_class():
+    truth = [3, 3, 3, 6, 6, 6, 6, 5, 5, 4, 0]
+    assert metrics.best_constant(truth, 6) == (5, 0.7)  # 4, 5 and 6 lie within one of it
+    assert metrics.best_constant(truth, 6, nominal=True) == (6, 0.4)
+    chosen, rate = metrics.best_constant([0], 6, nominal=True)
+    assert chosen == 0 and np.isnan(rate)
+
+
+def test_one_reader_of_a_nominal_rating_by_hand():
+    calcification = cohort.TIE_RANK[2]
+    rating_counts = np.array(
+        [
+            [0, 0, 1, 0, 0, 1],  # 3 and 6: neither is the other
+            [0, 0, 0, 0, 0, 3],  # all agree
+            [0, 0, 1, 0, 0, 2],  # 3 against 6, 6; 6 against 3 and 6, a tie that goes to 6, twice: two of three
+            [0, 0, 2, 0, 1, 0],  # 5 against 3, 3; 3 against 3 and 5, a tie that goes to 3: two of three
+            [0, 1, 0, 0, 0, 0],  # one reader
+            [0, 0, 0, 0, 0, 0],
+        ],
+        np.uint8,
+    )
+    scores = metrics.one_reader_agreement(rating_counts, calcification)
+    np.testing.assert_allclose(scores, [0, 1, 2 / 3, 2 / 3, NAN, NAN])
+
+
+def test_one_reader_of_a_nominal_rating_equals_leaving_out_the_readers_one_by_one():
+    rng, order = np.random.default_rng(5), [6, 3, 5, 4, 2, 1]  # from the class that wins a tie
+    ratings = [rng.integers(1, 7, readers) for readers in rng.integers(2, 5, 100)]
+    rating_counts = np.stack([np.bincount(r, minlength=7)[1:] for r in ratings])
+    expected = []
+    for r in ratings:
+        others = [np.delete(r, i).tolist() for i in range(len(r))]
+        expected.append(np.mean([max(order, key=o.count) == own for own, o in zip(r, others, strict=True)]))
+    np.testing.assert_allclose(metrics.one_reader_agreement(rating_counts, cohort.TIE_RANK[2]), expected)
+
+
 def test_one_reader_without_nodules():
     nothing = np.zeros((0, 5), int)
     assert metrics.one_reader_scores(nothing).shape == (0,)

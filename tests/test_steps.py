@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pnsamp_jax import input_pipeline, losses, metrics, models, steps, transforms
+from pnsamp_jax import input_pipeline, losses, models, outlines, steps, transforms
 from pnsamp_jax.data import schema
 from pnsamp_jax.inference import temperature
 from pnsamp_jax.state import create_state
@@ -33,6 +33,7 @@ def make_task(dtype="float32"):
         augmentation=transforms.Augmentation(flip=True, turn=True, permute=True, translate=2, rotate=10.0),
         labels="rounded",
         weights=losses.Weights(segmentation=1.0, attributes=1.0, malignancy=1.0),
+        nominal="modal",
     )
 
 
@@ -274,7 +275,7 @@ def test_predictions_are_what_the_evaluation_scores(initial):
     np.testing.assert_allclose(scored["malignancy"], -np.log(true[:, schema.MALIGNANCY, 0]), rtol=1e-4)
     inner = slice(MARGIN, -MARGIN)
     truth = batch[schema.MASK][:, inner, inner, inner] > 0
-    expected = [metrics.dice(mask, reference) for mask, reference in zip(predicted["mask"] > 0.5, truth, strict=True)]
+    expected = [outlines.dice(mask, reference) for mask, reference in zip(predicted["mask"] > 0.5, truth, strict=True)]
     np.testing.assert_allclose(scored["dice"], expected, rtol=1e-5)
 
 
@@ -295,7 +296,7 @@ def test_dice_is_that_of_the_metrics():
     predicted[1] = mask[1] = False
     predicted[2], mask[3] = False, False
     mask[4] = ~predicted[4]
-    expected = [metrics.dice(*pair) for pair in zip(predicted, mask, strict=True)]
+    expected = [outlines.dice(*pair) for pair in zip(predicted, mask, strict=True)]
     np.testing.assert_allclose(steps.dice(jnp.asarray(predicted), jnp.asarray(mask)), expected, rtol=1e-6)
     assert expected[:2] == [1, 1] and expected[2:5] == [0, 0, 0] and 0 < expected[5] < 1
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from tiny_run import tiny_config
 
-from pnsamp_jax import train
+from pnsamp_jax import outlines, train
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.inference import temperature
+from pnsamp_jax.inference import ensemble, temperature
+from pnsamp_jax.inference.masks import central_component
 from pnsamp_jax.run import open_run, prepare_run
 from pnsamp_jax.state import state_shapes
 from pnsamp_jax.workdir.checkpoint import Checkpoints
@@ -45,7 +46,7 @@ def test_a_run_leaves_what_the_contract_names(finished):
     workdir, results = finished
     assert json.loads((workdir / "results.json").read_text())["contexts"].keys() == {"simulated"}
     header = (workdir / "predictions.csv").read_text().splitlines()[0]
-    assert header.split(",") == prediction_columns()
+    assert header.split(",") == prediction_columns("modal")
     for fold in range(3):
         lines = [json.loads(line) for line in (workdir / f"fold_{fold}" / "metrics.jsonl").read_text().splitlines()]
         assert {line["part"] for line in lines} == {"train", "validation"}
@@ -214,6 +215,43 @@ def test_settings_that_cannot_work_get_one_line(tmp_path, changes, message):
         train.train_and_evaluate(tiny_config(**changes), tmp_path)
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not list(tmp_path.glob("fold_*"))
+
+
+def test_the_mask_that_is_scored_is_the_central_component_that_a_prediction_writes(finished, monkeypatch):
+    """The readers' own outline at the centre, and a larger slab of nothing at one side, which is left out."""
+    workdir, _ = finished
+    run = open_run(tiny_config(), workdir)
+    networks, _ = train.load_fold(run, 0)
+    nodules = run.indices(0)["test"]
+    margin = run.settings.geometry.margin
+    consensus = run.records[schema.MASK][:, margin:-margin, margin:-margin, margin:-margin] >= schema.MASK_UNIT / 2
+    nodules = np.array([nodule for nodule in nodules if consensus[nodule, 6:10, 6:10, 6:10].any()])
+    strayed = {int(nodule): consensus[nodule].copy() for nodule in nodules}
+    for mask in strayed.values():
+        mask[:3], mask[3] = True, False  # apart from what lies at the centre
+    waiting = iter(np.array_split(nodules, range(2, len(nodules), 2)))  # batches of two
+
+    def predict(networks, images, flips):
+        chosen = next(waiting)
+        return ensemble.Predictions(np.stack([strayed[int(n)] for n in np.resize(chosen, 2)]) * 0.9, None, None)
+
+    monkeypatch.setattr(ensemble, "predict", predict)
+    found = train.predict_nodules(run, networks, nodules, flips=False, masks=True)
+    expected = np.stack([central_component(strayed[int(nodule)]) for nodule in nodules])
+    np.testing.assert_array_equal(found["mask"], expected)
+    assert not found["mask"][:, :3].any() and (found["dice"] > 0.8).all()
+    pairs, spacing = list(zip(expected, consensus[nodules], strict=True)), (2.0, 2.0, 2.0)
+    np.testing.assert_allclose(found["dice"], [outlines.dice(*pair) for pair in pairs], rtol=1e-6)
+    np.testing.assert_allclose(found["hd95_mm"], [outlines.hausdorff_95(*pair, spacing) for pair in pairs], rtol=1e-6)
+    np.testing.assert_allclose(found["nsd"], [outlines.surface_dice(*pair, spacing, 1.0) for pair in pairs], rtol=1e-6)
+
+
+def test_the_rule_of_nominal_ratings_is_another_config(finished):
+    workdir, _ = finished
+    with pytest.raises(UserError, match="there config.data.nominal is 'modal', here 'mean'"):
+        train.train_and_evaluate(tiny_config(**{"data.nominal": "mean"}), workdir)
+    with pytest.raises(UserError, match="config.data.nominal: 'median' is none of modal, mean"):
+        read_settings(tiny_config(**{"data.nominal": "median"}))
 
 
 def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):

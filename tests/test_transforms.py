@@ -238,13 +238,14 @@ def counts_of(classes):
     return cohort.count_ratings(np.repeat(np.array(classes, int).reshape(-1, 1), len(schema.RATINGS), axis=1))
 
 
-def test_rating_targets_are_the_cohorts_rounded_ratings():
+@pytest.mark.parametrize("nominal", ["modal", "mean"])
+def test_rating_targets_are_the_cohorts_labels(nominal):
     groups = [list(g) for n in range(5) for g in itertools.combinations_with_replacement(range(1, 7), n)]
     random = np.random.default_rng(0).integers(0, 60, (200, 9, 6)) * schema.CLASS_EXISTS  # sums beyond a uint8
     rating_counts = np.concatenate([np.stack([counts_of(group) for group in groups]), random]).astype(np.uint8)
-    targets = np.asarray(transforms.rating_targets(jnp.asarray(rating_counts), "rounded"))
+    targets = np.asarray(transforms.rating_targets(jnp.asarray(rating_counts), "rounded", nominal))
     assert targets.dtype == np.float32
-    expected = cohort.rounded_rating(rating_counts)
+    expected = cohort.labels(rating_counts, nominal)
     np.testing.assert_array_equal(targets, (np.arange(1, 7) == expected[..., None]).astype(np.float32))
     assert (expected == 0).any() and targets[expected == 0].sum() == 0
 
@@ -260,5 +261,7 @@ def test_rating_targets_round_half_up(classes, label):
     [([2, 3], [0, 1 / 2, 1 / 2, 0, 0, 0]), ([1, 1, 2, 5], [1 / 2, 1 / 4, 0, 0, 1 / 4, 0]), ([], [0] * 6)],
 )
 def test_the_distribution_as_target_is_the_share_of_the_readers(classes, shares):
-    targets = transforms.rating_targets(jnp.asarray(counts_of(classes)), "distribution")
-    np.testing.assert_allclose(targets[0], shares, rtol=1e-7)
+    for nominal in ("modal", "mean"):
+        targets = transforms.rating_targets(jnp.asarray(counts_of(classes)), "distribution", nominal)
+        np.testing.assert_allclose(targets[0], shares, rtol=1e-7)
+        np.testing.assert_allclose(targets[2], shares, rtol=1e-7)  # calcification

@@ -130,8 +130,8 @@ def is_tested(workdir: Path, method: dict[str, str], fold: int, nodule_ids: list
 
 def write_fold(workdir: Path, method: dict[str, str], fold: int, test: Subset, probabilities: np.ndarray) -> None:
     """Write a fold's predictions, and then note whose they are in the fold's second_stage.json."""
-    folder, no_dice = fold_folder(workdir, fold), np.full(len(probabilities), np.nan)
-    tables.write_predictions(folder / "predictions.csv", fold, test.records, no_dice, probabilities)
+    folder = fold_folder(workdir, fold)
+    tables.write_predictions(folder / "predictions.csv", fold, test.records, test.nominal, {}, probabilities)
     with atomic_path(folder / "second_stage.json") as temporary:
         temporary.write_text(json.dumps(method, indent=1))
 
@@ -149,7 +149,7 @@ def read_subsets(run: Run, fold: int, network: Path | None, masks: Masks | None)
         features = [train.predict_nodules(network_run, networks, nodules, flips)["features"] for nodules in chosen]
     patch_size = run.settings.geometry.patch_size
     seen, unseen = (
-        make_subset(run.records, nodules, patch_size, values, masks)
+        make_subset(run.records, nodules, patch_size, values, masks)._replace(nominal=run.settings.nominal)
         for nodules, values in zip(chosen, features, strict=True)
     )
     return seen, unseen

@@ -31,11 +31,13 @@ class Subset(NamedTuple):
         size.
       network_features: (n, F) float32; None for a method without a network.
       masks: (n, S, S, S) bool: the readers' 50 % consensus, or predicted.
+      nominal: how the nominal ratings become one class, one of `cohort.NOMINAL_RULES`.
     """
 
     records: schema.Records
     network_features: np.ndarray | None
     masks: np.ndarray
+    nominal: str = cohort.NOMINAL_RULES[0]
 
     @property
     def features(self) -> np.ndarray:
@@ -50,8 +52,8 @@ class Subset(NamedTuple):
 
     @property
     def labels(self) -> np.ndarray:
-        """Return the classes of the mean ratings rounded half up, (n, 9), 0 where nobody rated."""
-        return cohort.rounded_rating(self.records[schema.RATING_COUNTS])
+        """Return the classes of the ratings, (n, 9), 0 where nobody rated; see `cohort.labels`."""
+        return cohort.labels(self.records[schema.RATING_COUNTS], self.nominal)
 
 
 def consensus(shares: np.ndarray) -> np.ndarray:

@@ -64,8 +64,8 @@ def average(workdir: Path, runs: Sequence[str | Path]) -> dict:
             schema.RATING_COUNTS: "rating_counts",
         }
         records = {feature: table[column][tested] for feature, column in columns.items()}
-        path, no_dice = workdir / f"fold_{fold}" / "predictions.csv", np.full(tested.sum(), np.nan)
-        tables.write_predictions(path, int(fold), records, no_dice, None if mean is None else mean[tested])
+        path, predicted = workdir / f"fold_{fold}" / "predictions.csv", None if mean is None else mean[tested]
+        tables.write_predictions(path, int(fold), records, tables.nominal_rule(table), {}, predicted)
     tables.gather_predictions(workdir)
     return evaluate.evaluate(workdir)
 

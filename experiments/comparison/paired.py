@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pnsamp_jax import metrics
+from pnsamp_jax import intervals, metrics
 from pnsamp_jax.metrics import NAN
 
 
@@ -84,9 +84,9 @@ def paired_interval(
     """Compute the interval of the difference a - b of two statistics of the same nodules.
 
     Both statistics are computed on the same resampled patients. The arguments and the result are those of
-    `metrics.cluster_bootstrap`. For plain means of scores that are missing for the same nodules,
-    `metrics.mean_interval(scores_a - scores_b, clusters)` gives the same interval faster.
+    `intervals.cluster_bootstrap`. For plain means of scores that are missing for the same nodules,
+    `intervals.mean_interval(scores_a - scores_b, clusters)` gives the same interval faster.
     """
-    return metrics.cluster_bootstrap(
+    return intervals.cluster_bootstrap(
         lambda weights: statistic_a(weights) - statistic_b(weights), clusters, resamples, seed, level
     )

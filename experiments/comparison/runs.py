@@ -9,7 +9,7 @@ import numpy as np
 
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.workdir.tables import Table, rated, read_tables
+from pnsamp_jax.workdir.tables import Table, nominal_rule, rated, read_tables
 
 
 def is_complete(workdir: Path, folds: Collection[int]) -> bool:
@@ -73,6 +73,11 @@ def require_same(tables: dict[Path, Table]) -> None:
                 )
     (first_workdir, first), *rest = tables.items()
     for workdir, table in rest:
+        if nominal_rule(table) != nominal_rule(first):
+            raise UserError(
+                f"{workdir}: its config.data.nominal is '{nominal_rule(table)}', in {first_workdir} "
+                f"'{nominal_rule(first)}'; only runs with the same labels can be compared"
+            )
         for name in ("patient_id", "fold", "context", "truth"):
             differs = (table[name] != first[name]).reshape(len(table["nodule_id"]), -1).any(axis=1)
             if differs.any():

@@ -11,35 +11,39 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.comparison import paired
-from pnsamp_jax import metrics
+from pnsamp_jax import evaluate, intervals, metrics
 from pnsamp_jax.data import schema
 from pnsamp_jax.metrics import NAN
-from pnsamp_jax.workdir.tables import Table
+from pnsamp_jax.workdir.tables import Table, nominal
 
 
 class Estimate(NamedTuple):
-    """A share, or a difference of shares, with its 95 % patient-clustered interval.
+    """A number such as a share, or a difference of two, with its 95 % patient-clustered interval.
 
     Attributes:
       value: NaN if it is not defined.
       interval: (low, high); NaN if they are not defined.
       signed: whether to print a sign, as for a difference.
       note: text printed after the numbers.
+      factor: of the printed numbers, 100 for per cent.
     """
 
     value: float = NAN
     interval: tuple[float, float] = (NAN, NAN)
     signed: bool = False
     note: str = ""
+    factor: float = 100
 
     def __str__(self) -> str:
-        """Format the estimate in per cent; "-" if it is not defined."""
+        """Format the estimate, a share in per cent; "-" if it is not defined."""
         if np.isnan(self.value):
             return "-"
         sign = "+z" if self.signed else ""  # z: no negative zero
-        text = f"{100 * self.value:{sign}.1f}"
+        text = f"{self.factor * self.value:{sign}.1f}"
         if not np.isnan(self.interval).any():
-            text += " [{:{sign}.1f}, {:{sign}.1f}]".format(*(100 * bound for bound in self.interval), sign=sign)
+            text += " [{:{sign}.1f}, {:{sign}.1f}]".format(
+                *(self.factor * bound for bound in self.interval), sign=sign
+            )
         return f"{text} {self.note}".strip()
 
 
@@ -50,30 +54,29 @@ def mean_estimate(
 
     For the difference of two systems' scores, this is the paired difference of their means.
     """
-    interval = metrics.mean_interval(scores, patients, resamples, weights=weights)
+    interval = intervals.mean_interval(scores, patients, resamples, weights=weights)
     return Estimate(metrics.mean_score(scores, weights), interval, signed)
 
 
 def hits(table: Table, decoding: str, index: int) -> np.ndarray:
-    """Return the off-by-one accuracy of a rating for each nodule, (N,) 0, 1 or NaN.
+    """Return the accuracy of a rating for each nodule, (N,) 0, 1 or NaN; see `evaluate.rating_scores`.
 
     It is NaN for a blank prediction, which the table holds as class 0.
     """
-    predicted = table[decoding][:, index]
-    return np.where(predicted > 0, metrics.off_by_one(predicted, table["truth"][:, index]), np.nan)
+    predicted = table["arg_max" if nominal(table)[index] else decoding][:, index]
+    return np.where(predicted > 0, evaluate.rating_scores(table, decoding, index), np.nan)
 
 
 def constant_hits(table: Table, index: int) -> tuple[int, np.ndarray]:
-    """Return the constant class that is best for a rating on the table's own nodules, and its off-by-one (N,)."""
-    truth = table["truth"][:, index]
-    constant, _ = metrics.best_constant(truth, schema.RATINGS[index].classes)
-    return constant, metrics.off_by_one(np.full(len(truth), constant), truth)
+    """Return the constant class that is best for a rating on the table's own nodules, and its accuracy (N,)."""
+    truth, (constant, _) = table["truth"][:, index], evaluate.constant_score(table, index)
+    score = metrics.exact if nominal(table)[index] else metrics.off_by_one
+    return constant, score(np.full(len(truth), constant), truth)
 
 
 def reader_hits(table: Table, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for a rating, each nodule's `metrics.one_reader_scores` (N,) and its number of readers (N,)."""
-    rating_counts = table["rating_counts"][:, index]
-    return metrics.one_reader_scores(rating_counts), rating_counts.sum(axis=1).astype(float)
+    """Return, for a rating, each nodule's `evaluate.reader_scores` (N,) and its number of readers (N,)."""
+    return evaluate.reader_scores(table, index), table["rating_counts"][:, index].sum(axis=1).astype(float)
 
 
 class AucInputs(NamedTuple):
@@ -98,7 +101,7 @@ def auc_inputs(table: Table) -> AucInputs:
 def auc_estimate(table: Table, resamples: int) -> Estimate:
     """Estimate the AUC of malignancy."""
     inputs, patients = auc_inputs(table), table["patient_id"]
-    interval = metrics.cluster_bootstrap(inputs.auc, patients, resamples)
+    interval = intervals.cluster_bootstrap(inputs.auc, patients, resamples)
     return Estimate(inputs.auc(np.ones(len(patients))), interval)
 
 
@@ -139,4 +142,4 @@ def mean_of_ratings_estimate(
     value = statistic(np.ones(len(patients)))
     if np.isnan(value):
         return Estimate()
-    return Estimate(value, metrics.cluster_bootstrap(statistic, patients, resamples), signed)
+    return Estimate(value, intervals.cluster_bootstrap(statistic, patients, resamples), signed)

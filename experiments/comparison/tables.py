@@ -138,7 +138,7 @@ def write_csv(page: Page, path: Path) -> None:
             for column, cell in row.items():
                 if isinstance(cell, Estimate):
                     values = (cell.value, *cell.interval)
-                    cells = ["" if np.isnan(value) else f"{100 * value:.6g}" for value in values]
+                    cells = ["" if np.isnan(value) else f"{cell.factor * value:.6g}" for value in values]
                     flat[-1] |= dict(zip((column, f"{column} low", f"{column} high"), cells, strict=True))
                 else:
                     flat[-1][column] = "" if cell == "-" else cell
@@ -172,7 +172,7 @@ def write_pages(name: str, build: Build, runs: dict[str, Table], root: Path, res
         page, table = build(of_context, resamples), next(iter(of_context.values()))
         patients = len(set(table["patient_id"]))
         heading = f"{len(table['nodule_id'])} nodules of {patients} patients ({CONTEXT_NOTES[context]}). "
-        heading += "Per cent, with 95 % intervals by patients."
+        heading += "Per cent unless a unit is given, with 95 % intervals by patients."
         paths = [root / f"{name}_{context}{suffix}" for suffix in (".md", ".csv", ".png")]
         text = markdown(page, heading) + f"\n![{page.title}]({paths[2].name})\n"
         with atomic_path(paths[0]) as temporary:

@@ -41,7 +41,7 @@ class PNSAMP(nn.Module):
         self.layers["mask_skip"] = nn.Conv3d(features[0], 1, 1)
         nn.init.constant_(self.layers["mask_skip"].bias, -4.0)  # MASK_PRIOR
         self.layers["fusion"] = nn.Linear(2 * (features[-1] + mask_features[-1]), 192)
-        for index, (name, classes) in enumerate(schema.RATINGS):
+        for index, (name, classes, _) in enumerate(schema.RATINGS):
             self.layers[f"{name}_features"] = nn.Linear(192 + (name == "malignancy") * 24 * index, 24)
             self.layers[name] = nn.Linear(24, classes)
 

@@ -6,16 +6,24 @@ import numpy as np
 
 
 class Rating(NamedTuple):
-    """One of the nine characteristics that LIDC-IDRI's readers rate with an integer from 1 to `classes`."""
+    """One of the nine characteristics that LIDC-IDRI's readers rate.
+
+    Attributes:
+      name: as in columns and messages.
+      classes: the number of classes; readers give an integer from 1 to it.
+      nominal: whether the classes are kinds without an order, so that neither their mean nor "off by one" means
+        anything.
+    """
 
     name: str
     classes: int
+    nominal: bool = False
 
 
 RATINGS = (
     Rating("subtlety", 5),
-    Rating("internal_structure", 4),
-    Rating("calcification", 6),  # nominal; 6 means absent
+    Rating("internal_structure", 4, nominal=True),
+    Rating("calcification", 6, nominal=True),  # 6 means absent
     Rating("sphericity", 5),
     Rating("margin", 5),
     Rating("lobulation", 5),
@@ -25,6 +33,7 @@ RATINGS = (
 )
 RATING_NAMES = tuple(rating.name for rating in RATINGS)
 MALIGNANCY = RATING_NAMES.index("malignancy")
+NOMINAL = np.array([rating.nominal for rating in RATINGS])  # (9,) bool
 MAX_CLASSES = max(rating.classes for rating in RATINGS)
 
 # (9, 6) bool: which classes each rating has. Arrays (..., 9, 6) hold all ratings, with class k at index k - 1.

@@ -45,7 +45,7 @@ class Finding:
       distance_mm: from the point to the nearest voxel of the mask.
       hint: what may be wrong with a point at which nothing is segmented; "" if nothing is known.
       readers_mask: patch of bool, the readers' consensus; None if unknown.
-      truth: (9,) int, the rounded mean of the readers, 0 for a rating that they did not give; None if unknown.
+      truth: (9,) int, the readers' class (`cohort.labels`), 0 for a rating that they did not give; None if unknown.
     """
 
     nodule_id: str
@@ -108,13 +108,16 @@ class Finding:
 
     @property
     def within_one(self) -> np.ndarray:
-        """Return the best class within one of each rating, (9,) int; see `metrics.best_within_one`."""
-        return metrics.best_within_one(self.probabilities)
+        """Return the best class within one of each rating, (9,) int, 0 for a nominal one.
+
+        See `metrics.best_within_one`; classes without an order are not one apart.
+        """
+        return np.where(schema.NOMINAL, 0, metrics.best_within_one(self.probabilities))
 
     @property
     def expected(self) -> np.ndarray:
-        """Return the mean of each rating, (9,) float; meaningless for calcification, whose classes have no order."""
-        return metrics.expected(self.probabilities)
+        """Return the mean of each rating, (9,) float, NaN for a nominal one: classes without an order have no mean."""
+        return np.where(schema.NOMINAL, np.nan, metrics.expected(self.probabilities))
 
     @property
     def malignant_probability(self) -> float:

@@ -67,10 +67,14 @@ def draw_evaluation(table: dict[str, np.ndarray], malignant_probability: np.ndar
 
 def _dice_panel(axes: Axes, table: dict[str, np.ndarray], malignant_probability: np.ndarray) -> None:
     axes.scatter(table["diameter_mm"], table["dice"], s=10, color=BLUE, alpha=0.5, linewidths=0)
-    for name, color, style in (("dice", BLUE, "-"), ("reader_dice", GREY, "--")):
-        value = metrics.mean_score(table[name])
+    three = np.where(np.isnan(table["reader_dice"]), np.nan, table["dice"])  # on the nodules of the line below it
+    for values, color, style, label in (
+        (table["dice"], BLUE, "-", "mean"),
+        (three, BLUE, "--", "mean, at least 3 readers"),
+        (table["reader_dice"], GREY, "--", "one reader there"),
+    ):
+        value = metrics.mean_score(values)
         if not np.isnan(value):
-            label = {"dice": "mean", "reader_dice": "one reader"}[name]
             axes.axhline(value, color=color, linestyle=style, label=f"{label} {100 * value:.1f} %")
     axes.set(xlabel="diameter of the readers' consensus (mm)", ylabel="Dice", ylim=(-0.02, 1.02), title="Segmentation")
     axes.legend(loc="lower right", fontsize=8)

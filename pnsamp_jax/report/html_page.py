@@ -63,7 +63,10 @@ def write_page(
     content = {
         "lowest_hu": AIR,
         "step_hu": HU_STEP,
-        "ratings": [{"name": rating.name, "words": CLASS_WORDS[rating.name]} for rating in schema.RATINGS],
+        "ratings": [
+            {"name": rating.name, "words": CLASS_WORDS[rating.name], "nominal": rating.nominal}
+            for rating in schema.RATINGS
+        ],
         "findings": [_describe(finding) for finding in findings],
         "failures": [[readable(text) for text in failure] for failure in failures or []],
         "warning": warning,
@@ -119,7 +122,7 @@ def _measurements(finding: Finding) -> dict:
             for row, rating in zip(finding.probabilities, schema.RATINGS, strict=True)
         ],
         "arg_max": finding.arg_max.tolist(),
-        "within_one": finding.within_one.tolist(),
+        "within_one": [int(value) or None for value in finding.within_one],  # a nominal rating has none
         "expected": [_number(value) for value in finding.expected],
         "ensemble_spread": _number(finding.ensemble_spread),
         "flip_spread": _number(finding.flip_spread),

@@ -101,17 +101,17 @@ def rating_cells(finding: Finding) -> list[Cell]:
 
     The prediction is the likeliest class, followed by the best class within one in brackets if that is different. The
     colour is blue if the likeliest class is within one of the truth, red if it is not, grey if the truth is unknown.
-    Where nothing is segmented there is no prediction.
+    A nominal rating has only the likeliest class, which is blue if it is the truth. Where nothing is segmented there
+    is no prediction.
     """
     truth = np.zeros(len(schema.RATINGS), int) if finding.truth is None else finding.truth
     cells = []
-    for name, likeliest, best, true in zip(
-        schema.RATING_NAMES, finding.arg_max, finding.within_one, truth, strict=True
-    ):
-        color = GREY if true == 0 or not finding.segmented else BLUE if abs(likeliest - true) <= 1 else RED
-        prediction = f"{likeliest}" if likeliest == best else f"{likeliest} ({best})"
+    for rating, likeliest, best, true in zip(schema.RATINGS, finding.arg_max, finding.within_one, truth, strict=True):
+        agrees = likeliest == true if rating.nominal else abs(likeliest - true) <= 1
+        color = GREY if true == 0 or not finding.segmented else BLUE if agrees else RED
+        prediction = f"{likeliest}" if rating.nominal or likeliest == best else f"{likeliest} ({best})"
         prediction = prediction if finding.segmented else "–"
-        cells.append(Cell(name.replace("_", " "), prediction, f"{true}" if true else "–", color))
+        cells.append(Cell(rating.name.replace("_", " "), prediction, f"{true}" if true else "–", color))
     return cells
 
 
@@ -195,7 +195,10 @@ def _draw_head(axes: Axes, findings: list[Finding], note: str) -> None:
     if any(finding.readers_mask is not None for finding in findings):
         axes.plot([], [], color=READERS, linewidth=2.5, label="readers' outline")
     colors = {cell.color for finding in findings for cell in rating_cells(finding)}
-    for color, label in ((BLUE, "likeliest class within one of the readers'"), (RED, "further off")):
+    for color, label in (
+        (BLUE, "likeliest class within one of the readers' (nominal: the same)"),
+        (RED, "further off"),
+    ):
         if color in colors:
             axes.plot([], [], color=color, marker=MARKERS[color], markersize=3.5, linestyle="none", label=label)
     position: dict[str, Any] = {"bbox_to_anchor": (MARGIN, 0.1), "bbox_transform": axes.transData}

@@ -72,7 +72,8 @@ def columns() -> list[str]:
     """Return the columns of predictions.csv, in order."""
     names = ["nodule_id", "image", "x_mm", "y_mm", "z_mm", "status", "mask", "volume_mm3", "diameter_mm"]
     for rating in schema.RATINGS:
-        names += [f"{rating.name}_{what}" for what in ("pred", "within_one", "expected")]
+        names += [f"{rating.name}_pred"]
+        names += [f"{rating.name}_{what}" for what in ("within_one", "expected") if not rating.nominal]
         names += [f"{rating.name}_p{k}" for k in range(1, rating.classes + 1)]
     return [*names, "short_diameter_mm", "mean_diameter_mm", "truncated", "note"]
 
@@ -163,8 +164,9 @@ def row_of(finding: Finding) -> dict:
     row["truncated"] = "true" if finding.truncated else "false"
     for index, rating in enumerate(schema.RATINGS):
         row[f"{rating.name}_pred"] = int(finding.arg_max[index])
-        row[f"{rating.name}_within_one"] = int(finding.within_one[index])
-        row[f"{rating.name}_expected"] = f"{finding.expected[index]:.6g}"
+        if not rating.nominal:
+            row[f"{rating.name}_within_one"] = int(finding.within_one[index])
+            row[f"{rating.name}_expected"] = f"{finding.expected[index]:.6g}"
         p = finding.probabilities[index, : rating.classes]
         row |= {f"{rating.name}_p{k}": f"{value:.6g}" for k, value in enumerate(p, start=1)}
     return row

@@ -1,12 +1,16 @@
 """The two tables that an evaluation is computed from, written and read as CSV.
 
 predictions.csv  one row for each nodule, from the fold that did not train on it: the model's predictions and the
-                 rounded mean of the readers. Columns that the model does not predict are blank.
+                 readers' class of each rating (`cohort.labels`). Columns that the model does not predict are blank.
 readers.csv      one row for each nodule: its readers' ratings, for the baselines.
+
+The nominal ratings have a modal class, and no class "best within one". So that the mean of nine ratings can be
+computed as the paper does, their rounded means are kept too. With `config.data.nominal=mean` all nine are treated
+alike.
 """
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +23,25 @@ from pnsamp_jax.files import atomic_path
 
 Table = dict[str, np.ndarray]
 
+OUTLINE_SCORES = ("dice", "hd95_mm", "nsd")  # of the predicted mask against the readers' consensus, see `outlines`
 
-def prediction_columns() -> list[str]:
-    """Return the columns of predictions.csv, in order."""
-    columns = ["nodule_id", "patient_id", "fold", "dice"]
+
+def prediction_columns(nominal: str) -> list[str]:
+    """Return the columns of predictions.csv, in order.
+
+    Args:
+      nominal: how the nominal ratings are treated, one of `cohort.NOMINAL_RULES`.
+    """
+    dice, *further = OUTLINE_SCORES
+    columns = ["nodule_id", "patient_id", "fold", dice]
     for rating in schema.RATINGS:
-        columns += [f"{rating.name}_true", f"{rating.name}_pred", f"{rating.name}_within_one"]
+        columns += [f"{rating.name}_true", f"{rating.name}_pred"]
+        if nominal == "mean" or not rating.nominal:
+            columns.append(f"{rating.name}_within_one")
         columns += [f"{rating.name}_p{k}" for k in range(1, rating.classes + 1)]
-    return columns
+    if nominal == "modal":
+        further += [f"{rating.name}_rounded_mean" for rating in schema.RATINGS if rating.nominal]
+    return columns + further
 
 
 def reader_columns() -> list[str]:
@@ -36,7 +51,12 @@ def reader_columns() -> list[str]:
 
 
 def write_predictions(
-    path: Path, fold: int, records: dict[str, np.ndarray], dice: np.ndarray, probabilities: np.ndarray | None
+    path: Path,
+    fold: int,
+    records: dict[str, np.ndarray],
+    nominal: str,
+    outline_scores: Mapping[str, np.ndarray],
+    probabilities: np.ndarray | None,
 ) -> None:
     """Write one fold's predictions.
 
@@ -44,24 +64,28 @@ def write_predictions(
       path: of the CSV file.
       fold: number of the fold that tested these nodules.
       records: of the N test nodules.
-      dice: (N,), NaN without a segmentation.
+      nominal: how the nominal ratings are treated, one of `cohort.NOMINAL_RULES`.
+      outline_scores: (N,) each, by the names of `OUTLINE_SCORES`; empty without a segmentation.
       probabilities: (N, 9, 6), NaN in ratings that the model does not predict; None without ratings.
     """
-    labels = cohort.rounded_rating(records[schema.RATING_COUNTS])
+    columns = prediction_columns(nominal)
+    labels = cohort.labels(records[schema.RATING_COUNTS], nominal)
+    rounded = cohort.rounded_rating(records[schema.RATING_COUNTS])
     rows = []
     for row_index, nodule_id in enumerate(records[schema.NODULE_ID]):
         row = {"nodule_id": nodule_id, "patient_id": records[schema.PATIENT_ID][row_index], "fold": fold}
-        row["dice"] = _cell(dice[row_index])
+        row |= {name: _cell(outline_scores[name][row_index]) for name in OUTLINE_SCORES if name in outline_scores}
         for index, rating in enumerate(schema.RATINGS):
             row[f"{rating.name}_true"] = labels[row_index, index] or ""
+            row[f"{rating.name}_rounded_mean"] = rounded[row_index, index] or ""
             if probabilities is None or np.isnan(probabilities[row_index, index]).all():
                 continue
             p = probabilities[row_index, index, : rating.classes]
             row[f"{rating.name}_pred"] = metrics.arg_max(p[None])[0]
             row[f"{rating.name}_within_one"] = metrics.best_within_one(p[None])[0]
             row |= {f"{rating.name}_p{k}": _cell(value) for k, value in enumerate(p, start=1)}
-        rows.append(row)
-    _write(path, prediction_columns(), rows)
+        rows.append({name: row[name] for name in columns if name in row})
+    _write(path, columns, rows)
 
 
 def gather_predictions(workdir: Path) -> None:
@@ -70,10 +94,10 @@ def gather_predictions(workdir: Path) -> None:
     Raises:
       UserError: a fold's table is malformed; predictions.csv stays as it is.
     """
-    rows = []
-    for path in sorted(workdir.glob("fold_*/predictions.csv")):
-        rows += _read(path, prediction_columns())
-    _write(workdir / "predictions.csv", prediction_columns(), sorted(rows, key=lambda row: row["nodule_id"]))
+    paths = sorted(workdir.glob("fold_*/predictions.csv"))
+    columns = prediction_columns(_rule_of(paths[0]) if paths else cohort.NOMINAL_RULES[0])
+    rows = [row for path in paths for row in _read(path, columns)]
+    _write(workdir / "predictions.csv", columns, sorted(rows, key=lambda row: row["nodule_id"]))
 
 
 def write_readers(path: Path, records: dict[str, np.ndarray]) -> None:
@@ -94,13 +118,15 @@ def read_tables(workdir: Path) -> Table:
 
     Returns:
       Arrays with the N nodules of predictions.csv on the leading axis: nodule_id, patient_id, context (str), fold,
-      dice, reader_dice, diameter_mm (float, NaN where blank), truth, arg_max, within_one (N, 9) int with 0 where
-      blank, probabilities (N, 9, 6) float and rating_counts (N, 9, 6) int.
+      dice, hd95_mm, nsd, reader_dice, diameter_mm (float, NaN where blank), truth, rounded_mean, arg_max, within_one
+      (N, 9) int with 0 where blank, probabilities (N, 9, 6) float, rating_counts (N, 9, 6) int and nominal (N, 9)
+      bool: which ratings are scored by exact accuracy and have no class best within one, the same in every row.
 
     Raises:
       UserError: a table is missing, malformed, or lacks a nodule.
     """
-    predictions = _read(workdir / "predictions.csv", prediction_columns())
+    rule = _rule_of(workdir / "predictions.csv")
+    predictions = _read(workdir / "predictions.csv", prediction_columns(rule))
     if not predictions:
         raise UserError(f"{workdir / 'predictions.csv'}: holds no nodule; run --mode train first")
     readers = {row["nodule_id"]: row for row in _read(workdir / "readers.csv", reader_columns())}
@@ -108,11 +134,15 @@ def read_tables(workdir: Path) -> Table:
     if lost:
         raise UserError(f"{workdir / 'readers.csv'}: has no row for nodule '{lost[0]}' of predictions.csv")
     rows = [readers[row["nodule_id"]] | row for row in predictions]
+    numbers = ("fold", *OUTLINE_SCORES, "reader_dice", "diameter_mm")
     try:
+        truth = _ratings(rows, "_true")
         return {
             **{name: np.array([row[name] for row in rows]) for name in ("nodule_id", "patient_id", "context")},
-            **{name: _floats(rows, [name])[:, 0] for name in ("fold", "dice", "reader_dice", "diameter_mm")},
-            "truth": _ratings(rows, "_true"),
+            **{name: _floats(rows, [name])[:, 0] for name in numbers},
+            "nominal": np.tile(schema.NOMINAL & (rule == "modal"), (len(rows), 1)),
+            "truth": truth,
+            "rounded_mean": _ratings(rows, "_rounded_mean", truth),
             "arg_max": _ratings(rows, "_pred"),
             "within_one": _ratings(rows, "_within_one"),
             "probabilities": _classes(rows, "_p"),
@@ -129,6 +159,28 @@ def rated(table: Table) -> np.ndarray:
     return np.any(table["arg_max"] > 0, axis=0)
 
 
+def nominal(table: Table) -> np.ndarray:
+    """Return which of the nine ratings of a table (see `read_tables`) are scored by exact accuracy: (9,) bool."""
+    return table["nominal"][0]
+
+
+def nominal_rule(table: Table) -> str:
+    """Return how a table treats the nominal ratings, one of `cohort.NOMINAL_RULES`."""
+    return "modal" if nominal(table).any() else "mean"
+
+
+def as_in_paper(table: Table) -> Table:
+    """Return the table as the paper would score it: all nine ratings by their rounded means, off by one."""
+    probabilities = table["probabilities"]
+    best = metrics.best_within_one(probabilities.reshape(-1, schema.MAX_CLASSES)).reshape(table["arg_max"].shape)
+    blank = table["arg_max"] == 0
+    return table | {
+        "truth": table["rounded_mean"],
+        "within_one": np.where(table["nominal"], np.where(blank, 0, best), table["within_one"]),
+        "nominal": np.zeros_like(table["nominal"]),
+    }
+
+
 def _cell(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.6g}"
 
@@ -141,8 +193,23 @@ def _floats(rows: list[dict], names: Iterable[str]) -> np.ndarray:
     return values
 
 
-def _ratings(rows: list[dict], suffix: str) -> np.ndarray:
-    return np.nan_to_num(_floats(rows, [name + suffix for name in schema.RATING_NAMES])).astype(int)
+def _ratings(rows: list[dict], suffix: str, default: int | np.ndarray = 0) -> np.ndarray:
+    """Return (N, 9) int: the columns with a suffix, 0 where blank; where a rating lacks the column, the default."""
+    given = np.array([name + suffix in rows[0] for name in schema.RATING_NAMES])
+    columns = [name + suffix for name in np.array(schema.RATING_NAMES)[given]]
+    values = np.array(np.broadcast_to(default, (len(rows), len(given))))
+    values[:, given] = np.nan_to_num(_floats(rows, columns)).astype(int)
+    return values
+
+
+def _rule_of(path: Path) -> str:
+    """Return how a predictions.csv treats the nominal ratings: a class best within one has only the rule "mean"."""
+    header = path.read_text(errors="replace").partition("\n")[0] if path.is_file() else ""
+    return (
+        "mean"
+        if any(f"{rating.name}_within_one" in header for rating in schema.RATINGS if rating.nominal)
+        else "modal"
+    )
 
 
 def _classes(rows: list[dict], infix: str) -> np.ndarray:

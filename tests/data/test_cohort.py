@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pnsamp_jax.data import cohort, schema
+from pnsamp_jax.data import cohort, lidc_database, schema
 from pnsamp_jax.errors import UserError
 
 
@@ -68,3 +68,64 @@ def test_the_least_number_of_readers_who_rated_malignancy():
 def test_an_unknown_cohort_is_reported():
     with pytest.raises(UserError, match="config.data.cohort: no cohort 'some'.*rounded_ne_3"):
         cohort.suspicion(counts_of(1)[None], "some")
+
+
+# Nominal ratings
+
+STRUCTURE, CALCIFICATION = 1, 2
+
+
+def label_of(nominal, index, *classes):
+    """Return the label of one rating that readers gave these classes."""
+    ratings = np.ones((len(classes), 9), int)
+    ratings[:, index] = classes
+    return cohort.labels(cohort.count_ratings(ratings), nominal)[index]
+
+
+@pytest.mark.parametrize(
+    ("index", "classes", "modal", "mean"),
+    [
+        (CALCIFICATION, (3, 6, 6), 6, 5),  # no reader saw a central calcification, 5
+        (CALCIFICATION, (3, 3, 3, 6), 3, 4),
+        (CALCIFICATION, (1, 5, 5, 6), 5, 4),
+        (CALCIFICATION, (6,), 6, 6),
+        (CALCIFICATION, (3, 6), 6, 5),  # ties: 6 is the commonest, then 3, 5, 4, 2, 1
+        (CALCIFICATION, (3, 3, 5, 5), 3, 4),
+        (CALCIFICATION, (4, 5), 5, 5),
+        (CALCIFICATION, (1, 2), 2, 2),
+        (CALCIFICATION, (4, 2, 1), 4, 2),
+        (STRUCTURE, (1, 4), 1, 3),  # 1 is the commonest, then 4, 2, 3
+        (STRUCTURE, (2, 4), 4, 3),
+        (STRUCTURE, (4, 4, 1), 4, 3),
+        (CALCIFICATION, (0, 0), 0, 0),
+    ],
+)
+def test_nominal_ratings_have_the_class_of_most_readers(index, classes, modal, mean):
+    assert label_of("modal", index, *classes) == modal
+    assert label_of("mean", index, *classes) == mean
+
+
+def test_ordinal_ratings_are_rounded_means_under_either_rule():
+    rating_counts = np.random.default_rng(0).integers(0, 4, (50, 9, 6)).astype(np.uint8) * schema.CLASS_EXISTS
+    rounded = cohort.rounded_rating(rating_counts)
+    modal = cohort.labels(rating_counts, "modal")
+    nominal = np.isin(np.arange(9), [STRUCTURE, CALCIFICATION])
+    np.testing.assert_array_equal(cohort.labels(rating_counts, "mean"), rounded)
+    np.testing.assert_array_equal(modal[:, ~nominal], rounded[:, ~nominal])
+    assert (modal[:, nominal] != rounded[:, nominal]).any()
+
+
+def test_one_reader_more_outweighs_every_tie():
+    for index, classes in ((STRUCTURE, 4), (CALCIFICATION, 6)):
+        for chosen in range(1, classes + 1):
+            assert label_of("modal", index, *range(1, classes + 1), chosen) == chosen
+
+
+def test_ties_go_to_the_class_that_the_readers_of_the_archive_chose_most_often():
+    ratings = np.array([reading.ratings for scan in lidc_database.read_scans() for reading in scan.annotations])
+    for index, classes in ((STRUCTURE, 4), (CALCIFICATION, 6)):
+        votes = np.bincount(ratings[:, index], minlength=classes + 1)[1 : classes + 1]
+        for one in range(1, classes + 1):
+            for other in range(1, one):
+                commoner = one if votes[one - 1] > votes[other - 1] else other
+                assert label_of("modal", index, one, other) == commoner

@@ -41,19 +41,26 @@ def certain(malignancy: np.ndarray, attributes: int = 4) -> np.ndarray:
 
 
 def make_run(
-    workdir: Path, probabilities: np.ndarray | None, dice: np.ndarray | None = None, keep: np.ndarray | None = None
+    workdir: Path,
+    probabilities: np.ndarray | None,
+    dice: np.ndarray | None = None,
+    keep: np.ndarray | None = None,
+    nominal: str = "modal",
+    records: dict[str, np.ndarray] | None = None,
 ) -> None:
     """Write a finished run of two folds over the made-up nodules, or over those in `keep` (N,) bool."""
-    records, fold_of = made_up_records(), np.arange(N) // 2 % 2
+    records, fold_of = records or made_up_records(), np.arange(N) // 2 % 2
     keep = np.full(N, True) if keep is None else keep
-    dice = np.full(N, np.nan) if dice is None else dice
     split = []
     for fold in range(2):
         test = (fold_of == fold) & keep
         test_records = {name: values[test] for name, values in records.items()}
         path = workdir / f"fold_{fold}" / "predictions.csv"
         predicted = None if probabilities is None else probabilities[test]
-        write_predictions(path, fold, test_records, dice[test], predicted)
+        outline_scores = (
+            {} if dice is None else {"dice": dice[test], "hd95_mm": 10 * dice[test], "nsd": dice[test] / 2}
+        )
+        write_predictions(path, fold, test_records, nominal, outline_scores, predicted)
         split.append({"test": {"nodules": records[schema.NODULE_ID][test].tolist()}})
     write_readers(workdir / "readers.csv", records)
     gather_predictions(workdir)
@@ -80,7 +87,11 @@ def blank(workdir: Path, rating: str, nodule: str | None = None) -> None:
 
     def change(row: dict) -> None:
         for column in row:
-            if column.startswith(rating) and not column.endswith("_true") and nodule in (None, row["nodule_id"]):
+            if (
+                column.startswith(rating)
+                and not column.endswith(("_true", "_rounded_mean"))
+                and nodule in (None, row["nodule_id"])
+            ):
                 row[column] = ""
 
     edit(workdir / "predictions.csv", change)

@@ -9,6 +9,7 @@ from experiments.comparison.average_runs import average
 from pnsamp_jax import evaluate
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.workdir.tables import nominal_rule
 
 
 def test_the_average_is_the_mean_and_is_read_like_a_run(root, monkeypatch):
@@ -26,6 +27,15 @@ def test_the_average_is_the_mean_and_is_read_like_a_run(root, monkeypatch):
     assert runs.is_complete(root / "pn_samp_mean", [0, 1])
     with pytest.raises(UserError, match="belongs to another run"):
         average(root / "pn_samp_mean", members[:2])
+
+
+def test_the_average_treats_nominal_ratings_as_its_runs_do(root):
+    for name in ("a", "b"):
+        make_run(root / name, certain(TRUTH), nominal="mean")
+    average(root / "mean", [root / "a", root / "b"])
+    assert nominal_rule(runs.read_run(root / "mean")) == "mean"
+    with pytest.raises(UserError, match="config.data.nominal is 'modal', in .*a 'mean'"):
+        average(root / "mixed", [root / "a", root / "pn_samp_m"])
 
 
 def test_the_average_of_runs_that_only_segment_has_no_ratings(root):

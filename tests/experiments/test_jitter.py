@@ -88,7 +88,7 @@ def workdir(tmp_path, monkeypatch):
     for fold, chosen in enumerate(([1], [0, 2])):
         part = {name: values[chosen] for name, values in records.items()}
         p = np.tile(np.eye(6)[3], (len(chosen), 9, 1))
-        tables.write_predictions(tmp_path / f"fold_{fold}" / "predictions.csv", fold, part, np.ones(len(chosen)), p)
+        tables.write_predictions(tmp_path / f"fold_{fold}" / "predictions.csv", fold, part, "modal", {}, p)
     tables.gather_predictions(tmp_path)
     nodules = [marked_nodule(name) for name in "abc"]
     source = SimpleNamespace(series=lambda: [0, 1, 2], load=lambda series: [nodules[series]])

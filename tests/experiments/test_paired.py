@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.comparison import paired
-from pnsamp_jax import metrics
+from pnsamp_jax import intervals, metrics
 
 NAN = float("nan")
 
@@ -95,7 +95,7 @@ def area_of(score, positive):
 def test_paired_interval_of_means_is_that_of_the_mean_difference():
     a, b, _, patients = two_systems(3)
     slow = paired.paired_interval(mean_of(a), mean_of(b), patients, resamples=200)
-    np.testing.assert_allclose(slow, metrics.mean_interval(a - b, patients, resamples=200), atol=1e-12)
+    np.testing.assert_allclose(slow, intervals.mean_interval(a - b, patients, resamples=200), atol=1e-12)
 
 
 def test_paired_interval_of_a_constant_advantage_is_a_point():
@@ -108,6 +108,6 @@ def test_pairing_narrows_the_interval_of_systems_with_the_same_errors():
     a, b, positive, patients = two_systems(5)
     areas = [area_of(score, positive) for score in (a, b)]
     low, high = paired.paired_interval(*areas, patients, 300)
-    alone = [np.diff(metrics.cluster_bootstrap(area, patients, 300))[0] for area in areas]
+    alone = [np.diff(intervals.cluster_bootstrap(area, patients, 300))[0] for area in areas]
     assert low < metrics.auc(a, positive) - metrics.auc(b, positive) < high
     assert high - low < 0.8 * np.hypot(*alone)  # the width for independent systems

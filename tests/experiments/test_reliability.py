@@ -43,8 +43,7 @@ def workdir(tmp_path):
         tested = np.arange(N) // 4 % 2 == fold
         test_records = {name: values[tested] for name, values in records.items()}
         folder = tmp_path / f"fold_{fold}"
-        no_dice = np.full(tested.sum(), np.nan)
-        tables.write_predictions(folder / "predictions.csv", fold, test_records, no_dice, p[tested])
+        tables.write_predictions(folder / "predictions.csv", fold, test_records, "modal", {}, p[tested])
         temperatures = dict.fromkeys(schema.RATING_NAMES, 1.0) | {"malignancy": TEMPERATURES[fold]}
         calibration = {"checkpoint": "best", "step": 1, "temperatures": temperatures, "features": []}
         (folder / "calibration.json").write_text(json.dumps(calibration))

@@ -54,7 +54,9 @@ def test_a_nodule_with_the_same_mask_is_measured_once():
 def test_the_labels_of_a_subset_are_those_of_the_cohort():
     rating_counts = np.random.default_rng(0).integers(0, 2, (5, 9, 6)).astype(np.uint8)
     subset = subsets.Subset({schema.RATING_COUNTS: rating_counts}, None, np.empty((5, 0)))
-    np.testing.assert_array_equal(subset.labels, cohort.rounded_rating(rating_counts))
+    np.testing.assert_array_equal(subset.labels, cohort.labels(rating_counts, "modal"))
+    by_mean = subset._replace(nominal="mean")
+    np.testing.assert_array_equal(by_mean.labels, cohort.rounded_rating(rating_counts))
     np.testing.assert_array_equal(subset.means, cohort.mean_rating(rating_counts))
 
 

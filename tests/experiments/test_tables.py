@@ -4,13 +4,15 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from made_up_runs import MALIGNANCY, RESAMPLES, TRUTH, blank, certain, make_run
+from made_up_runs import MALIGNANCY, RESAMPLES, TRUTH, blank, certain, made_up_records, make_run
 
 from experiments import table1, table2, table3
 from experiments.comparison import paired, runs, systems, tables
 from pnsamp_jax import metrics
 from pnsamp_jax.configs import base
+from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.workdir.layout import write_config
 from pnsamp_jax.workdir.tables import gather_predictions
@@ -37,6 +39,9 @@ def test_table_1(root):
     m, s1, reader = (row_of(rows, name) for name in ("PN-SAMP M", "PN-SAMP S1", "One reader"))
     assert str(m["Dice"]) == "70.0 [70.0, 70.0]"
     assert m["n"] == s1["n"] == 32 and reader["n"] == 16  # the slabs, and those with a reader's Dice
+    assert str(reader[table1.THREE]) == "80.0 [80.0, 80.0]" and str(m[table1.THREE]) == "70.0 [70.0, 70.0]"
+    assert str(m["HD95, mm"]) == "7.0 [7.0, 7.0]" and str(m["NSD"]) == "35.0 [35.0, 35.0]"  # mm, and per cent
+    assert reader["HD95, mm"] == reader["NSD"] == "-"
     assert m["over folds, mean (SEM)"] == "70.00 (0.00)" and m["paper"] == "73.89"
     assert m["against PN-SAMP M"] == "-"
     assert str(s1["against PN-SAMP M"]) == "-10.0 [-10.0, -10.0]"
@@ -78,16 +83,42 @@ def test_table_3(root):
     assert row_of(best, "malignancy")["PN-SAMP S1"].value == pytest.approx(20 / 32)
     assert str(row_of(best, "subtlety")["CNN-MTL"]) == "-" and row_of(best, "margin")["CNN-MTL"].value == 0
     assert row_of(best, "margin")["n"] == 32
-    nine, seven = row_of(best, "mean of nine"), row_of(best, "mean of the seven that CNN-MTL rates")
+    names = (
+        "mean of the seven ordinal",
+        "mean of the six ordinal that CNN-MTL rates",
+        "mean of nine, as in the paper",
+    )
+    seven, six, nine = (row_of(best, name) for name in names)
     assert nine["PN-SAMP S1"].value == pytest.approx((8 + 20 / 32) / 9)
-    assert str(nine["CNN-MTL"]) == "-" and seven["CNN-MTL"].value == pytest.approx(1 / 7)
-    difference = row_of(best, "mean of nine, against PN-SAMP M")
+    assert seven["PN-SAMP S1"].value == pytest.approx((6 + 20 / 32) / 7)
+    assert str(nine["CNN-MTL"]) == str(seven["CNN-MTL"]) == "-" and six["CNN-MTL"].value == pytest.approx(1 / 6)
+    assert row_of(best, "calcification (exact)")["CNN-MTL"].value == 0
+    difference = row_of(best, "mean of nine, as in the paper, against PN-SAMP M")
     assert difference["PN-SAMP S1"].value == pytest.approx(-12 / 32 / 9) and difference["PN-SAMP M"] == "-"
     assert str(difference["one reader"]) == "+0.0 [+0.0, +0.0]"
     assert difference["best constant"].value == pytest.approx(-0.5 / 9)
     assert str(row_of(best, "malignancy")["best constant"]).endswith("] (1)")
-    assert row_of(best, "mean of nine, paper")["PN-SAMP M"] == "89.33"
+    assert row_of(best, "mean of nine, paper's own")["PN-SAMP M"] == "89.33"
     assert row_of(arg_max, "malignancy")["PN-SAMP S1"].value == pytest.approx(20 / 32)
+
+
+def test_nominal_ratings_are_exact_and_the_mean_of_nine_is_the_papers(root):
+    """Calcification is rated 3, 6, 6: the modal class is 6, the rounded mean 5. One system predicts 6, the other 5."""
+    calcification, folder = 2, root / "nominal"
+    records = made_up_records()
+    records[schema.RATING_COUNTS][:, calcification] = np.array([0, 0, 1, 0, 0, 2])
+    for key, chosen in (("pn_samp_m", 6), ("pn_samp_s1", 5)):
+        probabilities = certain(TRUTH)
+        probabilities[:, calcification] = np.arange(1, 7) == chosen
+        make_run(folder / key, probabilities, records=records)
+    best, _ = build(folder, table3).values()
+    row = row_of(best, "calcification (exact)")
+    assert row["PN-SAMP M"].value == 1 and row["PN-SAMP S1"].value == 0
+    assert row["best constant"].value == 1 and str(row["best constant"]).endswith("(6)")
+    assert row["one reader"].value == pytest.approx(2 / 3)
+    nine = row_of(best, "mean of nine, as in the paper")
+    assert nine["PN-SAMP M"].value == nine["PN-SAMP S1"].value == 1  # both are within one of 5
+    assert row_of(best, "mean of nine, as in the paper, against PN-SAMP M")["PN-SAMP S1"].value == 0
 
 
 # Systems that were not run
@@ -101,7 +132,7 @@ def test_systems_that_were_not_run_or_use_the_readers_are_marked(root):
     marked = [row["system"] for row in rows if row["system"].endswith(tables.READERS_MARK)]
     assert len(marked) == 4 and not any("predicted" in name for name in marked)
     best, _ = build(root, table3).values()
-    assert row_of(best, "margin")["CNN-MTL"] == row_of(best, "mean of nine")["CNN-MTL"] == "not run"
+    assert row_of(best, "margin")["CNN-MTL"] == row_of(best, "mean of nine, as in the paper")["CNN-MTL"] == "not run"
 
 
 def test_without_pn_samp_m_there_are_no_differences(root):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pnsamp_jax import metrics
+from pnsamp_jax import outlines
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.patches import patch_affine, sample
 from pnsamp_jax.inference import masks
@@ -68,7 +68,7 @@ def test_resampling_there_and_back_restores_the_mask(name):
     patch = ball(8.0)
     resampled = masks.onto_grid(patch, shape, around(affine, shape))
     back = masks.onto_grid(resampled, patch.array.shape, patch.affine)
-    overlap = metrics.dice(back.array, patch.array)
+    overlap = outlines.dice(back.array, patch.array)
     # With slices of 3 mm, the poles of a ball of 8 mm are off by up to half a slice: a twentieth of the volume.
     assert overlap > (0.94 if resampled.spacing.max() > 2 else 0.97)
 
@@ -84,7 +84,7 @@ def test_onto_grid_undoes_the_resampling_of_a_readers_mask():
     native = masks.onto_grid(ball(8.0), shape, affine)
     share = sample(Volume(native.array.astype(np.float32), affine), CENTRE, 64, 0.6, outside="grid-constant")
     back = masks.onto_grid(Volume(share >= 0.5, ball(8.0).affine), shape, affine)
-    overlap = metrics.dice(back.array, native.array)
+    overlap = outlines.dice(back.array, native.array)
     # At the poles, the half-way surface of linear interpolation lies inside the outermost marked voxels.
     assert overlap > 0.95
 

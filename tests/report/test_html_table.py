@@ -131,17 +131,21 @@ def test_a_row_opens_its_nodule_with_its_ratings(user, nodules):
         user.wait_for(finding.nodule_id)
         assert user.find("#viewer-image").text == finding.image
         order = [schema.MALIGNANCY, *(index for index in range(len(schema.RATINGS)) if index != schema.MALIGNANCY)]
+        ordinal = [
+            index for index in order if schema.RATING_NAMES[index] not in ("internal_structure", "calcification")
+        ]
         known = finding.truth is not None
         for name, values in {
             "data-fact=arg_max": finding.arg_max[order],
-            "data-fact=within_one": finding.within_one[order],
-            "data-fact=expected": finding.expected[order],
+            "data-fact=within_one": finding.within_one[ordinal],
+            "data-fact=expected": finding.expected[ordinal],
             "data-fact=truth": finding.truth[order] if known else [],
             "data-class": finding.probabilities[order][schema.CLASS_EXISTS[order]],
         }.items():
             assert [float(value) for value in user.values(f".rating [{name}]")] == [*map(rounded, values)], name
         if known:
-            beyond = np.abs(finding.truth - finding.arg_max)[order] > 1
+            reach = np.isin(np.arange(9), ordinal).astype(int)  # a nominal rating has to be the same
+            beyond = (np.abs(finding.truth - finding.arg_max) > reach)[order]
             marks = [f"{truth} {'✗' if far else '✓'}" for truth, far in zip(finding.truth[order], beyond, strict=True)]
             assert user.texts(".rating [data-fact=truth]") == marks
             assert user.texts(".rating [data-fact=truth].beyond") == [mark for mark in marks if "✗" in mark]

@@ -59,14 +59,15 @@ def texts(page):
 
 def test_a_cell_shows_both_decodings_and_the_truth_and_its_colour_shows_the_error():
     two_peaks = (0.0, 0.0, 0.3, 0.3, 0.4)  # likeliest 5, best within one 4
-    finding = finding_of(two_peaks, two_peaks[1:], two_peaks, truth=np.array([4, 2, 3, 3, 4, 0, 2, 1, 5]))
+    rows = (two_peaks, two_peaks[1:], two_peaks, two_peaks)
+    finding = finding_of(*rows, truth=np.array([4, 3, 5, 3, 4, 0, 2, 1, 5]))
     cells = nodule_figure.rating_cells(finding)
     assert [cell.name for cell in cells[:2]] == ["subtlety", "internal structure"]
     assert [cell[1:] for cell in cells] == [
         ("5 (4)", "4", BLUE),
-        ("4 (3)", "2", nodule_figure.RED),
+        ("4", "3", nodule_figure.RED),  # nominal: no class within one, and only the same class agrees
+        ("5", "5", BLUE),
         ("5 (4)", "3", nodule_figure.RED),  # the likeliest class decides, although the class in brackets is within one
-        ("2", "3", BLUE),
         ("2", "4", nodule_figure.RED),
         ("2", "–", GREY),  # the readers did not rate it
         ("2", "2", BLUE),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from made_ratings import random_cohort
 
-from pnsamp_jax import metrics
+from pnsamp_jax import intervals, metrics
 
 NAN = float("nan")
 
@@ -13,50 +13,52 @@ def test_mean_interval_equals_the_bootstrap_of_the_mean():
     predicted, truth, clusters = random_cohort(0)
     scores = metrics.off_by_one(predicted, truth)
     own = np.random.default_rng(5).integers(1, 5, len(scores)).astype(float)
-    slow = metrics.cluster_bootstrap(lambda w: metrics.mean_score(scores, w), clusters, resamples=300, seed=4)
-    np.testing.assert_allclose(metrics.mean_interval(scores, clusters, resamples=300, seed=4), slow, rtol=1e-12)
-    slow = metrics.cluster_bootstrap(lambda w: metrics.mean_score(scores, w * own), clusters, 300, 4, 0.8)
-    np.testing.assert_allclose(metrics.mean_interval(scores, clusters, 300, 4, 0.8, own), slow, rtol=1e-12)
+    slow = intervals.cluster_bootstrap(lambda w: metrics.mean_score(scores, w), clusters, resamples=300, seed=4)
+    np.testing.assert_allclose(intervals.mean_interval(scores, clusters, resamples=300, seed=4), slow, rtol=1e-12)
+    slow = intervals.cluster_bootstrap(lambda w: metrics.mean_score(scores, w * own), clusters, 300, 4, 0.8)
+    np.testing.assert_allclose(intervals.mean_interval(scores, clusters, 300, 4, 0.8, own), slow, rtol=1e-12)
 
 
 def test_mean_interval_of_independent_scores_is_the_normal_interval():
     scores = np.random.default_rng(0).normal(size=400)
-    low, high = metrics.mean_interval(scores, np.arange(400))
+    low, high = intervals.mean_interval(scores, np.arange(400))
     half = 1.96 * scores.std() / 20
     np.testing.assert_allclose([low, high], scores.mean() + np.array([-half, half]), atol=0.15 * half)
 
 
 def test_interval_is_wider_if_the_nodules_of_a_patient_resemble_each_other():
     scores = np.repeat(np.random.default_rng(0).random(50), 4)
-    by_patient = metrics.mean_interval(scores, np.repeat(np.arange(50), 4))
-    by_nodule = metrics.mean_interval(scores, np.arange(200))
+    by_patient = intervals.mean_interval(scores, np.repeat(np.arange(50), 4))
+    by_nodule = intervals.mean_interval(scores, np.arange(200))
     assert np.diff(by_patient) == pytest.approx(2 * np.diff(by_nodule), rel=0.15)  # sqrt(4), as they are identical
 
 
 def test_interval_widens_with_its_level():
     predicted, truth, clusters = random_cohort(1)
-    widths = [np.diff(metrics.mean_interval(metrics.exact(predicted, truth), clusters, level=q)) for q in (0.5, 0.95)]
+    widths = [
+        np.diff(intervals.mean_interval(metrics.exact(predicted, truth), clusters, level=q)) for q in (0.5, 0.95)
+    ]
     assert 0 < widths[0] < widths[1]
 
 
 def test_interval_is_deterministic_and_depends_on_the_seed():
     predicted, truth, clusters = random_cohort(2)
     scores = metrics.absolute_error(predicted, truth)
-    assert metrics.mean_interval(scores, clusters, seed=1) == metrics.mean_interval(scores, clusters, seed=1)
-    assert metrics.mean_interval(scores, clusters, seed=1) != metrics.mean_interval(scores, clusters, seed=2)
+    assert intervals.mean_interval(scores, clusters, seed=1) == intervals.mean_interval(scores, clusters, seed=1)
+    assert intervals.mean_interval(scores, clusters, seed=1) != intervals.mean_interval(scores, clusters, seed=2)
 
 
 def test_interval_does_not_depend_on_the_order_of_the_nodules_or_the_type_of_the_ids():
     predicted, truth, clusters = random_cohort(3)
     names = np.array([f"LIDC-IDRI-{patient:04d}" for patient in clusters])
     order = np.random.default_rng(0).permutation(len(truth))
-    interval = metrics.mean_interval(metrics.off_by_one(predicted, truth), clusters)
-    shuffled = metrics.mean_interval(metrics.off_by_one(predicted[order], truth[order]), list(names[order]))
+    interval = intervals.mean_interval(metrics.off_by_one(predicted, truth), clusters)
+    shuffled = intervals.mean_interval(metrics.off_by_one(predicted[order], truth[order]), list(names[order]))
     np.testing.assert_allclose(shuffled, interval, rtol=1e-12)
-    assert metrics.mean_interval(metrics.off_by_one(predicted, truth), names.astype(object)) == interval
+    assert intervals.mean_interval(metrics.off_by_one(predicted, truth), names.astype(object)) == interval
 
     def kappa(rows):
-        return metrics.cluster_bootstrap(
+        return intervals.cluster_bootstrap(
             lambda w: metrics.quadratic_kappa(predicted[rows], truth[rows], 5, w), names[rows], resamples=100
         )
 
@@ -65,8 +67,8 @@ def test_interval_does_not_depend_on_the_order_of_the_nodules_or_the_type_of_the
 
 def test_interval_of_equal_scores_is_a_point():
     scores = np.array([1.0, 1.0, NAN, 1.0])
-    assert metrics.mean_interval(scores, [0, 1, 1, 2]) == (1.0, 1.0)
-    assert metrics.cluster_bootstrap(lambda w: metrics.mean_score(scores, w), [0, 1, 1, 2], 100) == (1.0, 1.0)
+    assert intervals.mean_interval(scores, [0, 1, 1, 2]) == (1.0, 1.0)
+    assert intervals.cluster_bootstrap(lambda w: metrics.mean_score(scores, w), [0, 1, 1, 2], 100) == (1.0, 1.0)
 
 
 def test_bootstrap_draws_as_many_whole_patients_as_there_are():
@@ -76,7 +78,7 @@ def test_bootstrap_draws_as_many_whole_patients_as_there_are():
         drawn.append(weights)
         return 0.0
 
-    metrics.cluster_bootstrap(statistic, np.array(["b", "a", "b", "c"]), resamples=50)
+    intervals.cluster_bootstrap(statistic, np.array(["b", "a", "b", "c"]), resamples=50)
     weights = np.array(drawn)
     np.testing.assert_array_equal(weights[:, 0], weights[:, 2])
     np.testing.assert_array_equal(weights[:, [0, 1, 3]].sum(axis=1), 3)
@@ -84,24 +86,24 @@ def test_bootstrap_draws_as_many_whole_patients_as_there_are():
 
 def test_bootstrap_ignores_undefined_replicates():
     # Some draws of three patients have no positive or no negative; the AUC of all other draws is 1.
-    interval = metrics.cluster_bootstrap(lambda w: metrics.auc([1, 2, 2], [False, True, True], w), [0, 1, 2], 200)
+    interval = intervals.cluster_bootstrap(lambda w: metrics.auc([1, 2, 2], [False, True, True], w), [0, 1, 2], 200)
     assert interval == (1.0, 1.0)
 
 
 def test_one_patient_or_no_score_gives_no_interval():
     for scores, clusters in (([], []), ([1.0, 0.0], [3, 3]), ([NAN, NAN], [1, 2]), ([1.0, 0.0, NAN], [1, 1, 2])):
-        assert np.isnan(metrics.mean_interval(scores, clusters)).all()
-    assert np.isnan(metrics.cluster_bootstrap(lambda w: w.sum(), [])).all()
-    assert np.isnan(metrics.cluster_bootstrap(lambda w: w.sum(), [1, 1])).all()
-    assert np.isnan(metrics.cluster_bootstrap(lambda w: NAN, [1, 2], resamples=10)).all()
+        assert np.isnan(intervals.mean_interval(scores, clusters)).all()
+    assert np.isnan(intervals.cluster_bootstrap(lambda w: w.sum(), [])).all()
+    assert np.isnan(intervals.cluster_bootstrap(lambda w: w.sum(), [1, 1])).all()
+    assert np.isnan(intervals.cluster_bootstrap(lambda w: NAN, [1, 2], resamples=10)).all()
 
 
 def test_mean_and_sem_by_hand():
-    mean, sem = metrics.mean_and_sem([1, 2, 3, 4, 5])
+    mean, sem = intervals.mean_and_sem([1, 2, 3, 4, 5])
     assert mean == 3.0 and sem == pytest.approx(np.sqrt(2.5 / 5))
 
 
 def test_mean_and_sem_of_one_fold_of_no_fold_and_with_an_undefined_fold():
-    np.testing.assert_array_equal(metrics.mean_and_sem([0.7]), [0.7, NAN])
-    np.testing.assert_array_equal(metrics.mean_and_sem([]), [NAN, NAN])
-    np.testing.assert_array_equal(metrics.mean_and_sem([0.7, NAN]), [NAN, NAN])
+    np.testing.assert_array_equal(intervals.mean_and_sem([0.7]), [0.7, NAN])
+    np.testing.assert_array_equal(intervals.mean_and_sem([]), [NAN, NAN])
+    np.testing.assert_array_equal(intervals.mean_and_sem([0.7, NAN]), [NAN, NAN])

@@ -1,0 +1,114 @@
+"""Whether a config is one: its fields and their types, the values that they may have, and how they fit together."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from pnsamp_jax import models, transforms
+from pnsamp_jax.configs import base
+from pnsamp_jax.data.cohort import COHORTS, NOMINAL_RULES
+from pnsamp_jax.data.folds import SPLITS
+from pnsamp_jax.errors import UsageError, UserError
+from pnsamp_jax.inference.requests import POINT_COLUMNS
+from pnsamp_jax.input_pipeline import PIPELINES
+from pnsamp_jax.state import SCHEDULES
+from pnsamp_jax.workdir.layout import flatten
+
+CHOICES = {
+    "data.source": ("phantom", "lidc", "folder"),
+    "data.cohort": COHORTS,
+    "data.train_cohort": ("", *COHORTS),
+    "data.nominal": NOMINAL_RULES,
+    "data.pipeline": PIPELINES,
+    "split": SPLITS,
+    "schedule": SCHEDULES,
+    "checkpoint": ("best", "last"),
+    "loss.labels": transforms.LABELS,
+    "model.dtype": ("float32", "bfloat16"),
+    "predict.units": tuple(POINT_COLUMNS),
+}
+POSITIVE = (
+    "patch_size",
+    "spacing_mm",
+    "batch_size",
+    "num_epochs",
+    "learning_rate",
+    "checkpoint_every_epochs",
+    "log_every_steps",
+)
+NOT_NEGATIVE = ("seed", "data.margin", "data.min_readers", "data.workers", "augment.translate", "augment.rotate")
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Raise UsageError unless a config has the fields of configs/base.py, with values of their types.
+
+    The command line already refuses other types; a config file of one's own may hold anything.
+    """
+    given, defaults = flatten(config.to_dict()), flatten(base.get_config().to_dict())
+    for field, default in defaults.items():
+        if field.startswith("model.") and field not in ("model.name", "model.windows"):
+            continue  # every model has fields of its own, which `models.create` checks
+        if field not in given:
+            raise UsageError(f"config.{field}: is missing; start a config from pnsamp_jax.configs.base.get_config()")
+        if not _same_kind(given[field], default):
+            raise UsageError(f"config.{field}: {given[field]!r} has the wrong type; give a value such as {default!r}")
+
+
+def _same_kind(value: Any, default: Any) -> bool:
+    """Return whether a value may replace a default: has its type, or is an int for a float or a list for a tuple."""
+    if isinstance(value, bool) != isinstance(default, bool):
+        return False
+    kinds: dict[type, tuple[type, ...]] = {float: (int, float), tuple: (list, tuple)}
+    return isinstance(value, kinds.get(type(default), (type(default),)))
+
+
+def check_values(config: ConfigDict) -> None:
+    """Raise UserError unless every field has a value that it may have, and the fields fit together."""
+    flat = flatten(config.to_dict())
+    for field in CHOICES:
+        if field in flat:
+            check_choice(field, flat[field])
+    for field in POSITIVE:
+        if not 0 < flat[field] < np.inf:
+            raise UserError(f"config.{field}: {flat[field]} must be positive")
+    for field in NOT_NEGATIVE:
+        if not 0 <= flat[field] < np.inf:
+            raise UserError(f"config.{field}: {flat[field]} is negative; give 0 or more")
+    _check_windows(config.model.windows)
+    # A baseline without a network takes any size.
+    multiple = getattr(models.MODELS.get(config.model.name), "PATCH_MULTIPLE", 1)
+    if config.patch_size % multiple:
+        raise UserError(
+            f"config.patch_size: {config.patch_size} is not divisible by {multiple}, as {config.model.name} needs"
+        )
+    devices = jax.local_device_count()
+    if config.batch_size % devices:
+        raise UserError(f"config.batch_size: {config.batch_size} is not divisible by the number of devices, {devices}")
+    if not -1 <= config.fold < config.num_folds:
+        raise UserError(f"config.fold: {config.fold} is not -1 (all) or 0..{config.num_folds - 1}")
+    if not (flat.get("model.segment", True) or flat.get("model.rate", True)):
+        raise UserError("config.model: segment and rate are both False, so there is nothing to learn")
+    if not 0 < config.validation_fraction < 1:
+        raise UserError(f"config.validation_fraction: {config.validation_fraction} is not between 0 and 1")
+
+
+def check_choice(field: str, value: str) -> None:
+    """Raise UserError unless a field, named as in `CHOICES`, has one of its values."""
+    if value not in CHOICES[field]:
+        named = ", ".join(choice or "'' (none)" for choice in CHOICES[field])
+        raise UserError(f"config.{field}: '{value}' is none of {named}")
+
+
+def _check_windows(windows: Any) -> None:
+    """Raise UsageError unless the windows are at least one pair of a positive width and a centre."""
+    try:
+        pairs = np.array([[float(value) for value in window] for window in windows])
+    except (TypeError, ValueError):
+        pairs = np.array([])
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.isfinite(pairs).all() or (pairs[:, 0] <= 0).any():
+        raise UsageError(
+            f"config.model.windows: {windows!r}: give one or more (width, centre) pairs in HU, such as "
+            "((1600, -600), (700, -600))"
+        )
