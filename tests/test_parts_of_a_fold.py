@@ -26,7 +26,7 @@ def test_temperatures_are_fitted_on_the_validation_nodules(tmp_path, monkeypatch
     ids = np.array([f"n{i:03d}" for i in range(300)])
     records = {schema.NODULE_ID: ids, schema.PATIENT_ID: ids, schema.RATING_COUNTS: counts}
     run = SimpleNamespace(
-        settings=SimpleNamespace(checkpoint="best", test_flips=True),
+        settings=SimpleNamespace(checkpoint="best", test_flips=True, nominal="modal"),
         records=records,
         fold_folder=lambda fold: tmp_path,
         indices=lambda fold: {name: np.flatnonzero(part_of == name) for name in RIGHT},
