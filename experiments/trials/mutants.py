@@ -39,8 +39,6 @@ MODULES = {
     "pnsamp_jax/metrics.py": ["tests/test_metrics*.py"],
     "pnsamp_jax/intervals.py": ["tests/test_intervals.py"],
     "pnsamp_jax/outlines.py": ["tests/test_outlines.py"],
-    "pnsamp_jax/intervals.py": ["tests/test_intervals.py"],
-    "pnsamp_jax/outlines.py": ["tests/test_outlines.py"],
     "pnsamp_jax/data/cohort.py": ["tests/data/test_cohort.py"],
     "pnsamp_jax/data/folds.py": ["tests/data/test_folds.py"],
     "pnsamp_jax/data/patches.py": ["tests/data/test_patches.py"],
