@@ -41,6 +41,13 @@ def test_interval_widens_with_its_level():
     assert 0 < widths[0] < widths[1]
 
 
+@pytest.mark.parametrize(("level", "low", "high"), [(0.95, 25, 975), (0.8, 100, 900), (0.5, 250, 750)])
+def test_an_interval_leaves_out_as_many_replicates_on_either_side(level, low, high):
+    replicates = iter(np.random.default_rng(0).permutation(1001))  # 0 to 1000, whatever is drawn
+    found = intervals.cluster_bootstrap(lambda w: next(replicates), np.arange(5), resamples=1001, level=level)
+    assert found == pytest.approx((low, high))
+
+
 def test_interval_is_deterministic_and_depends_on_the_seed():
     predicted, truth, clusters = random_cohort(2)
     scores = metrics.absolute_error(predicted, truth)

@@ -17,6 +17,11 @@ def test_arg_max_is_one_based_and_takes_the_smallest_class_in_a_tie():
     np.testing.assert_array_equal(metrics.arg_max([[0.1, 0.2, 0.7, 0.0], [0.4, 0.1, 0.1, 0.4]]), [3, 1])
 
 
+@pytest.mark.parametrize("classes", [4, 5, 6])
+def test_arg_max_of_a_certain_class_is_that_class(classes):
+    np.testing.assert_array_equal(metrics.arg_max(np.eye(classes)), np.arange(1, classes + 1))
+
+
 def test_best_within_one_differs_from_arg_max():
     probabilities = [[0.4, 0.0, 0.1, 0.3, 0.2]]  # sums: .4, .5, .4, .6, .5
     assert metrics.arg_max(probabilities) == 1

@@ -19,6 +19,13 @@ def test_best_constant_by_hand():
     assert metrics.best_constant([4, 4, 4], 4) == (4, 1.0)
 
 
+@pytest.mark.parametrize("nominal", [False, True])
+@pytest.mark.parametrize("classes", [4, 5, 6])
+def test_the_best_constant_of_one_class_is_that_class(classes, nominal):
+    for chosen in range(1, classes + 1):
+        assert metrics.best_constant([chosen] * 3, classes, nominal) == (chosen, 1.0)
+
+
 def test_ties_of_best_constant_go_to_the_class_most_often_right_then_to_the_smallest():
     assert metrics.best_constant([2, 3, 3], 5) == (3, 1.0)
     assert metrics.best_constant([2, 4], 5) == (3, 1.0)

@@ -129,3 +129,15 @@ def test_ties_go_to_the_class_that_the_readers_of_the_archive_chose_most_often()
             for other in range(1, one):
                 commoner = one if votes[one - 1] > votes[other - 1] else other
                 assert label_of("modal", index, one, other) == commoner
+
+
+def test_counts_by_hand_with_nodules_that_are_neither():
+    ratings = [[1], [2, 2], [3], [4], [5, 4], [5], [2, 4], [0]]  # of malignancy, by nodule and reader
+    nodules = []
+    for index, malignancy in enumerate(ratings):
+        by_reader = np.full((len(malignancy), 9), 1)
+        by_reader[:, schema.MALIGNANCY] = malignancy
+        nodules.append(cohort.Nodule(f"p_n{index:02d}", "p", by_reader))
+    for name in cohort.COHORTS:  # "all" has the nodule that nobody rated and those rated 3 too
+        assert cohort.counts(nodules, name) == {"benign": 2, "malignant": 3}
+    assert cohort.counts(nodules, "all", min_readers=2) == {"benign": 1, "malignant": 1}
