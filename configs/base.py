@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
 
     config.data = _data()
     config.augment = _augment()
+    config.appearance = _appearance()
     config.model = _model()
     config.loss = _loss()
 
@@ -31,6 +32,7 @@ def get_config() -> ConfigDict:
     config.num_epochs = 100  # of each fold; at a constant rate, it may be raised later to train on
     config.learning_rate = 1e-3  # peak learning rate of Adam (the paper)
     config.schedule = "constant"  # of the learning rate: "constant" (the paper), "cosine" or "one_cycle"
+    config.average_decay = 0.0  # of the exponential moving average of the weights that is tested; 0 tests the weights
     config.log_every_steps = 10  # steps from one line of metrics.jsonl to the next
     config.checkpoint_every_epochs = 1  # epochs from one validation and checkpoint to the next
     config.test_flips = False  # average the predictions for the test nodules over the eight flips
@@ -73,6 +75,17 @@ def _augment() -> ConfigDict:
     return augment
 
 
+def _appearance() -> ConfigDict:
+    """Return how the look of training patches changes at random. Faded or enlarged ones teach the outline only."""
+    look = ConfigDict()
+    look.fade = 0.0  # probability that a nodule is faded to ground glass
+    look.enlarge = 0.0  # probability that a nodule is enlarged
+    look.largest = 2.0  # largest factor of enlargement
+    look.noise = 0.0  # largest standard deviation of added noise, in HU
+    look.smear = 0.0  # probability that a patch is smoothed along one axis, as thick slices are
+    return look
+
+
 def _model() -> ConfigDict:
     """Return the fields of the network. Other models have other fields, see `pnsamp_jax/models`."""
     model = ConfigDict()
@@ -93,9 +106,11 @@ def _loss() -> ConfigDict:
     """
     loss = ConfigDict()
     loss.segmentation = 1.0  # weight of the Dice loss, equation (1) of the paper
+    loss.voxels = 0.0  # weight of the voxels' cross-entropy, in addition to the Dice loss
     loss.attributes = 1.0  # weight of the mean cross-entropy of the eight attributes
     loss.malignancy = 1.0  # weight of the cross-entropy of malignancy
     loss.labels = "rounded"  # the readers' "rounded" mean (the paper), or their "distribution" over the classes
+    loss.indeterminate = True  # False: malignancy is not learnt from nodules whose rating rounds to 3
     return loss
 
 

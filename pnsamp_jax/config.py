@@ -16,6 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from pnsamp_jax import losses, steps, transforms
+from pnsamp_jax.appearance import Appearance
 from pnsamp_jax.config_checks import check_choice, check_fields, check_values
 from pnsamp_jax.data.folder import FolderSource
 from pnsamp_jax.data.lidc_ct import LidcSource
@@ -113,10 +114,11 @@ class Settings:
             windows=windows,
             augmentation=transforms.Augmentation(**self.fields["augment"]),
             labels=self.fields["loss"]["labels"],
-            weights=losses.Weights(
-                **{name: self.fields["loss"][name] for name in ("segmentation", "attributes", "malignancy")}
-            ),
+            weights=losses.Weights(**{name: self.fields["loss"][name] for name in losses.Weights._fields}),
             nominal=self.nominal,
+            appearance=Appearance(**self.fields["appearance"]),
+            indeterminate=self.fields["loss"]["indeterminate"],
+            average_decay=self.fields["average_decay"],
         )
 
 

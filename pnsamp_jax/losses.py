@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from pnsamp_jax.data import schema
 from pnsamp_jax.models.outputs import Outputs, given
@@ -19,6 +20,7 @@ class Weights(NamedTuple):
     segmentation: float
     attributes: float
     malignancy: float
+    voxels: float = 0.0
 
 
 def dice_loss(logits: Array, mask: Array) -> Array:
@@ -35,6 +37,24 @@ def dice_loss(logits: Array, mask: Array) -> Array:
     space = (1, 2, 3)
     overlap = 2 * (p * mask).sum(space) + EPSILON
     return 1 - overlap / ((p * p).sum(space) + (mask * mask).sum(space) + EPSILON)
+
+
+def voxel_loss(logits: Array, mask: Array) -> Array:
+    """Compute the binary cross-entropy of all voxels, per voxel of the nodule.
+
+    The mean over the patch would hardly count a small nodule. Relative to the nodule's own size, a voxel at the rim of
+    a nodule costs as much as the Dice loss makes it cost, and unlike Dice it is never saturated: a nodule that is
+    missed altogether keeps its full gradient.
+
+    Args:
+      logits: (B, D, H, W) of the segmentation.
+      mask: (B, D, H, W), 0 or 1.
+
+    Returns:
+      (B,), 0 or more.
+    """
+    space = (1, 2, 3)
+    return optax.sigmoid_binary_cross_entropy(logits, mask).sum(space) / (mask.sum(space) + EPSILON)
 
 
 def rating_losses(logits: Array, targets: Array) -> Array:
@@ -66,6 +86,8 @@ def total(outputs: Outputs, mask: Array, targets: Array, weights: Weights) -> tu
     terms = {}
     if outputs.mask is not None:
         terms["segmentation"] = dice_loss(outputs.mask, mask)
+        if weights.voxels:
+            terms["voxels"] = voxel_loss(outputs.mask, mask)
     if outputs.ratings is not None:
         rated = (targets.sum(axis=-1) > 0) & given(outputs.ratings)
         entropy = rating_losses(outputs.ratings, targets) * rated

@@ -26,16 +26,20 @@ class TrainState:
       params: parameters of the model.
       batch_stats: running statistics of BatchNorm.
       opt_state: of the optimizer.
+      average: exponential moving average of `params` and `batch_stats` under these names; None for none.
     """
 
     step: jax.Array
     params: dict
     batch_stats: dict
     opt_state: optax.OptState
+    average: dict | None = None
 
     @property
     def variables(self) -> dict:
-        """Return what `model.apply` takes."""
+        """Return what `model.apply` takes to predict: the moving average if there is one."""
+        if self.average is not None:
+            return self.average
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
@@ -60,12 +64,14 @@ def learning_rates(schedule: str, peak: float, num_steps: int) -> np.ndarray:
     return np.asarray(jax.vmap(rate)(jnp.arange(num_steps)), np.float32) * np.ones(num_steps, np.float32)
 
 
-def create_state(model: nn.Module, patch_size: int, channels: int, seed: int) -> TrainState:
-    """Return the initial state, with parameters drawn from the seed."""
+def create_state(model: nn.Module, patch_size: int, channels: int, seed: int, average: bool = False) -> TrainState:
+    """Return the initial state, with parameters drawn from the seed, and their moving average if wanted."""
     # The "rbg" generator compiles in a quarter of the default one's time.
     variables = _init(model, patch_size, channels, jax.random.key(seed, impl="rbg"))
-    params = variables["params"]
-    return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], ADAM.init(params))
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    # The step consumes its state, so the average needs arrays of its own.
+    copy = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if average else None
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, ADAM.init(params), copy)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))  # compiled once for all folds
@@ -73,8 +79,8 @@ def _init(model: nn.Module, patch_size: int, channels: int, key: jax.Array) -> d
     return dict(model.init(key, jnp.zeros((1, patch_size, patch_size, patch_size, channels))))
 
 
-def state_shapes(model: nn.Module, patch_size: int, channels: int) -> TrainState:
+def state_shapes(model: nn.Module, patch_size: int, channels: int, average: bool = False) -> TrainState:
     """Return the shapes and types of a state on the first local device, as the target of restoring a checkpoint."""
     first_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = jax.eval_shape(partial(create_state, model, patch_size, channels, seed=0))
+    shapes = jax.eval_shape(partial(create_state, model, patch_size, channels, seed=0, average=average))
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=first_device), shapes)

@@ -16,6 +16,7 @@ import optax
 from flax import linen as nn
 
 from pnsamp_jax import losses, models, transforms
+from pnsamp_jax.appearance import Appearance, change_appearance
 from pnsamp_jax.data import schema
 from pnsamp_jax.models.outputs import Outputs, given
 from pnsamp_jax.state import ADAM, TrainState
@@ -38,6 +39,9 @@ class Task(NamedTuple):
       labels: which targets the ratings are trained on, see `transforms.rating_targets`.
       weights: of the terms of the loss.
       nominal: how the nominal ratings become one class, see `cohort.NOMINAL_RULES`.
+      appearance: how far the look of the training patches may change.
+      indeterminate: whether malignancy is learnt from nodules whose rating rounds to 3.
+      average_decay: of the exponential moving average of the weights; 0 for none.
     """
 
     model: nn.Module
@@ -47,6 +51,9 @@ class Task(NamedTuple):
     labels: str
     weights: losses.Weights
     nominal: str
+    appearance: Appearance = Appearance()
+    indeterminate: bool = True
+    average_decay: float = 0.0
 
 
 def build_model(fields: dict[str, Any]) -> tuple[nn.Module, Windows]:
@@ -96,9 +103,16 @@ def train_step(
     sample_key = jax.vmap(jax.random.split)(sample_keys(seed, state.step, positions))
     augment = partial(transforms.augment, size=task.patch_size, options=task.augmentation)
     images, masks = jax.vmap(augment)(sample_key[:, 0], images, masks)
+    targets = transforms.rating_targets(batch[schema.RATING_COUNTS], task.labels, task.nominal)
+    if not task.indeterminate:
+        targets = transforms.without_indeterminate(targets, batch[schema.RATING_COUNTS])
+    if task.appearance.changes:
+        keys = jax.vmap(partial(jax.random.fold_in, data=2))(sample_key[:, 0])
+        change = jax.vmap(partial(change_appearance, options=task.appearance))
+        images, masks, ratings_hold = change(keys, images, masks)
+        targets = targets * ratings_hold[:, None, None]
     inputs = transforms.window(images, task.windows)
     mask = transforms.segmentation_target(masks)
-    targets = transforms.rating_targets(batch[schema.RATING_COUNTS], task.labels, task.nominal)
 
     def loss_of(params: dict) -> tuple[Array, tuple[dict, dict[str, Array]]]:
         outputs, updated = task.model.apply(
@@ -120,7 +134,22 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     metrics = jax.lax.pmean({name: value.mean() for name, value in terms.items()}, AXIS)
     metrics["gradient_norm"] = optax.tree.norm(gradients)
-    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+    average = state.average
+    if average is not None:
+        average = moving_average(
+            average, {"params": params, "batch_stats": batch_stats}, state.step, task.average_decay
+        )
+    return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
+
+
+def moving_average(average: dict, variables: dict, step: Array, decay: float) -> dict:
+    """Move an exponential moving average of the variables one step on.
+
+    The decay starts low and rises to its final value, as in TensorFlow's ExponentialMovingAverage, so that the average
+    soon forgets the initial weights.
+    """
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda mean, value: decay * mean + (1 - decay) * value, average, variables)
 
 
 def eval_step(task: Task, variables: dict, batch: Batch) -> dict[str, Array]:

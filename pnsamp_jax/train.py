@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -250,7 +251,7 @@ def restore(run: Run, checkpoints: Checkpoints, which: str, longer: bool = False
             advice = "train on with --mode train" if more else "choose another --workdir"
             raise UserError(f"{checkpoints.folder}: saved by another config: {difference}; {advice}")
     task = run.settings.task
-    return checkpoints.restore(state_shapes(task.model, task.patch_size, len(task.windows)), which)
+    return checkpoints.restore(state_shapes(*_shape_of(task)), which)
 
 
 def fold_seed(seed: int, fold: int) -> int:
@@ -263,7 +264,13 @@ def _first_state(run: Run, fold: int, checkpoints: Checkpoints) -> TrainState:
     if checkpoints.last_step is not None:
         return restore(run, checkpoints, "last", longer=True)
     task = run.settings.task
-    return create_state(task.model, task.patch_size, len(task.windows), fold_seed(run.settings.seed, fold))
+    model, patch_size, channels, average = _shape_of(task)
+    return create_state(model, patch_size, channels, fold_seed(run.settings.seed, fold), average)
+
+
+def _shape_of(task: steps.Task) -> tuple[nn.Module, int, int, bool]:
+    """Return what the shapes of a state follow from; see `state.state_shapes`."""
+    return task.model, task.patch_size, len(task.windows), task.average_decay > 0
 
 
 def _steps_per_epoch(run: Run, fold: int) -> int:

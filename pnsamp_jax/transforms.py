@@ -162,3 +162,19 @@ def rating_targets(rating_counts: Array, labels: str, nominal: str = cohort.NOMI
         score = rating_counts * (schema.MAX_CLASSES + 1) + cohort.TIE_RANK
         chosen = jnp.where(schema.NOMINAL, 1 + jnp.argmax(score, axis=-1), chosen)
     return ((chosen[..., None] == values) & (count > 0)[..., None]).astype(jnp.float32)
+
+
+def without_indeterminate(targets: Array, rating_counts: Array) -> Array:
+    """Remove the malignancy target of nodules whose mean malignancy rounds to 3, half up.
+
+    Args:
+      targets: (..., 9, 6) from `rating_targets`.
+      rating_counts: (..., 9, 6) readers per class.
+
+    Returns:
+      (..., 9, 6) float32.
+    """
+    rounded = rating_targets(rating_counts, "rounded", "mean")[..., schema.MALIGNANCY, :]
+    indeterminate = rounded[..., 3 - 1] > 0
+    malignancy = jnp.arange(len(schema.RATINGS)) == schema.MALIGNANCY
+    return jnp.where((indeterminate[..., None] & malignancy)[..., None], 0.0, targets)

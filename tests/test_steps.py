@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from pnsamp_jax import input_pipeline, losses, models, outlines, steps, transforms
+from pnsamp_jax.appearance import Appearance
 from pnsamp_jax.data import schema
 from pnsamp_jax.inference import temperature
 from pnsamp_jax.state import create_state
@@ -299,6 +300,48 @@ def test_dice_is_that_of_the_metrics():
     expected = [outlines.dice(*pair) for pair in zip(predicted, mask, strict=True)]
     np.testing.assert_allclose(steps.dice(jnp.asarray(predicted), jnp.asarray(mask)), expected, rtol=1e-6)
     assert expected[:2] == [1, 1] and expected[2:5] == [0, 0, 0] and 0 < expected[5] < 1
+
+
+def test_the_moving_average_follows_the_weights():
+    average, value = {"w": jnp.zeros(2)}, {"w": jnp.array([1.0, -2.0])}
+    first = steps.moving_average(average, value, jnp.int32(0), 0.99)
+    np.testing.assert_allclose(first["w"], [0.9, -1.8], rtol=1e-6)  # the decay begins at 1/10
+    late = steps.moving_average(average, value, jnp.int32(10**6), 0.99)
+    np.testing.assert_allclose(late["w"], [0.01, -0.02], rtol=1e-4)
+
+
+def test_the_average_is_what_is_tested_and_saved():
+    task = make_task()._replace(average_decay=0.5)
+    state = steps.replicate(create_state(task.model, task.patch_size, len(WINDOWS), seed=0, average=True))
+    start = jax.device_get(state.params)
+    state, _ = steps.compile_train_step(task)(state, make_records(BATCH), 0, 1e-2)
+    assert state.variables is state.average
+    for tree in ("params", "batch_stats"):
+        assert flatten(state.average[tree]).keys() == flatten(getattr(state, tree)).keys()
+    expected = jax.tree.map(lambda old, new: 0.1 * old + 0.9 * new, start, jax.device_get(state.params))
+    for name, value in flatten(state.average["params"]).items():
+        np.testing.assert_allclose(value, flatten(expected)[name], atol=1e-6)
+
+
+def test_indeterminate_nodules_teach_no_malignancy():
+    rating_counts = np.zeros((3, 9, 6), np.uint8)
+    rating_counts[0, :, 2] = 3  # 3, 3, 3
+    rating_counts[1, :, [1, 2]] = 1  # 2 and 3: 2.5, which rounds up to 3
+    rating_counts[2, :, 2] = 3
+    rating_counts[2, 8] = [0, 2, 1, 0, 0, 0]  # 2, 2 and 3: it rounds to 2
+    before = transforms.rating_targets(jnp.asarray(rating_counts), "distribution", "modal")
+    after = np.asarray(transforms.without_indeterminate(before, jnp.asarray(rating_counts)))
+    np.testing.assert_array_equal(after[:, :8], before[:, :8])
+    np.testing.assert_array_equal(after[:2, 8], 0)
+    np.testing.assert_array_equal(after[2, 8], before[2, 8])
+
+
+def test_faded_nodules_teach_the_outline_only():
+    task = make_task()._replace(appearance=Appearance(enlarge=1.0, largest=1.5))
+    state = steps.replicate(jax.tree.map(jnp.asarray, initial_state()))
+    _, scores = steps.compile_train_step(task)(state, make_records(BATCH), 0, 1e-3)
+    assert float(scores["attributes"]) == float(scores["malignancy"]) == 0
+    assert float(scores["segmentation"]) > 0
 
 
 if __name__ == "__main__":

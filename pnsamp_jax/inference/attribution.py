@@ -11,12 +11,14 @@ from flax import linen as nn
 from pnsamp_jax import steps, transforms
 from pnsamp_jax.data import schema
 from pnsamp_jax.models.pn_samp import ATTRIBUTES, RatingHeads
+from pnsamp_jax.models.pn_samp_plus import AdditiveHeads, PNSAMPPlus
 
 if TYPE_CHECKING:
     from pnsamp_jax.inference.ensemble import Network, Networks, Predictions
 
 Array = jax.Array
 
+GAUSS_POINTS = 16  # of the path integral; the integrand is smooth, so the sum is exact to rounding
 LUNG_HU = -850.0  # aerated lung, with which the saliency compares each voxel
 
 
@@ -59,13 +61,46 @@ def contributions(heads: dict, features: Array, average: Array, temperature: Arr
     return expected[:, :1] - expected[:, 1:]
 
 
+@jax.jit
+def additive_contributions(heads: dict, features: Array, average: Array, temperature: Array) -> Array:
+    """Compute by how much each attribute raises the expected malignancy rating, where its logits are a sum over them.
+
+    The terms move on a straight line from those of an average nodule to the nodule's own, and each attribute is
+    credited with its share of every step ("integrated gradients", Sundararajan et al., ICML 2017). So the
+    contributions add up to the difference between the two expected ratings.
+
+    Args:
+      heads: parameters of `AdditiveHeads`.
+      features: (B, F) of the nodules, as in `Outputs.features`.
+      average: (F,) features of an average nodule.
+      temperature: () of malignancy, see `inference.temperature`.
+
+    Returns:
+      (B, 9) in classes of malignancy: of the eight attributes and, last, 0 for what is read from the image directly.
+    """
+    (own, bias), (start, _) = (
+        AdditiveHeads().apply({"params": heads}, x, method="malignancy_terms") for x in (features, average)
+    )
+    change = own - start  # (B, 8, 5)
+
+    def slope(position: Array) -> Array:
+        logits = (start + position * change).sum(axis=-2) + bias
+        gradient = jax.grad(lambda z: _expected_rating(z, temperature).sum())(logits)
+        return jnp.einsum("bk,bak->ba", gradient, change, precision="highest")
+
+    positions, weights = np.polynomial.legendre.leggauss(GAUSS_POINTS)
+    slopes = jax.lax.map(slope, jnp.asarray((positions + 1) / 2, jnp.float32))
+    found = jnp.tensordot(jnp.asarray(weights / 2, jnp.float32), slopes, axes=1)
+    return jnp.pad(found, ((0, 0), (0, 1)))
+
+
 def _expected_rating(logits: Array, temperature: Array) -> Array:
     """Compute the expected class of a rating: logits (..., K) -> (...)."""
     return nn.softmax(logits / temperature) @ jnp.arange(1.0, logits.shape[-1] + 1)
 
 
 def mean_contributions(networks: "Networks", predictions: "Predictions") -> np.ndarray:
-    """Average the `contributions` over networks and flips.
+    """Average the contributions of each input of the malignancy head over networks and flips.
 
     Args:
       networks: tested, so that their mean features are known.
@@ -75,11 +110,14 @@ def mean_contributions(networks: "Networks", predictions: "Predictions") -> np.n
       (N, 9) float32.
     """
     assert predictions.features is not None, "a model without ratings has no features"
+    contributions_of = additive_contributions if isinstance(networks.model, PNSAMPPlus) else contributions
     found = []
     for network, features_of_flips in zip(networks.members.values(), predictions.features, strict=True):
         assert network.mean_features is not None, "an untested network has no mean features"
         heads, temperature = network.variables["params"]["heads"], network.temperatures[schema.MALIGNANCY]
-        found += [contributions(heads, features, network.mean_features, temperature) for features in features_of_flips]
+        found += [
+            contributions_of(heads, features, network.mean_features, temperature) for features in features_of_flips
+        ]
     return np.mean(found, axis=0)
 
 

@@ -28,6 +28,7 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import readable
 from pnsamp_jax.inference import temperature
 from pnsamp_jax.models.pn_samp import PNSAMP
+from pnsamp_jax.models.pn_samp_plus import PNSAMPPlus
 from pnsamp_jax.state import TrainState, state_shapes
 from pnsamp_jax.workdir.checkpoint import Checkpoints, load_weights
 
@@ -171,9 +172,10 @@ def load(folder: Path) -> Networks:
         raise UserError(
             f"{config_file}: is not the config of a run ({error}); give the workdir of a training"
         ) from error
-    if not isinstance(model, PNSAMP) or not (model.segment and model.rate):
-        raise UserError(f"{config_file}: its network lacks the mask or the ratings; use a PN-SAMP M, S1 or S2")
-    like = state_shapes(model, patch_size, len(windows))
+    whole = isinstance(model, PNSAMPPlus) or (isinstance(model, PNSAMP) and model.segment and model.rate)
+    if not whole:
+        raise UserError(f"{config_file}: its network lacks the mask or the ratings; use a PN-SAMP Plus, M, S1 or S2")
+    like = state_shapes(model, patch_size, len(windows), config.get("average_decay", 0.0) > 0)
     folds = _tested_folds(folder)
     members = {fold.name: _load_member(fold, like, which, config["model"]) for fold in folds}
     return Networks(model, patch_size, spacing_mm, windows, members, simulated)

@@ -14,12 +14,14 @@ from pnsamp_jax.models.cnn_mtl import CNNMTL
 from pnsamp_jax.models.layers import Block
 from pnsamp_jax.models.mcnn import MCNN
 from pnsamp_jax.models.pn_samp import PNSAMP
+from pnsamp_jax.models.pn_samp_plus import PNSAMPPlus
 from pnsamp_jax.models.shc_dcnn import SHCDCNN
 from pnsamp_jax.models.tumornet import TumorNet
 from pnsamp_jax.models.unet3d import UNet3D
 
 MODELS = {
     "pn_samp": PNSAMP,
+    "pn_samp_plus": PNSAMPPlus,
     "unet3d": UNet3D,
     "tumornet": TumorNet,
     "shc_dcnn": SHCDCNN,

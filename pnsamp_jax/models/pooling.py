@@ -16,6 +16,12 @@ def max_pool(x: Array) -> Array:
     return x
 
 
+def mean_pool(x: Array) -> Array:
+    """Halve depth, height and width by the mean of each 2x2x2 cell: (B, 2D, 2H, 2W, C) -> (B, D, H, W, C)."""
+    batch, depth, height, width, channels = x.shape
+    return x.reshape(batch, depth // 2, 2, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4, 6))
+
+
 def up_pool(x: Array) -> Array:
     """Double depth, height and width by repeating each voxel (nearest): (B, D, H, W, C) -> (B, 2D, 2H, 2W, C)."""
     batch, depth, height, width, channels = x.shape

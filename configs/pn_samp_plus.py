@@ -1,0 +1,40 @@
+"""PN-SAMP Plus: for whole CTs, with a recipe and heads that go beyond the paper; see experiments/RESULTS.md.
+
+    python -m pnsamp_jax.main --config pn_samp_plus --workdir runs/plus \\
+        --config.data.source=folder --config.data.root=/path/to/nodules
+"""
+
+from ml_collections import ConfigDict
+
+from pnsamp_jax.configs import base
+
+
+def get_config() -> ConfigDict:
+    """Return the config: 32 voxels of 1.2 mm, all nodules, and a training that teaches ground glass."""
+    config = base.get_config()
+    config.patch_size = 32
+    config.spacing_mm = 1.2
+    config.data.margin = 4
+    config.data.cohort = "all"
+    config.augment.permute = True
+    config.augment.translate = 3  # a point may be 3.6 mm off the centroid along each axis
+    config.augment.rotate = 0.0
+    config.appearance.fade = 0.35
+    config.appearance.enlarge = 0.15
+    config.appearance.noise = 40.0
+    config.appearance.smear = 0.2
+    config.model = ConfigDict(
+        {"name": "pn_samp_plus", "windows": config.model.windows, "dropout": 0.2, "dtype": config.model.dtype}
+    )
+    config.loss.voxels = 1.0
+    config.loss.labels = "distribution"
+    config.loss.indeterminate = False
+    config.batch_size = 16
+    config.num_epochs = 24
+    config.learning_rate = 2e-3
+    config.schedule = "one_cycle"
+    config.average_decay = 0.998
+    config.checkpoint = "last"
+    config.checkpoint_every_epochs = 2
+    config.test_flips = True
+    return config
