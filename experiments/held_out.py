@@ -61,8 +61,8 @@ def test_elsewhere(config: ConfigDict, workdir: Path, root: Path, out: Path) -> 
         raise UserError(f"{root}: none of its patients is in the test set of a fold that is trained")
     out.mkdir(parents=True, exist_ok=True)
     layout.write_config(out, other_settings.fields)
-    for fold, members in networks.items():
-        _test_fold(run, fold, members, np.flatnonzero(fold_of == fold), out)
+    for fold, asked in networks.items():
+        _test_fold(run, fold, asked, np.flatnonzero(fold_of == fold), out)
     described = {name: values for name, values in records.items() if name not in (schema.IMAGE, schema.MASK)}
     tables.write_readers(out / "readers.csv", described)
     tables.gather_predictions(out)

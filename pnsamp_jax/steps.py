@@ -148,8 +148,8 @@ def moving_average(average: dict, variables: dict, step: Array, decay: float) ->
     The decay starts low and rises to its final value, as in TensorFlow's ExponentialMovingAverage, so that the average
     soon forgets the initial weights.
     """
-    decay = jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda mean, value: decay * mean + (1 - decay) * value, average, variables)
+    kept = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda mean, value: kept * mean + (1 - kept) * value, average, variables)
 
 
 def eval_step(task: Task, variables: dict, batch: Batch) -> dict[str, Array]:

@@ -18,7 +18,7 @@ LAYERS = (
     {"run"},
     {"config", "config_checks"},
     {"steps", "input_pipeline", "inference", "workdir", "report", "datasets"},
-    {"state", "losses", "metrics", "intervals", "outlines", "transforms"},
+    {"state", "losses", "metrics", "intervals", "outlines", "transforms", "appearance"},
     {"models", "data"},
     {"ct"},
     {"allocator", "config_file", "configs", "errors", "files", ""},  # "" is the package itself
@@ -34,7 +34,7 @@ ONLY_IN = {
 }
 # ... and what these must not.
 NEVER_IN = {
-    "flax": {"ct", "data", "transforms"},
+    "flax": {"ct", "data", "transforms", "appearance"},
     "ml_collections": {"models", "losses", "ct", "data", "transforms", "steps", "workdir", "inference", "report"},
     # NumPy only: preparing, evaluating and reporting need no accelerator
     "jax": {
