@@ -18,7 +18,6 @@ from pnsamp_jax import evaluate, train
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.inference import ensemble
 from pnsamp_jax.input_pipeline import Arrays
 from pnsamp_jax.run import Run, load_folds, load_records
 from pnsamp_jax.workdir import layout, tables
@@ -62,7 +61,11 @@ def test_elsewhere(config: ConfigDict, workdir: Path, root: Path, out: Path) -> 
     out.mkdir(parents=True, exist_ok=True)
     layout.write_config(out, other_settings.fields)
     for fold, asked in networks.items():
-        _test_fold(run, fold, asked, np.flatnonzero(fold_of == fold), out)
+        nodules = np.flatnonzero(fold_of == fold)
+        if len(nodules):
+            folder = layout.fold_folder(out, fold)
+            folder.mkdir(exist_ok=True)
+            train.write_predictions(run, fold, asked, nodules, folder / "predictions.csv")
     described = {name: values for name, values in records.items() if name not in (schema.IMAGE, schema.MASK)}
     tables.write_readers(out / "readers.csv", described)
     tables.gather_predictions(out)
@@ -81,19 +84,6 @@ def fold_of_patients(records: Arrays, folds: list[layout.Fold]) -> dict[str, int
                     "this patient; use a run whose config.split is 'patient'"
                 )
     return found
-
-
-def _test_fold(run: Run, fold: int, networks: ensemble.Networks, nodules: np.ndarray, out: Path) -> None:
-    """Write the predictions of the nodules at the given indices to the output folder, if there are any."""
-    if not len(nodules):
-        return
-    results = train.predict_nodules(run, networks, nodules, flips=run.settings.test_flips)
-    names = (schema.NODULE_ID, schema.PATIENT_ID, schema.RATING_COUNTS)
-    labels = {name: np.asarray(run.records[name])[nodules] for name in names}
-    folder = layout.fold_folder(out, fold)
-    folder.mkdir(exist_ok=True)
-    dice = results.get("dice", np.full(len(nodules), np.nan))
-    tables.write_predictions(folder / "predictions.csv", fold, labels, dice, results.get("probabilities"))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -55,3 +56,21 @@ def reported(program: str = "pnsamp_jax") -> Iterator[None]:
         message, status = "interrupted; the same command continues from what was saved", 128 + signal.SIGINT
     print(f"{program}: {readable(message)}", file=sys.stderr)
     sys.exit(status)
+
+
+@contextmanager
+def noted_sigterm() -> Iterator[threading.Event]:
+    """Yield an event that is set when SIGTERM arrives, instead of the process ending at once.
+
+    Schedulers send SIGTERM before they take a machine back. Outside the main thread, where Python cannot handle
+    signals, the event is never set.
+    """
+    received = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: received.set())
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -55,6 +55,11 @@ class Task(NamedTuple):
     indeterminate: bool = True
     average_decay: float = 0.0
 
+    @property
+    def shape(self) -> tuple[nn.Module, int, int, bool]:
+        """Return what the shapes of the state follow from, the arguments of `state.state_shapes`."""
+        return self.model, self.patch_size, len(self.windows), self.average_decay > 0
+
 
 def build_model(fields: dict[str, Any]) -> tuple[nn.Module, Windows]:
     """Return the model that the fields of config.model describe, and its windows.

@@ -1,16 +1,13 @@
 """Cross-validation: train each fold, test it on the nodules that it never saw, and evaluate all folds together."""
 
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -18,7 +15,7 @@ from pnsamp_jax import evaluate, input_pipeline, outlines, steps, transforms
 from pnsamp_jax.allocator import give_back_freed_memory
 from pnsamp_jax.config import read_settings, use_compilation_cache
 from pnsamp_jax.data import cohort, schema
-from pnsamp_jax.errors import Interrupted, UserError
+from pnsamp_jax.errors import Interrupted, UserError, noted_sigterm
 from pnsamp_jax.files import readable
 from pnsamp_jax.inference import ensemble, temperature
 from pnsamp_jax.inference.diameters import THRESHOLD
@@ -166,11 +163,15 @@ def test_fold(run: Run, fold: int) -> None:
             settings.checkpoint,
             step,
         )
-    results = predict_nodules(run, networks, indices["test"], flips=settings.test_flips)
+    write_predictions(run, fold, networks, indices["test"], folder / "predictions.csv")
+
+
+def write_predictions(run: Run, fold: int, networks: ensemble.Networks, nodules: np.ndarray, path: Path) -> None:
+    """Predict the nodules at the given indices as the run's config tests them, and write them as rows of a fold."""
+    results = predict_nodules(run, networks, nodules, flips=run.settings.test_flips)
     names = (schema.NODULE_ID, schema.PATIENT_ID, schema.RATING_COUNTS)
-    labels = {name: np.asarray(run.records[name])[indices["test"]] for name in names}
-    path, probabilities = folder / "predictions.csv", results.get("probabilities")
-    tables.write_predictions(path, fold, labels, settings.nominal, results, probabilities)
+    labels = {name: np.asarray(run.records[name])[nodules] for name in names}
+    tables.write_predictions(path, fold, labels, run.settings.nominal, results, results.get("probabilities"))
 
 
 def load_fold(run: Run, fold: int) -> tuple[ensemble.Networks, int]:
@@ -251,7 +252,7 @@ def restore(run: Run, checkpoints: Checkpoints, which: str, longer: bool = False
             advice = "train on with --mode train" if more else "choose another --workdir"
             raise UserError(f"{checkpoints.folder}: saved by another config: {difference}; {advice}")
     task = run.settings.task
-    return checkpoints.restore(state_shapes(*_shape_of(task)), which)
+    return checkpoints.restore(state_shapes(*task.shape), which)
 
 
 def fold_seed(seed: int, fold: int) -> int:
@@ -264,13 +265,8 @@ def _first_state(run: Run, fold: int, checkpoints: Checkpoints) -> TrainState:
     if checkpoints.last_step is not None:
         return restore(run, checkpoints, "last", longer=True)
     task = run.settings.task
-    model, patch_size, channels, average = _shape_of(task)
+    model, patch_size, channels, average = task.shape
     return create_state(model, patch_size, channels, fold_seed(run.settings.seed, fold), average)
-
-
-def _shape_of(task: steps.Task) -> tuple[nn.Module, int, int, bool]:
-    """Return what the shapes of a state follow from; see `state.state_shapes`."""
-    return task.model, task.patch_size, len(task.windows), task.average_decay > 0
 
 
 def _steps_per_epoch(run: Run, fold: int) -> int:
@@ -281,21 +277,3 @@ def _require_finite(loss: float, fold: int, step: int, last_good: int | None) ->
     if not np.isfinite(loss):
         kept = "no checkpoint was saved yet" if last_good is None else f"the checkpoint of step {last_good} is kept"
         raise UserError(f"fold {fold}, step {step}: the loss is {loss}; {kept}; lower config.learning_rate")
-
-
-@contextmanager
-def noted_sigterm() -> Iterator[threading.Event]:
-    """Yield an event that is set when SIGTERM arrives, instead of the process ending at once.
-
-    Schedulers send SIGTERM before they take a machine back. Outside the main thread, where Python cannot handle
-    signals, the event is never set.
-    """
-    received = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: received.set())
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGTERM, before)
