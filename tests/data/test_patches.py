@@ -78,7 +78,8 @@ def test_patch_affine_puts_the_centre_in_the_middle_with_axes_towards_superior_p
     np.testing.assert_allclose(volume.to_lps([49.5, 39.5, 39.5]) - CENTRE, (0, 0, 6), atol=1e-9)
     np.testing.assert_allclose(volume.to_lps([39.5, 49.5, 39.5]) - CENTRE, (0, 6, 0), atol=1e-9)
     np.testing.assert_allclose(volume.to_lps([39.5, 39.5, 49.5]) - CENTRE, (6, 0, 0), atol=1e-9)
-    assert Geometry(64, 8, 0.6).stored_size == 80
+    assert Geometry(64, 8, 0.6).stored_size == 80 and Geometry(48, 8, 0.6).stored_size == 64
+    assert (Geometry().patch_size, Geometry().spacing_mm) == (64, 0.6)  # the paper's
 
 
 @pytest.mark.parametrize("spacing_mm", [0.6, 1.2])
@@ -156,6 +157,15 @@ def test_large_voxels_are_averages_of_small_ones():
     fine, coarse = sample(noise, CENTRE, 40, 0.6), sample(noise, CENTRE, 20, 1.2)
     np.testing.assert_allclose(coarse, fine.reshape(20, 2, 20, 2, 20, 2).mean(axis=(1, 3, 5)), atol=1e-3)
     assert coarse.std() < 0.5 * fine.std()  # expected ratio: 1/sqrt(8)
+
+
+@pytest.mark.parametrize(("spacing_mm", "samples"), [(0.5, 1), (0.7, 1), (1.0, 2), (2.0, 3)])
+def test_a_voxel_averages_as_many_samples_as_come_nearest_to_their_distance(spacing_mm, samples):
+    # Samples 0.6 mm apart, or as near to it as a whole number of them comes: 1.0 / 0.6 is nearer to 2 than to 1.
+    noise = Volume(np.random.default_rng(1).normal(0, 100, (60, 60, 60)), patch_affine(CENTRE, 60, 0.6))
+    fine = sample(noise, CENTRE, 8 * samples, spacing_mm / samples)  # of which each is a single sample
+    means = fine.reshape(8, samples, 8, samples, 8, samples).mean(axis=(1, 3, 5))
+    np.testing.assert_allclose(sample(noise, CENTRE, 8, spacing_mm), means, atol=1e-3)
 
 
 # Masks
