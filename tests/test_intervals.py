@@ -114,3 +114,20 @@ def test_mean_and_sem_of_one_fold_of_no_fold_and_with_an_undefined_fold():
     np.testing.assert_array_equal(intervals.mean_and_sem([0.7]), [0.7, NAN])
     np.testing.assert_array_equal(intervals.mean_and_sem([]), [NAN, NAN])
     np.testing.assert_array_equal(intervals.mean_and_sem([0.7, NAN]), [NAN, NAN])
+
+
+def test_two_folds_and_two_patients_are_enough():
+    assert intervals.mean_and_sem([0.4, 0.6]) == pytest.approx((0.5, 0.1))  # sd 0.1414, divided by sqrt(2)
+    # Of two patients either is drawn twice in a quarter of the draws, so the interval reaches from one to the other.
+    assert intervals.mean_interval([0.0, 1.0], ["a", "b"]) == (0.0, 1.0)
+    score = np.array([0.0, 1.0])
+    assert intervals.cluster_bootstrap(lambda w: metrics.mean_score(score, w), ["a", "b"]) == (0.0, 1.0)
+
+
+def test_an_interval_rests_on_2000_replicates():
+    calls = []
+    intervals.cluster_bootstrap(lambda w: calls.append(w) or 0.0, np.arange(3))
+    assert len(calls) == 2000
+    scores = np.random.default_rng(0).random(30)
+    slow = intervals.cluster_bootstrap(lambda w: metrics.mean_score(scores, w), np.arange(30), resamples=2000)
+    assert intervals.mean_interval(scores, np.arange(30)) == pytest.approx(slow)
