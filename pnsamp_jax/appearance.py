@@ -77,9 +77,8 @@ def change_appearance(key: Array, image: Array, mask: Array, options: Appearance
         image = along_axes(image, [jnp.where(axis == along, smoothing, identity) for along in range(3)])
     if options.noise:
         level_key, draw_key = jax.random.split(noise_key)
-        level = (
-            jnp.maximum(0.0, jax.random.uniform(level_key, (), minval=-1.0)) * options.noise
-        )  # none in half of them
+        # None in half of the patches.
+        level = options.noise * jnp.maximum(0.0, jax.random.uniform(level_key, (), minval=-1.0))
         image = image + level * jax.random.normal(draw_key, image.shape)
     return image, mask, ratings_hold
 

@@ -14,9 +14,7 @@ are predicted. A point at which nothing is segmented has no ratings, since the n
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stderr
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 
 import jax
@@ -83,12 +81,16 @@ def predict(config: ConfigDict, workdir: Path) -> list[Finding]:
 
 
 def _answers(
-    requests: list[Request], networks: ensemble.Networks | None, settings: PredictSettings, batch_size: int
+    requests: list[Request],
+    networks: ensemble.Networks | None,
+    settings: PredictSettings,
+    batch_size: int,
+    quiet: bool = False,
 ) -> Iterable[tuple[Located, Finding] | Failure]:
     """Answer requests, in their order. Without networks every request fails, with its reason."""
     if networks is None:
         return (outcome for outcome in locate(requests, settings.units, 0, 1.0) if isinstance(outcome, Failure))
-    located = locate(requests, settings.units, networks.patch_size, networks.spacing_mm)
+    located = locate(requests, settings.units, networks.patch_size, networks.spacing_mm, quiet)
     return ask(located, networks, batch_size, settings.flips)
 
 
@@ -108,15 +110,14 @@ def _hints(
     ]
     mirrored = [request._replace(point=request.point * (-1, -1, 1)) for request in by_image(empty)]
     hints = {}
-    with redirect_stderr(StringIO()):  # what is to be noted about the images has been printed
-        for outcome in _answers(mirrored, networks, settings, batch_size):
-            if isinstance(outcome, Failure) or outcome[1].uncertain:
-                continue
-            _, finding = outcome
-            point = ", ".join(f"{value:.6g}" for value in finding.point_mm)
-            hints[finding.nodule_id] = (
-                f"({point}) would find a nodule of {finding.diameters.fleischner_mm} mm: are these RAS coordinates?"
-            )
+    for outcome in _answers(mirrored, networks, settings, batch_size, quiet=True):
+        if isinstance(outcome, Failure) or outcome[1].uncertain:
+            continue
+        _, finding = outcome
+        point = ", ".join(f"{value:.6g}" for value in finding.point_mm)
+        hints[finding.nodule_id] = (
+            f"({point}) would find a nodule of {finding.diameters.fleischner_mm} mm: are these RAS coordinates?"
+        )
     return hints
 
 

@@ -144,7 +144,9 @@ def image_of(request: Request) -> tuple[Path, str]:
     return request.path, request.series
 
 
-def locate(requests: Iterable[Request], units: str, size: int, spacing_mm: float) -> Iterator[Located | Failure]:
+def locate(
+    requests: Iterable[Request], units: str, size: int, spacing_mm: float, quiet: bool = False
+) -> Iterator[Located | Failure]:
     """Read the images, one at a time, and cut out a patch around each point.
 
     Args:
@@ -152,6 +154,7 @@ def locate(requests: Iterable[Request], units: str, size: int, spacing_mm: float
       units: of the points, "mm" (LPS) or "voxel" (i, j, k along width, height and depth, from 0).
       size: voxels on a side of a patch.
       spacing_mm: size of a voxel.
+      quiet: whether to keep the notes about the files to itself, since they were printed before.
     """
     for (path, series), group in groupby(requests, key=image_of):
         wanted = list(group)
@@ -164,7 +167,7 @@ def locate(requests: Iterable[Request], units: str, size: int, spacing_mm: float
         except (UserError, OSError) as error:
             yield from (Failure(request, str(error)) for request in wanted)
             continue
-        for text in notes:
+        for text in () if quiet else notes:
             tqdm.write(readable(text), file=sys.stderr)  # not into the bar
         for request in wanted:
             yield _locate_one(request, image, units, size, spacing_mm)

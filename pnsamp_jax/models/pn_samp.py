@@ -15,6 +15,7 @@ space as the summary of a feature map, so that any patch size works; and that th
 fused features.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -64,31 +65,55 @@ class PNSAMP(nn.Module):
     def __call__(self, x: Array, train: bool = False) -> Outputs:
         """Map windowed patches (B, D, H, W, windows) in 0..1, with D, H and W divisible by 16, to `Outputs`."""
         block = partial(Block, axis_name=self.axis_name, dtype=self.dtype)
-
-        skips = []
-        for level, features in enumerate(self.features):
-            # Training needs no gradient of the patch, the input of the first block.
-            x = block(features, fuse_affine=level == 0, name=f"down_{level}")(x, train=train)
-            skips.append(x)
-            x = max_pool(x)
-        paths = [global_pool(x)]
-
-        mask = None
+        x, skips = encode(block, self.features, x, train)
+        paths, mask = [global_pool(x)], None
         if self.segment:
-            for level, features in reversed(list(enumerate(self.features))):
-                skip = None if level == len(skips) - 1 else skips[level + 1]  # there is none at the bottom
-                x = block(features, name=f"up_{level}")(x, skip, train=train)
-            mask = MaskHead(self.dtype, name="mask")(x, skips[0])
+            mask = MaskHead(self.dtype, name="mask")(decode(block, self.features, x, skips, train), skips[0])
 
         if not self.rate:
             return Outputs(mask, None)
         if mask is not None:
-            y = nn.sigmoid(mask)[..., None]  # not thresholded, so that gradients pass
-            for level, features in enumerate(self.mask_features):
-                y = max_pool(block(features, name=f"mask_{level}")(y, train=train))
-            paths.append(global_pool(y))
+            probability = nn.sigmoid(mask)[..., None]  # not thresholded, so that gradients pass
+            paths.append(read_mask(block, self.mask_features, probability, train))
         both_paths = jnp.concatenate(paths, axis=-1)
         return Outputs(mask, RatingHeads(self.dropout, name="heads")(both_paths, train=train), both_paths)
+
+
+# The parts of the trunk, for the compact method of a module, to which their blocks then belong.
+
+
+def encode(block: Callable[..., Block], widths: tuple[int, ...], x: Array, train: bool) -> tuple[Array, list[Array]]:
+    """Run the blocks down: patches (B, D, H, W, C) -> the map at the bottom, and the map of each block before pooling.
+
+    Args:
+      block: `Block` with all but its features and name.
+      widths: channels of the blocks down.
+      x: patches.
+      train: whether in training.
+    """
+    skips = []
+    for level, features in enumerate(widths):
+        # Training needs no gradient of the patch, the input of the first block.
+        x = block(features, fuse_affine=level == 0, name=f"down_{level}")(x, train=train)
+        skips.append(x)
+        x = max_pool(x)
+    return x, skips
+
+
+def decode(block: Callable[..., Block], widths: tuple[int, ...], x: Array, skips: list[Array], train: bool) -> Array:
+    """Run the blocks up, from the results of `encode` to the map that `MaskHead` takes."""
+    for level, features in reversed(list(enumerate(widths))):
+        skip = None if level == len(skips) - 1 else skips[level + 1]  # there is none at the bottom
+        x = block(features, name=f"up_{level}")(x, skip, train=train)
+    return x
+
+
+def read_mask(block: Callable[..., Block], widths: tuple[int, ...], probability: Array, train: bool) -> Array:
+    """Run the sub-3DCNN on the predicted segmentation: (B, D, H, W, 1) probabilities -> (B, F) features."""
+    y = probability
+    for level, features in enumerate(widths):
+        y = max_pool(block(features, name=f"mask_{level}")(y, train=train))
+    return global_pool(y)
 
 
 class MaskHead(nn.Module):
@@ -110,15 +135,14 @@ class MaskHead(nn.Module):
         return logits[..., 0].astype(jnp.float32) + bias
 
 
-class RatingHeads(nn.Module):
-    """The heads of all nine ratings, on the features of both paths.
+class AttributeHeads(nn.Module):
+    """The layers from the features of all paths to the eight attributes, which the heads of all ratings build upon.
 
-    Its steps can be applied one by one, as `inference.attribution` does. The parameters of a rating's two layers are
-    named after the rating: `subtlety_features` and `subtlety`.
+    The parameters of an attribute's two layers are named after it: `subtlety_features` and `subtlety`.
 
     Attributes:
       dropout: rate on the fused features.
-      fused: width of the dense layer that fuses both paths.
+      fused: width of the dense layer that fuses all paths.
       features: width of each rating's own features.
     """
 
@@ -128,9 +152,29 @@ class RatingHeads(nn.Module):
 
     def setup(self) -> None:
         self.fusion = nn.Dense(self.fused)
-        for rating in schema.RATINGS:
+        for rating in ATTRIBUTES:
             setattr(self, f"{rating.name}_features", nn.Dense(self.features))
             setattr(self, rating.name, nn.Dense(rating.classes))
+
+    def fuse(self, x: Array) -> Array:
+        """Fuse the features of all paths: (..., F) -> (..., fused)."""
+        return nn.elu(self.fusion(x))
+
+    def attribute_features(self, name: str, fused: Array) -> Array:
+        """Compute the features of one attribute: (..., fused) -> (..., features)."""
+        return nn.elu(getattr(self, f"{name}_features")(fused))
+
+
+class RatingHeads(AttributeHeads):
+    """The heads of all nine ratings, on the features of both paths.
+
+    Its steps can be applied one by one, as `inference.attribution` does.
+    """
+
+    def setup(self) -> None:
+        super().setup()
+        self.malignancy_features = nn.Dense(self.features)
+        self.malignancy = nn.Dense(schema.RATINGS[schema.MALIGNANCY].classes)
 
     @nn.compact  # for the dropout, whose draws depend on the name that Flax gives it here
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -143,14 +187,6 @@ class RatingHeads(nn.Module):
             logits[rating.name] = getattr(self, rating.name)(features)
         logits["malignancy"] = self.malignancy_logits(fused, attributes)
         return stack_logits(logits)
-
-    def fuse(self, x: Array) -> Array:
-        """Fuse the features of both paths: (..., F) -> (..., fused)."""
-        return nn.elu(self.fusion(x))
-
-    def attribute_features(self, name: str, fused: Array) -> Array:
-        """Compute the features of one attribute: (..., fused) -> (..., features)."""
-        return nn.elu(getattr(self, f"{name}_features")(fused))
 
     def malignancy_logits(self, fused: Array, attributes: list[Array]) -> Array:
         """Compute the logits of malignancy from the fused features and those of the eight attributes: (..., 5)."""

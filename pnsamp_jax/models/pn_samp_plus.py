@@ -21,8 +21,8 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.models.heads import stack_logits
 from pnsamp_jax.models.layers import Block
 from pnsamp_jax.models.outputs import Outputs
-from pnsamp_jax.models.pn_samp import ATTRIBUTES, MaskHead
-from pnsamp_jax.models.pooling import global_pool, max_pool, mean_pool
+from pnsamp_jax.models.pn_samp import ATTRIBUTES, AttributeHeads, MaskHead, decode, encode, read_mask
+from pnsamp_jax.models.pooling import global_pool, mean_pool
 
 Array = jax.Array
 
@@ -53,26 +53,16 @@ class PNSAMPPlus(nn.Module):
     def __call__(self, x: Array, train: bool = False) -> Outputs:
         """Map windowed patches (B, D, H, W, windows) in 0..1, with D, H and W divisible by 16, to `Outputs`."""
         block = partial(Block, axis_name=self.axis_name, dtype=self.dtype)
-        patch, skips = x, []
-        for level, features in enumerate(self.features):
-            x = block(features, fuse_affine=level == 0, name=f"down_{level}")(x, train=train)
-            skips.append(x)
-            x = max_pool(x)
-        paths = [global_pool(x)]
-        for level, features in reversed(list(enumerate(self.features))):
-            skip = None if level == len(skips) - 1 else skips[level + 1]
-            x = block(features, name=f"up_{level}")(x, skip, train=train)
-        mask = MaskHead(self.dtype, name="mask")(x, skips[0])
+        bottom, skips = encode(block, self.features, x, train)
+        decoded = decode(block, self.features, bottom, skips, train)
+        mask = MaskHead(self.dtype, name="mask")(decoded, skips[0])
 
         probability = nn.sigmoid(mask)[..., None]  # not thresholded, so that gradients pass
-        y = probability
-        for level, features in enumerate(self.mask_features):
-            y = max_pool(block(features, name=f"mask_{level}")(y, train=train))
-        paths.append(global_pool(y))
+        paths = [global_pool(bottom), read_mask(block, self.mask_features, probability, train)]
         regions = soft_regions(probability)
-        paths.append(regional_features(patch, regions))
+        paths.append(regional_features(x, regions))
         # The decoder's maps and those of the second block have half the resolution; pooled regions are soft anyway.
-        maps = jnp.concatenate([x, skips[1]], axis=-1)
+        maps = jnp.concatenate([decoded, skips[1]], axis=-1)
         paths.append(regional_features(maps, [mean_pool(region) for region in regions]))
         paths.append(shape_features(probability[..., 0]))
         measured = jnp.concatenate(paths, axis=-1)
@@ -191,40 +181,23 @@ class Standardise(nn.Module):
         return jnp.clip(norm(x), -8, 8)  # a nodule unlike those of training must not drown the rest
 
 
-class AdditiveHeads(nn.Module):
-    """The heads of all nine ratings, where malignancy is a sum of one term for each attribute.
-
-    Attributes:
-      dropout: rate on the fused features.
-      fused: width of the dense layer that fuses all paths.
-      features: width of each attribute's own features.
-    """
-
-    dropout: float = 0.0
-    fused: int = 192
-    features: int = 24
+class AdditiveHeads(AttributeHeads):
+    """The heads of all nine ratings, where malignancy is a sum of one term for each attribute."""
 
     def setup(self) -> None:
+        super().setup()
         classes = schema.RATINGS[schema.MALIGNANCY].classes
-        self.fusion = nn.Dense(self.fused)
         self.drop = nn.Dropout(self.dropout)
         for rating in ATTRIBUTES:
-            setattr(self, f"{rating.name}_features", nn.Dense(self.features))
-            setattr(self, rating.name, nn.Dense(rating.classes))
             setattr(self, f"malignancy_of_{rating.name}", nn.Dense(classes, use_bias=False))
         self.malignancy_bias = self.param("malignancy_bias", nn.initializers.zeros, (classes,))
 
     def __call__(self, x: Array, *, train: bool) -> Array:
         """Map the features of all paths (B, F) to the logits of all ratings, (B, 9, 6) float32."""
-        features = self.attribute_features(x, train=train)
+        features = self._features(self.drop(self.fuse(x), deterministic=not train))
         logits = {name: getattr(self, name)(own) for name, own in features.items()}
         logits["malignancy"] = self._terms(features).sum(axis=-2) + self.malignancy_bias
         return stack_logits(logits)
-
-    def attribute_features(self, x: Array, *, train: bool) -> dict[str, Array]:
-        """Compute the features of each attribute by its name: (..., F) -> (..., features)."""
-        fused = self.drop(nn.elu(self.fusion(x)), deterministic=not train)
-        return {rating.name: nn.elu(getattr(self, f"{rating.name}_features")(fused)) for rating in ATTRIBUTES}
 
     def malignancy_terms(self, x: Array) -> tuple[Array, Array]:
         """Compute what each attribute adds to the logits of malignancy, in inference mode.
@@ -235,7 +208,10 @@ class AdditiveHeads(nn.Module):
         Returns:
           (..., 8, 5) terms in the order of the attributes, and the (5,) bias to which they are added.
         """
-        return self._terms(self.attribute_features(x, train=False)), self.malignancy_bias
+        return self._terms(self._features(self.fuse(x))), self.malignancy_bias
+
+    def _features(self, fused: Array) -> dict[str, Array]:
+        return {rating.name: self.attribute_features(rating.name, fused) for rating in ATTRIBUTES}
 
     def _terms(self, features: dict[str, Array]) -> Array:
         return jnp.stack([getattr(self, f"malignancy_of_{name}")(own) for name, own in features.items()], axis=-2)
