@@ -226,6 +226,35 @@ def load_folds(
     return folds
 
 
+def fold_of_patients(path: Path) -> dict[str, int]:
+    """Read from folds.json, of a workdir or of exported weights, the fold whose test set holds each patient.
+
+    Raises:
+      UserError: there is no such file, it is damaged, or a patient is in the test sets of two folds.
+    """
+    found: dict[str, int] = {}
+    try:
+        tested = [fold["test"]["patients"] for fold in json.loads(path.read_bytes())["folds"]]
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file, so nobody knows which patients each network saw") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged ({error}); {RESTORE}") from error
+    for fold, patients in enumerate(tested):
+        for patient in patients:
+            if found.setdefault(patient, fold) != fold:
+                raise UserError(
+                    f"{path}: patient {patient} is in the test sets of two folds, so every network saw this patient; use "
+                    "a run whose config.split is 'patient'"
+                )
+    return found
+
+
+def write_fold_of_patients(path: Path, tested: dict[str, int]) -> None:
+    """Write a folds.json that holds the patients of the test sets alone, for `fold_of_patients`."""
+    folds = [sorted(patient for patient, own in tested.items() if own == fold) for fold in range(1 + max(tested.values()))]
+    path.write_text(json.dumps({"folds": [{"test": {"patients": patients}} for patients in folds]}, indent=1))
+
+
 def _write_folds(path: Path, header: dict, folds: list[Fold], patient_of: dict[str, str]) -> None:
     """Write a split with the settings that it was made with and the patients of each subset."""
     described = [
