@@ -22,7 +22,7 @@ from pnsamp_jax import intervals, metrics
 from pnsamp_jax.data import schema
 from pnsamp_jax.evaluate import CONTEXT_NOTES
 from pnsamp_jax.files import atomic_path
-from pnsamp_jax.inference import temperature
+from pnsamp_jax.inference import calibration
 from pnsamp_jax.report.evaluation_figures import BLUE, GREY
 from pnsamp_jax.workdir.tables import Table, read_tables
 
@@ -31,9 +31,9 @@ def scaled(table: Table, workdir: Path) -> Table:
     """Return the table with the probabilities scaled by the temperatures of each nodule's fold."""
     temperatures = np.ones(table["truth"].shape)
     for fold in np.unique(table["fold"]).astype(int):
-        fitted = temperature.read(workdir / f"fold_{fold}" / "calibration.json")
+        fitted = calibration.read(workdir / f"fold_{fold}" / "calibration.json")
         temperatures[table["fold"] == fold] = fitted.temperatures
-    return table | {"probabilities": temperature.scale(table["probabilities"], temperatures)}
+    return table | {"probabilities": calibration.scale(table["probabilities"], temperatures)}
 
 
 def log_losses(table: Table) -> np.ndarray:

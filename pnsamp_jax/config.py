@@ -50,6 +50,7 @@ class Settings:
       learning_rate, schedule: the peak, and one of `state.SCHEDULES`.
       log_every_steps, checkpoint_every_epochs: intervals of logging, and of validation with a checkpoint.
       checkpoint: which checkpoint is tested, "best" or "last".
+      fit_threshold: whether the threshold of the mask is chosen on the validation nodules.
       test_flips: whether the test averages over the eight flips of a patch.
     """
 
@@ -74,6 +75,7 @@ class Settings:
     log_every_steps: int
     checkpoint_every_epochs: int
     checkpoint: str
+    fit_threshold: bool
     test_flips: bool
 
     @cached_property

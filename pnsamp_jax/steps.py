@@ -195,7 +195,7 @@ def probabilities_of(outputs: Outputs, temperatures: Array) -> dict[str, Array]:
 
     Args:
       outputs: of a model.
-      temperatures: (9,) that divide the logits of the ratings, see `inference.temperature`.
+      temperatures: (9,) that divide the logits of the ratings, see `inference.calibration`.
 
     Returns:
       `mask` (B, D, H, W), `probabilities` (B, 9, 6) and `features` (B, F), as far as the model has them.

@@ -17,7 +17,7 @@ from pnsamp_jax.config import read_settings, use_compilation_cache
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import Interrupted, UserError, noted_sigterm
 from pnsamp_jax.files import readable
-from pnsamp_jax.inference import ensemble, temperature
+from pnsamp_jax.inference import calibration, ensemble
 from pnsamp_jax.inference.diameters import THRESHOLD
 from pnsamp_jax.inference.masks import central_component
 from pnsamp_jax.run import Run, open_run
@@ -148,22 +148,42 @@ def validate(run: Run, state: TrainState, nodules: np.ndarray) -> dict[str, floa
 
 
 def test_fold(run: Run, fold: int) -> None:
-    """Fit the temperatures of a trained fold on its validation nodules, and write predictions of its test nodules."""
+    """Calibrate a trained fold on its validation nodules, and write predictions of its test nodules.
+
+    The predictions that are written have the shift of the mask, but not yet the temperatures of the ratings.
+    """
     settings, folder, indices = run.settings, run.fold_folder(fold), run.indices(fold)
     networks, step = load_fold(run, fold)
+    mask_shift = _fit_mask_shift(run, networks, indices["validation"]) if settings.fit_threshold else 0.0
+    if mask_shift:
+        [(name, network)] = networks.members.items()
+        networks = networks._replace(members={name: network._replace(mask_shift=mask_shift)})
     single = predict_nodules(run, networks, indices["validation"], flips=False)  # one answer has one temperature
     if "probabilities" in single:
         rating_counts = np.asarray(run.records[schema.RATING_COUNTS])[indices["validation"]]
         truth = cohort.labels(rating_counts, settings.nominal)
-        temperature.write(
+        calibration.write(
             folder / "calibration.json",
             single["probabilities"],
             truth,
             single.get("features"),
             settings.checkpoint,
             step,
+            mask_shift,
         )
     write_predictions(run, fold, networks, indices["test"], folder / "predictions.csv")
+
+
+def _fit_mask_shift(run: Run, networks: ensemble.Networks, nodules: np.ndarray) -> float:
+    """Return the mask shift that suits the nodules at the given indices best; 0 for a model without a mask."""
+    masks, consensus = [], []
+    for batch, count in input_pipeline.eval_batches(run.records, nodules, run.settings.batch_size):
+        predictions = ensemble.predict(networks, np.asarray(batch[schema.IMAGE]), flips=False)
+        if predictions.mask is None:
+            return 0.0
+        masks.append(predictions.mask[:count])
+        consensus.append(_consensus(batch[schema.MASK], networks.patch_size)[:count])
+    return calibration.fit_mask_shift(np.concatenate(masks), np.concatenate(consensus))
 
 
 def write_predictions(run: Run, fold: int, networks: ensemble.Networks, nodules: np.ndarray, path: Path) -> None:

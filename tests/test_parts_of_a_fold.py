@@ -9,7 +9,7 @@ from experiments.baselines import cnn_mtl, depth, diameter, mcnn, radiomics, sec
 from experiments.baselines.subsets import Subset
 from pnsamp_jax import train
 from pnsamp_jax.data import schema
-from pnsamp_jax.inference import temperature
+from pnsamp_jax.inference import calibration, ensemble
 
 RIGHT = {"train": 0.95, "validation": 0.75, "test": 0.9}  # share of the nodules on which the network is right
 
@@ -26,7 +26,7 @@ def test_temperatures_are_fitted_on_the_validation_nodules(tmp_path, monkeypatch
     ids = np.array([f"n{i:03d}" for i in range(300)])
     records = {schema.NODULE_ID: ids, schema.PATIENT_ID: ids, schema.RATING_COUNTS: counts}
     run = SimpleNamespace(
-        settings=SimpleNamespace(checkpoint="best", test_flips=True, nominal="modal"),
+        settings=SimpleNamespace(checkpoint="best", test_flips=True, nominal="modal", fit_threshold=False),
         records=records,
         fold_folder=lambda fold: tmp_path,
         indices=lambda fold: {name: np.flatnonzero(part_of == name) for name in RIGHT},
@@ -40,11 +40,50 @@ def test_temperatures_are_fitted_on_the_validation_nodules(tmp_path, monkeypatch
     monkeypatch.setattr(train, "load_fold", lambda run, fold: (None, 7))
     monkeypatch.setattr(train, "predict_nodules", predict_nodules)
     train.test_fold(run, 0)
-    calibration = temperature.read(tmp_path / "calibration.json")
-    np.testing.assert_allclose(calibration.temperatures, 2.0, rtol=1e-3)
-    assert calibration.features == pytest.approx(149.5)  # the mean index of the validation nodules
+    fitted = calibration.read(tmp_path / "calibration.json")
+    np.testing.assert_allclose(fitted.temperatures, 2.0, rtol=1e-3)
+    assert fitted.features == pytest.approx(149.5)  # the mean index of the validation nodules
     tested = {line.split(",")[0] for line in (tmp_path / "predictions.csv").read_text().splitlines()[1:]}
     assert tested == set(ids[part_of == "test"])
+
+
+def test_the_threshold_of_the_mask_is_fitted_on_the_validation_nodules(tmp_path, monkeypatch):
+    """The network gives every voxel of a nodule 0.3 and those around it 0.22; on test nodules, half as much.
+
+    A threshold between 0.22 and 0.3 outlines the validation nodules; for the test nodules, it would be below 0.15.
+    """
+    part_of = np.repeat(list(RIGHT), 4)
+    ids = np.array([f"n{i:02d}" for i in range(12)])
+    distance = np.sqrt(((np.indices((12, 12, 12)) - 5.5) ** 2).sum(axis=0))
+    records = {
+        schema.NODULE_ID: ids,
+        schema.IMAGE: np.where(part_of == "test", -800, 0).repeat(12**3).reshape(12, 12, 12, 12).astype(np.int16),
+        schema.MASK: np.stack([schema.MASK_UNIT * (distance < 4).astype(np.uint8)] * 12),
+    }
+    run = SimpleNamespace(
+        settings=SimpleNamespace(checkpoint="best", fit_threshold=True, batch_size=2),
+        records=records,
+        fold_folder=lambda fold: tmp_path,
+        indices=lambda fold: {name: np.flatnonzero(part_of == name) for name in RIGHT},
+    )
+    network = ensemble.Network({}, np.ones(9, np.float32), None)
+    networks = ensemble.Networks(None, 12, 1.0, (), {"fold_0": network})
+    answer = np.select([distance < 4, distance < 5], [0.3, 0.22], 0.0).astype(np.float32)
+
+    def predict(networks, images, flips):
+        return ensemble.Predictions(answer * np.where(images < -500, 0.5, 1).astype(np.float32), None, None)
+
+    tested = {}
+    monkeypatch.setattr(train, "load_fold", lambda run, fold: (networks, 7))
+    monkeypatch.setattr(ensemble, "predict", predict)
+    monkeypatch.setattr(train, "predict_nodules", lambda *_, **__: {"probabilities": np.full((4, 9, 6), 1 / 6)})
+    monkeypatch.setattr(train, "write_predictions", lambda run, fold, asked, *_: tested.update(asked.members))
+    records[schema.RATING_COUNTS] = np.ones((12, 9, 6), np.uint8)
+    run.settings.nominal = "modal"
+    train.test_fold(run, 0)
+    shift = calibration.read(tmp_path / "calibration.json").mask_shift
+    assert 0.22 < 1 / (1 + np.exp(shift)) < 0.3
+    assert tested["fold_0"].mask_shift == shift
 
 
 def made_up(seed, count, sign):

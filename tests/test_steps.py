@@ -16,7 +16,7 @@ import pytest
 from pnsamp_jax import input_pipeline, losses, models, outlines, steps, transforms
 from pnsamp_jax.appearance import Appearance
 from pnsamp_jax.data import schema
-from pnsamp_jax.inference import temperature
+from pnsamp_jax.inference import calibration
 from pnsamp_jax.state import create_state
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -285,7 +285,7 @@ def test_temperatures_divide_the_logits(initial):
     step = steps.compile_predict_step(task.model, task.patch_size, task.windows)
     temperatures = np.linspace(0.5, 2.5, 9, dtype=np.float32)
     plain, scaled = (step(initial.variables, t, batch[schema.IMAGE]) for t in (np.ones(9, np.float32), temperatures))
-    expected = temperature.scale(plain["probabilities"], temperatures)
+    expected = calibration.scale(plain["probabilities"], temperatures)
     np.testing.assert_allclose(scaled["probabilities"], expected, rtol=1e-4)
     np.testing.assert_array_equal(scaled["mask"], plain["mask"])
 

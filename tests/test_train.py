@@ -15,7 +15,7 @@ from pnsamp_jax import outlines, train
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.inference import ensemble, temperature
+from pnsamp_jax.inference import calibration, ensemble
 from pnsamp_jax.inference.masks import central_component
 from pnsamp_jax.run import open_run, prepare_run
 from pnsamp_jax.state import state_shapes
@@ -138,11 +138,11 @@ def test_a_fold_through_tfdata_equals_the_one_on_the_device(finished, tmp_path):
 def test_evaluate_mode_can_test_the_last_checkpoint(finished, tmp_path):
     results = train.test_and_evaluate(tiny_config(checkpoint="last"), finished[0])
     assert results["contexts"]["simulated"]["n"] == 24
-    found = temperature.read(finished[0] / "fold_1" / "calibration.json")
+    found = calibration.read(finished[0] / "fold_1" / "calibration.json")
     with Checkpoints(finished[0] / "fold_1" / "checkpoints") as checkpoints:
         assert (found.checkpoint, found.step) == ("last", checkpoints.last_step)
     train.test_and_evaluate(tiny_config(), finished[0])  # leave the folder as it was
-    assert temperature.read(finished[0] / "fold_1" / "calibration.json").checkpoint == "best"
+    assert calibration.read(finished[0] / "fold_1" / "calibration.json").checkpoint == "best"
 
 
 def test_a_wider_cohort_joins_the_training_part_but_no_patient_of_the_others(tmp_path):

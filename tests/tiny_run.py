@@ -6,7 +6,7 @@ import numpy as np
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.configs import base
 from pnsamp_jax.data import schema
-from pnsamp_jax.inference import temperature
+from pnsamp_jax.inference import calibration
 from pnsamp_jax.state import state_shapes
 from pnsamp_jax.workdir import layout
 from pnsamp_jax.workdir.checkpoint import Checkpoints
@@ -41,5 +41,5 @@ def made_up_run(folder, folds):
         probabilities = random.dirichlet(np.ones(6), (40, 9)) * schema.CLASS_EXISTS
         features = random.normal(size=(40, state.params["heads"]["fusion"]["kernel"].shape[0]))
         path = folder / f"fold_{fold}" / "calibration.json"
-        temperature.write(path, probabilities, random.integers(1, 5, (40, 9)), features, config.checkpoint, step=1)
+        calibration.write(path, probabilities, random.integers(1, 5, (40, 9)), features, config.checkpoint, step=1)
     return folder

@@ -33,7 +33,7 @@ def contributions(heads: dict, features: Array, average: Array, temperature: Arr
       heads: parameters of `RatingHeads`.
       features: (B, F) of the nodules, as in `Outputs.features`.
       average: (F,) features of an average nodule.
-      temperature: () of malignancy, see `inference.temperature`.
+      temperature: () of malignancy, see `inference.calibration`.
 
     Returns:
       (B, 9) in classes of malignancy: of the eight attributes and, last, of the fused features, that is, of what the
@@ -73,7 +73,7 @@ def additive_contributions(heads: dict, features: Array, average: Array, tempera
       heads: parameters of `AdditiveHeads`.
       features: (B, F) of the nodules, as in `Outputs.features`.
       average: (F,) features of an average nodule.
-      temperature: () of malignancy, see `inference.temperature`.
+      temperature: () of malignancy, see `inference.calibration`.
 
     Returns:
       (B, 9) in classes of malignancy: of the eight attributes and, last, 0 for what is read from the image directly.

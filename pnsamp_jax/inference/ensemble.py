@@ -4,7 +4,7 @@ They are read from the workdir of a run, or from the files that `experiments/exp
 
     config.json                    of the run
     fold_<k>/checkpoints/          of the training; in exported weights fold_<k>/weights/ instead
-    fold_<k>/calibration.json      temperatures and mean features, see `temperature`
+    fold_<k>/calibration.json      temperatures, mask shift and mean features, see `calibration`
 
 A fold is ready once it is tested, which writes its calibration.json.
 """
@@ -26,7 +26,7 @@ from pnsamp_jax import steps
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import readable
-from pnsamp_jax.inference import temperature
+from pnsamp_jax.inference import calibration
 from pnsamp_jax.models.pn_samp import PNSAMP
 from pnsamp_jax.models.pn_samp_plus import PNSAMPPlus
 from pnsamp_jax.state import TrainState, state_shapes
@@ -42,11 +42,13 @@ class Network(NamedTuple):
       variables: parameters and batch statistics.
       temperatures: (9,) float32 of the ratings.
       mean_features: (F,) over the fold's validation nodules; None if not known.
+      mask_shift: added to the logits of the mask, see `inference.calibration`.
     """
 
     variables: dict
     temperatures: np.ndarray
     mean_features: np.ndarray | None
+    mask_shift: float = 0.0
 
 
 class Networks(NamedTuple):
@@ -131,7 +133,7 @@ def predict(networks: Networks, images: np.ndarray, flips: bool = True) -> Predi
         axes = tuple(axis for axis, flipped in enumerate(flip, start=1) if flipped)
         outputs = jax.device_get(predict_step(network.variables, network.temperatures, np.flip(images, axes)))
         if "mask" in outputs:
-            outputs["mask"] = np.flip(outputs["mask"], axes)
+            outputs["mask"] = np.flip(calibration.shift(outputs["mask"], network.mask_shift), axes)
         return outputs
 
     count = len(networks.members) * len(chosen)
@@ -208,7 +210,7 @@ def _load_member(fold: Path, like: TrainState, which: str, model: dict) -> Netwo
       model: the fields of config.model.
     """
     path = fold / "calibration.json"
-    calibration = temperature.read(path)
+    fitted = calibration.read(path)
     if (fold / "weights").is_dir():
         variables = load_weights(fold / "weights", like.variables)
     else:
@@ -219,13 +221,13 @@ def _load_member(fold: Path, like: TrainState, which: str, model: dict) -> Netwo
                 )
             state = checkpoints.restore(like, which)
         variables = state.variables
-        if calibration.step != int(state.step):
+        if fitted.step != int(state.step):
             raise UserError(
-                f"{path}: belongs to the {calibration.checkpoint} checkpoint, step {calibration.step}, but "
+                f"{path}: belongs to the {fitted.checkpoint} checkpoint, step {fitted.step}, but "
                 f"config.json names the {which} one, now step {int(state.step)}; run --mode evaluate on this workdir, "
                 "which writes it anew"
             )
-    return Network(variables, calibration.temperatures.astype(np.float32), calibration.features)
+    return Network(variables, fitted.temperatures.astype(np.float32), fitted.features, fitted.mask_shift)
 
 
 def _sample_deviation(values: np.ndarray) -> np.ndarray:

@@ -26,7 +26,10 @@ Fold = dict[str, list[str]]  # nodule ids of each subset
 RESTORE = "restore it from a copy, or choose another --workdir"
 
 # Fields of a config that do not change what a run computes, so that they may differ when a workdir is used again.
-FREE_FIELDS = ("fold", "checkpoint", "test_flips", "log_every_steps", "data.cache", "data.workers", "data.pipeline")
+FREE_FIELDS = (
+    *("fold", "checkpoint", "fit_threshold", "test_flips", "log_every_steps"),
+    *("data.cache", "data.workers", "data.pipeline"),
+)
 FREE_SECTIONS = ("predict.",)
 # What a test and an evaluation write, by which a training is known to be finished.
 RESULTS = ("results.json", "predictions.csv", "fold_*/predictions.csv", "fold_*/calibration.json", "figures/*.png")

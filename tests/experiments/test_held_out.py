@@ -11,7 +11,7 @@ from experiments import export_weights, held_out
 from pnsamp_jax import train
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.inference import temperature
+from pnsamp_jax.inference import calibration
 from pnsamp_jax.run import load_records
 from pnsamp_jax.workdir import layout
 
@@ -87,10 +87,10 @@ def test_each_nodule_is_tested_by_networks_that_never_saw_its_patient(tmp_path, 
         else:
             assert row["fold"] == inside[nodule]["fold"]
             fold = trained[1] / f"fold_{row['fold']}"
-            temperatures = temperature.read(fold / "calibration.json").temperatures
+            temperatures = calibration.read(fold / "calibration.json").temperatures
             for name, source in (("own", row), ("run", inside[nodule])):
                 answers[name].append([float(source[f"malignancy_p{k}"]) for k in range(1, 6)])
-            answers["run"][-1] = temperature.scale(np.array(answers["run"][-1]), temperatures[schema.MALIGNANCY])
+            answers["run"][-1] = calibration.scale(np.array(answers["run"][-1]), temperatures[schema.MALIGNANCY])
     # The same network and the same voxels: equal up to the digits of the table and the rounding of another batch.
     # Exported parameters keep 8 bits, which moves these probabilities by up to a hundredth.
     assert np.abs(np.array(answers["own"]) - np.array(answers["run"])).max() < (0.02 if exported else 1e-4)

@@ -16,7 +16,7 @@ from pnsamp_jax import train, transforms
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.inference import ensemble, temperature
+from pnsamp_jax.inference import calibration, ensemble
 from pnsamp_jax.inference.masks import central_component
 from pnsamp_jax.run import Run, load_records
 
@@ -56,7 +56,7 @@ def test_a_loaded_network_predicts_what_its_run_predicts_but_for_the_temperature
     uncalibrated = train.predict_nodules(run, train.load_fold(run, 2)[0], nodules, flips=False, masks=True)
     images = np.stack([np.asarray(transforms.crop(image, 16)) for image in run.records[schema.IMAGE][:3]])
     loaded = ensemble.predict(networks.member(2), images, flips=False)
-    expected = temperature.scale(uncalibrated["probabilities"], networks.members["fold_2"].temperatures)
+    expected = calibration.scale(uncalibrated["probabilities"], networks.members["fold_2"].temperatures)
     # The same sums in another order, since the batch sizes differ.
     np.testing.assert_allclose(loaded.mean_probabilities, expected, atol=1e-5)
     for probability, mask in zip(loaded.mask, uncalibrated["mask"], strict=True):

@@ -1,8 +1,9 @@
-"""Temperature scaling: one number for each rating that makes its probabilities match how often they are right.
+"""What is fitted on a fold's validation nodules, after training: the temperatures of the ratings, the shift of the mask.
 
-Guo et al., "On calibration of modern neural networks", ICML 2017. The temperatures that are fitted on a fold's
-validation nodules are kept next to its checkpoints in calibration.json, together with the mean features of these
-nodules and the checkpoint that they belong to.
+Temperature scaling (Guo et al., "On calibration of modern neural networks", ICML 2017): one number for each rating
+that makes its probabilities match how often they are right. The shift is one number that is added to the logits of the
+mask, so that a threshold of one half gives the best mean Dice. Both are kept next to the fold's checkpoints in
+calibration.json, together with the mean features of the nodules and the checkpoint that they belong to.
 """
 
 import json
@@ -11,11 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pnsamp_jax import outlines
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
+from pnsamp_jax.inference.masks import central_component
 
 RANGE = (0.25, 4.0)  # a few hundred nodules do not support temperatures beyond
+THRESHOLDS = np.arange(0.1, 0.61, 0.05)  # of the mask, which are tried
 
 
 class Calibration(NamedTuple):
@@ -26,12 +30,14 @@ class Calibration(NamedTuple):
       features: (F,) mean over the nodules; empty for a model without features.
       checkpoint: which one was used, "best" or "last".
       step: at which that checkpoint was saved.
+      mask_shift: added to the logits of the mask; 0 where none was fitted.
     """
 
     temperatures: np.ndarray
     features: np.ndarray
     checkpoint: str
     step: int
+    mask_shift: float = 0.0
 
 
 def scale(probabilities: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
@@ -85,8 +91,38 @@ def fit_temperatures(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray
     return temperatures
 
 
+def fit_mask_shift(mask: np.ndarray, consensus: np.ndarray) -> float:
+    """Find the shift after which a threshold of one half gives the best mean Dice, among `THRESHOLDS`.
+
+    Args:
+      mask: (N, D, H, W) probabilities, of nodules that the network was not trained on.
+      consensus: (N, D, H, W) bool.
+    """
+
+    def mean_dice(threshold: float) -> float:
+        found = [central_component(probability > threshold) for probability in mask]
+        return float(np.mean([outlines.dice(*pair) for pair in zip(found, consensus, strict=True)]))
+
+    best = max(THRESHOLDS, key=mean_dice)
+    return float(np.log1p(-best) - np.log(best))
+
+
+def shift(mask: np.ndarray, amount: float) -> np.ndarray:
+    """Add an amount to the logits of probabilities."""
+    if amount == 0:
+        return mask
+    odds = mask * np.float32(np.exp(amount))
+    return odds / (odds + (1 - mask))
+
+
 def write(
-    path: Path, probabilities: np.ndarray, truth: np.ndarray, features: np.ndarray | None, checkpoint: str, step: int
+    path: Path,
+    probabilities: np.ndarray,
+    truth: np.ndarray,
+    features: np.ndarray | None,
+    checkpoint: str,
+    step: int,
+    mask_shift: float = 0.0,
 ) -> None:
     """Fit the temperatures and write them with the mean features.
 
@@ -99,6 +135,7 @@ def write(
       features: (N, F), None for a model without.
       checkpoint: which one predicted them, "best" or "last".
       step: at which that checkpoint was saved.
+      mask_shift: see `fit_mask_shift`.
     """
     predicted = ~np.isnan(probabilities).all(axis=(0, 2))
     temperatures = fit_temperatures(probabilities, truth * predicted)
@@ -107,6 +144,7 @@ def write(
         "step": step,
         "nodules": len(truth),
         "temperatures": dict(zip(schema.RATING_NAMES, temperatures.tolist(), strict=True)),
+        "mask_shift": mask_shift,
         "features": [] if features is None else np.asarray(features, np.float64).mean(axis=0).tolist(),
     }
     with atomic_path(path) as temporary:
@@ -124,7 +162,8 @@ def read(path: Path) -> Calibration:
         content = json.loads(path.read_text())
         temperatures = np.array([float(content["temperatures"][name]) for name in schema.RATING_NAMES])
         features = np.array(content["features"], np.float32)
-        return Calibration(temperatures, features, content["checkpoint"], int(content["step"]))
+        mask_shift = float(content.get("mask_shift", 0.0))  # older files have none
+        return Calibration(temperatures, features, content["checkpoint"], int(content["step"]), mask_shift)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; {advice}") from error
     except (ValueError, KeyError, TypeError) as error:
