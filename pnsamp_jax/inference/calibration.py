@@ -1,4 +1,4 @@
-"""What is fitted on a fold's validation nodules, after training: the temperatures of the ratings, the shift of the mask.
+"""What is fitted on the validation nodules of a trained fold: temperatures of the ratings, and a shift of the mask.
 
 Temperature scaling (Guo et al., "On calibration of modern neural networks", ICML 2017): one number for each rating
 that makes its probabilities match how often they are right. The shift is one number that is added to the logits of the

@@ -246,15 +246,17 @@ def fold_of_patients(path: Path) -> dict[str, int]:
         for patient in patients:
             if found.setdefault(patient, fold) != fold:
                 raise UserError(
-                    f"{path}: patient {patient} is in the test sets of two folds, so every network saw this patient; use "
-                    "a run whose config.split is 'patient'"
+                    f"{path}: patient {patient} is in the test sets of two folds, so every network saw this patient; "
+                    "use a run whose config.split is 'patient'"
                 )
     return found
 
 
 def write_fold_of_patients(path: Path, tested: dict[str, int]) -> None:
     """Write a folds.json that holds the patients of the test sets alone, for `fold_of_patients`."""
-    folds = [sorted(patient for patient, own in tested.items() if own == fold) for fold in range(1 + max(tested.values()))]
+    folds = [
+        sorted(patient for patient, own in tested.items() if own == fold) for fold in range(1 + max(tested.values()))
+    ]
     path.write_text(json.dumps({"folds": [{"test": {"patients": patients}} for patients in folds]}, indent=1))
 
 
