@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config.seed = 0  # determines the split, the initial weights, the order of the batches and the augmentation
     config.fold = -1  # index of the only fold to run; -1 runs all folds
     config.num_folds = 5  # number of folds in the split
+    config.init = ""  # networks to start from: "shipped", or the workdir of a run; "" starts from random weights
     config.split = "patient"  # "patient" keeps a patient's nodules together; "nodule", as in the paper, does not
     config.validation_fraction = 0.1  # share of a fold's training nodules, held out to choose the best checkpoint
 

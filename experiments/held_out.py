@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.launch import launch, path_flag
-from pnsamp_jax import evaluate, train
+from pnsamp_jax import evaluate, testing
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
@@ -66,7 +66,7 @@ def test_elsewhere(config: ConfigDict, networks: Path, out: Path) -> dict:
         nodules = np.flatnonzero(fold_of == fold)
         if len(nodules):
             run.fold_folder(fold).mkdir()
-            train.write_predictions(run, fold, members, nodules, run.fold_folder(fold) / "predictions.csv")
+            testing.write_predictions(run, fold, members, nodules, run.fold_folder(fold) / "predictions.csv")
     described = {name: values for name, values in records.items() if name not in (schema.IMAGE, schema.MASK)}
     tables.write_readers(out / "readers.csv", described)
     tables.gather_predictions(out)

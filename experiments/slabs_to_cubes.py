@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.launch import launch
-from pnsamp_jax import evaluate, train
+from pnsamp_jax import evaluate, testing, train
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
@@ -60,7 +60,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     tables.write_readers(workdir / "readers.csv", described)
     one_fold = Run(workdir, settings, records, [fold]).on_device()
     train.train_fold(one_fold, 0)
-    train.test_fold(one_fold, 0)
+    testing.test_fold(one_fold, 0)
     tables.gather_predictions(workdir)
     return evaluate.evaluate(workdir)
 

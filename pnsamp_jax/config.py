@@ -42,6 +42,7 @@ class Settings:
       min_readers: least number of readers of a nodule.
       nominal: how the nominal ratings of several readers become one class, one of `cohort.NOMINAL_RULES`.
       split: one of `folds.SPLITS`.
+      init: the networks to start from: "" for random weights, "shipped", or the workdir of a run.
       num_folds, folds: number of folds in the split, and those that the run trains or tests.
       validation_fraction: share of a fold's training nodules that is held out for validation.
       seed: decides the split, the initial weights, the order of the batches and the augmentation.
@@ -64,6 +65,7 @@ class Settings:
     min_readers: int
     nominal: str
     split: str
+    init: str
     num_folds: int
     folds: tuple[int, ...]
     validation_fraction: float

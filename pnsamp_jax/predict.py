@@ -37,7 +37,6 @@ from pnsamp_jax.inference.masks import central_component, distance_mm, is_trunca
 from pnsamp_jax.inference.requests import Failure, Located, Request, by_image, locate, read_requests
 from pnsamp_jax.report import summary, write
 
-SHIPPED = Path(pnsamp_jax.__file__).with_name("weights")
 CONTRIBUTORS = (*schema.RATING_NAMES[: schema.MALIGNANCY], "image")  # what the malignancy head receives
 SALIENCY_MM = 1.5  # standard deviation of its smoothing; single voxels of a gradient mean little
 
@@ -233,9 +232,9 @@ def _batch_size(wanted: int) -> int:
 
 
 def _weights_folder(settings: PredictSettings) -> Path:
-    if not settings.checkpoint and not SHIPPED.is_dir():
+    if not settings.checkpoint and not ensemble.SHIPPED.is_dir():
         raise UserError("config.predict.checkpoint: is empty, and no weights come with this version; train some first")
-    return user_path(settings.checkpoint) if settings.checkpoint else SHIPPED
+    return user_path(settings.checkpoint) if settings.checkpoint else ensemble.SHIPPED
 
 
 def _raise_if_incomplete(failures: list[Failure], complaints: list[str], total: int, workdir: Path) -> None:

@@ -2,7 +2,6 @@
 
 import threading
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,17 +10,16 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from pnsamp_jax import evaluate, input_pipeline, outlines, steps, transforms
+from pnsamp_jax import evaluate, input_pipeline, steps
 from pnsamp_jax.allocator import give_back_freed_memory
 from pnsamp_jax.config import read_settings, use_compilation_cache
-from pnsamp_jax.data import cohort, schema
+from pnsamp_jax.data import schema
 from pnsamp_jax.errors import Interrupted, UserError, noted_sigterm
-from pnsamp_jax.files import readable
-from pnsamp_jax.inference import calibration, ensemble
-from pnsamp_jax.inference.diameters import THRESHOLD
-from pnsamp_jax.inference.masks import central_component
+from pnsamp_jax.files import readable, user_path
+from pnsamp_jax.inference import ensemble
 from pnsamp_jax.run import Run, open_run
-from pnsamp_jax.state import TrainState, create_state, learning_rates, state_shapes
+from pnsamp_jax.state import TrainState, create_state, learning_rates
+from pnsamp_jax.testing import restore, test_fold
 from pnsamp_jax.workdir import layout, tables
 from pnsamp_jax.workdir.checkpoint import Checkpoints, set_aside_damaged
 from pnsamp_jax.workdir.metrics_log import MetricsLog
@@ -147,134 +145,6 @@ def validate(run: Run, state: TrainState, nodules: np.ndarray) -> dict[str, floa
     return {name: float(np.concatenate([part[name] for part in parts]).mean()) for name in parts[0]}
 
 
-def test_fold(run: Run, fold: int) -> None:
-    """Calibrate a trained fold on its validation nodules, and write predictions of its test nodules.
-
-    The predictions that are written have the shift of the mask, but not yet the temperatures of the ratings.
-    """
-    settings, folder, indices = run.settings, run.fold_folder(fold), run.indices(fold)
-    networks, step = load_fold(run, fold)
-    mask_shift = _fit_mask_shift(run, networks, indices["validation"]) if settings.fit_threshold else 0.0
-    if mask_shift:
-        [(name, network)] = networks.members.items()
-        networks = networks._replace(members={name: network._replace(mask_shift=mask_shift)})
-    single = predict_nodules(run, networks, indices["validation"], flips=False)  # one answer has one temperature
-    if "probabilities" in single:
-        rating_counts = np.asarray(run.records[schema.RATING_COUNTS])[indices["validation"]]
-        truth = cohort.labels(rating_counts, settings.nominal)
-        calibration.write(
-            folder / "calibration.json",
-            single["probabilities"],
-            truth,
-            single.get("features"),
-            settings.checkpoint,
-            step,
-            mask_shift,
-        )
-    write_predictions(run, fold, networks, indices["test"], folder / "predictions.csv")
-
-
-def _fit_mask_shift(run: Run, networks: ensemble.Networks, nodules: np.ndarray) -> float:
-    """Return the mask shift that suits the nodules at the given indices best; 0 for a model without a mask."""
-    masks, consensus = [], []
-    for batch, count in input_pipeline.eval_batches(run.records, nodules, run.settings.batch_size):
-        predictions = ensemble.predict(networks, np.asarray(batch[schema.IMAGE]), flips=False)
-        if predictions.mask is None:
-            return 0.0
-        masks.append(predictions.mask[:count])
-        consensus.append(_consensus(batch[schema.MASK], networks.patch_size)[:count])
-    return calibration.fit_mask_shift(np.concatenate(masks), np.concatenate(consensus))
-
-
-def write_predictions(run: Run, fold: int, networks: ensemble.Networks, nodules: np.ndarray, path: Path) -> None:
-    """Predict the nodules at the given indices as the run's config tests them, and write them as rows of a fold."""
-    results = predict_nodules(run, networks, nodules, flips=run.settings.test_flips)
-    names = (schema.NODULE_ID, schema.PATIENT_ID, schema.RATING_COUNTS)
-    labels = {name: np.asarray(run.records[name])[nodules] for name in names}
-    tables.write_predictions(path, fold, labels, run.settings.nominal, results, results.get("probabilities"))
-
-
-def load_fold(run: Run, fold: int) -> tuple[ensemble.Networks, int]:
-    """Read the network of a trained fold, uncalibrated, and the step that its checkpoint was saved at.
-
-    Raises:
-      UserError: the fold has no checkpoint, or one of another config or a shorter training.
-    """
-    with Checkpoints(run.fold_folder(fold) / "checkpoints") as checkpoints:
-        state = restore(run, checkpoints, run.settings.checkpoint)
-    task, replicated = run.settings.task, steps.replicate(state)
-    network = ensemble.Network(replicated.variables, np.ones(len(schema.RATINGS), np.float32), None)
-    spacing_mm = run.settings.geometry.spacing_mm
-    networks = ensemble.Networks(task.model, task.patch_size, spacing_mm, task.windows, {f"fold_{fold}": network})
-    return networks, int(state.step)
-
-
-def predict_nodules(
-    run: Run, networks: ensemble.Networks, nodules: np.ndarray, flips: bool, masks: bool = False
-) -> dict[str, np.ndarray]:
-    """Predict nodules of a run.
-
-    Args:
-      run: holds the nodules.
-      networks: to ask, see `load_fold`.
-      nodules: (n,) indices in the records.
-      flips: whether to average over the eight flips of a patch.
-      masks: whether to keep the masks, which take S^3 bytes each.
-
-    Returns:
-      As far as the model has them: `probabilities` (n, 9, 6), `features` (n, F), the scores of the mask against the
-      readers' consensus by the names of `tables.OUTLINE_SCORES` (n,) and, if asked for, `mask` (n, S, S, S) bool. The
-      mask is the one that a prediction writes, the central component.
-    """
-    parts: list[dict[str, np.ndarray]] = []
-    for batch, count in input_pipeline.eval_batches(run.records, nodules, run.settings.batch_size):
-        predictions = ensemble.predict(networks, np.asarray(batch[schema.IMAGE]), flips)
-        part: dict[str, np.ndarray] = {}
-        if predictions.mask is not None:
-            mask = np.stack([central_component(probability > THRESHOLD) for probability in predictions.mask])
-            consensus = _consensus(batch[schema.MASK], mask.shape[-1])
-            spacing = (networks.spacing_mm,) * 3
-            scores = [outlines.scores(*pair, spacing) for pair in zip(mask, consensus, strict=True)]
-            part |= {name: np.array([one[name] for one in scores], np.float32) for name in scores[0]}
-            if masks:
-                part["mask"] = mask
-        if predictions.probabilities is not None:
-            part["probabilities"] = predictions.mean_probabilities
-        if predictions.features is not None:
-            part["features"] = predictions.features.mean(axis=(0, 1))
-        parts.append({name: values[:count] for name, values in part.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _consensus(masks: np.ndarray | jax.Array, size: int) -> np.ndarray:
-    """Return the voxels in the centre of stored masks (B, S, S, S) that at least half of the readers marked."""
-    central = jax.vmap(partial(transforms.crop, size=size))(jnp.asarray(masks))
-    return np.asarray(transforms.segmentation_target(central)) > 0
-
-
-def restore(run: Run, checkpoints: Checkpoints, which: str, longer: bool = False) -> TrainState:
-    """Read a state from checkpoints of the run's own config; see `Checkpoints.restore`.
-
-    Args:
-      run: whose config it must be.
-      checkpoints: of a fold.
-      which: "last" or "best". The best may be of a shorter training that went on, but the last must not.
-      longer: whether the last may, because the run is about to train on.
-
-    Raises:
-      UserError: there is no checkpoint, or it was saved by another config.
-    """
-    for saved, shorter in (("last", longer), (which, longer or which != "last")):
-        stored = checkpoints.config(saved)
-        difference = layout.difference(run.settings.fields, stored, longer=shorter)
-        if difference:
-            more = layout.difference(run.settings.fields, stored, longer=True) is None
-            advice = "train on with --mode train" if more else "choose another --workdir"
-            raise UserError(f"{checkpoints.folder}: saved by another config: {difference}; {advice}")
-    task = run.settings.task
-    return checkpoints.restore(state_shapes(*task.shape), which)
-
-
 def fold_seed(seed: int, fold: int) -> int:
     """Return a seed for each fold, so that folds differ in their initial weights and batches too."""
     return int(np.random.SeedSequence((seed, fold)).generate_state(1)[0])
@@ -284,9 +154,41 @@ def _first_state(run: Run, fold: int, checkpoints: Checkpoints) -> TrainState:
     """Return the state of the last checkpoint, or the initial one."""
     if checkpoints.last_step is not None:
         return restore(run, checkpoints, "last", longer=True)
-    task = run.settings.task
-    model, patch_size, channels, average = task.shape
-    return create_state(model, patch_size, channels, fold_seed(run.settings.seed, fold), average)
+    model, patch_size, channels, average = run.settings.task.shape
+    state = create_state(model, patch_size, channels, fold_seed(run.settings.seed, fold), average)
+    return _start_from(run, fold, state) if run.settings.init else state
+
+
+def _start_from(run: Run, fold: int, state: TrainState) -> TrainState:
+    """Return the initial state with the weights of a trained network, to fine-tune it.
+
+    A fold starts from the network of the same number, or of that number modulo the number of networks.
+
+    Raises:
+      UserError: the network has other layers or voxels than the run's, or was trained on patients who are to test the
+        fold.
+    """
+    init, spacing_mm = run.settings.init, run.settings.geometry.spacing_mm
+    folder = ensemble.SHIPPED if init == "shipped" else user_path(init)
+    networks = ensemble.load(folder)
+    name = sorted(networks.members)[fold % len(networks.members)]
+    if networks.spacing_mm != spacing_mm:
+        raise UserError(f"config.init={init}: receives voxels of {networks.spacing_mm} mm, not {spacing_mm} mm")
+    variables = networks.members[name].variables
+    wanted = {"params": state.params, "batch_stats": state.batch_stats}
+    if jax.tree.map(jnp.shape, variables) != jax.tree.map(jnp.shape, wanted):
+        raise UserError(f"config.init={init}: has other layers than config.model; use the config of its training")
+    fold_of = layout.fold_of_patients(folder / "folds.json")
+    tested = run.records[schema.PATIENT_ID][run.indices(fold)["test"]].tolist()
+    seen = sorted({patient for patient in tested if f"fold_{fold_of.get(patient)}" not in (name, "fold_None")})
+    if seen:
+        raise UserError(
+            f"config.init={init}: its network {name} was trained on {len(seen)} patients who are to test fold {fold}, "
+            f"such as {seen[0]}, so the scores would not hold for other patients; fine-tune on patients it did not see"
+        )
+    variables = jax.tree.map(lambda old, new: jnp.asarray(new, old.dtype), wanted, variables)
+    average = None if state.average is None else jax.tree.map(jnp.copy, variables)
+    return state.replace(**variables, average=average)
 
 
 def _steps_per_epoch(run: Run, fold: int) -> int:

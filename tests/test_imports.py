@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "pnsamp_jax"
 # `__main__`, which is a command line and belongs to the first layer.
 LAYERS = (
     {"main", "cli"},
-    {"train", "evaluate", "predict"},
+    {"train", "testing", "evaluate", "predict"},
     {"run"},
     {"config", "config_checks"},
     {"steps", "input_pipeline", "inference", "workdir", "report", "datasets"},

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.baselines import cnn_mtl, depth, diameter, mcnn, radiomics, second_stage, shc_dcnn, tumornet
 from experiments.baselines.subsets import Subset
-from pnsamp_jax import train
+from pnsamp_jax import testing
 from pnsamp_jax.data import schema
 from pnsamp_jax.inference import calibration, ensemble
 
@@ -37,9 +37,9 @@ def test_temperatures_are_fitted_on_the_validation_nodules(tmp_path, monkeypatch
         probabilities[..., :2] = 0.9, 0.1
         return {"probabilities": probabilities, "features": nodules[:, None].astype(float)}
 
-    monkeypatch.setattr(train, "load_fold", lambda run, fold: (None, 7))
-    monkeypatch.setattr(train, "predict_nodules", predict_nodules)
-    train.test_fold(run, 0)
+    monkeypatch.setattr(testing, "load_fold", lambda run, fold: (None, 7))
+    monkeypatch.setattr(testing, "predict_nodules", predict_nodules)
+    testing.test_fold(run, 0)
     fitted = calibration.read(tmp_path / "calibration.json")
     np.testing.assert_allclose(fitted.temperatures, 2.0, rtol=1e-3)
     assert fitted.features == pytest.approx(149.5)  # the mean index of the validation nodules
@@ -74,13 +74,13 @@ def test_the_threshold_of_the_mask_is_fitted_on_the_validation_nodules(tmp_path,
         return ensemble.Predictions(answer * np.where(images < -500, 0.5, 1).astype(np.float32), None, None)
 
     tested = {}
-    monkeypatch.setattr(train, "load_fold", lambda run, fold: (networks, 7))
+    monkeypatch.setattr(testing, "load_fold", lambda run, fold: (networks, 7))
     monkeypatch.setattr(ensemble, "predict", predict)
-    monkeypatch.setattr(train, "predict_nodules", lambda *_, **__: {"probabilities": np.full((4, 9, 6), 1 / 6)})
-    monkeypatch.setattr(train, "write_predictions", lambda run, fold, asked, *_: tested.update(asked.members))
+    monkeypatch.setattr(testing, "predict_nodules", lambda *_, **__: {"probabilities": np.full((4, 9, 6), 1 / 6)})
+    monkeypatch.setattr(testing, "write_predictions", lambda run, fold, asked, *_: tested.update(asked.members))
     records[schema.RATING_COUNTS] = np.ones((12, 9, 6), np.uint8)
     run.settings.nominal = "modal"
-    train.test_fold(run, 0)
+    testing.test_fold(run, 0)
     shift = calibration.read(tmp_path / "calibration.json").mask_shift
     assert 0.22 < 1 / (1 + np.exp(shift)) < 0.3
     assert tested["fold_0"].mask_shift == shift

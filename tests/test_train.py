@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_run import tiny_config
 
-from pnsamp_jax import outlines, train
+from pnsamp_jax import outlines, testing, train
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import UserError
@@ -221,7 +221,7 @@ def test_the_mask_that_is_scored_is_the_central_component_that_a_prediction_writ
     """The readers' own outline at the centre, and a larger slab of nothing at one side, which is left out."""
     workdir, _ = finished
     run = open_run(tiny_config(), workdir)
-    networks, _ = train.load_fold(run, 0)
+    networks, _ = testing.load_fold(run, 0)
     nodules = run.indices(0)["test"]
     margin = run.settings.geometry.margin
     consensus = run.records[schema.MASK][:, margin:-margin, margin:-margin, margin:-margin] >= schema.MASK_UNIT / 2
@@ -236,7 +236,7 @@ def test_the_mask_that_is_scored_is_the_central_component_that_a_prediction_writ
         return ensemble.Predictions(np.stack([strayed[int(n)] for n in np.resize(chosen, 2)]) * 0.9, None, None)
 
     monkeypatch.setattr(ensemble, "predict", predict)
-    found = train.predict_nodules(run, networks, nodules, flips=False, masks=True)
+    found = testing.predict_nodules(run, networks, nodules, flips=False, masks=True)
     expected = np.stack([central_component(strayed[int(nodule)]) for nodule in nodules])
     np.testing.assert_array_equal(found["mask"], expected)
     assert not found["mask"][:, :3].any() and (found["dice"] > 0.8).all()
@@ -286,3 +286,35 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, arguments, st
     assert message in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "x").exists()
+
+
+def first_state(run, fold, folder):
+    with Checkpoints(folder / "empty") as none:
+        return train._first_state(run, fold, none)
+
+
+def test_fine_tuning_starts_better_than_from_scratch(tmp_path, finished):
+    config = tiny_config(average_decay=0.9)
+    run = open_run(config, tmp_path)
+    tuned = replace(run, settings=replace(run.settings, init=str(finished[0])))
+    states = [first_state(each, 0, tmp_path) for each in (run, tuned)]
+    from_scratch, fine_tuned = (train.validate(run, state, run.indices(0)["validation"])["loss"] for state in states)
+    assert fine_tuned < from_scratch
+    network = ensemble.load(finished[0]).members["fold_0"].variables
+    for mine, theirs in zip(jax.tree.leaves(states[1].average), jax.tree.leaves(network), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spacing_mm": 1.5}, "receives voxels of 2.0 mm, not 1.5 mm"),
+        ({"model.features": (2, 2, 4, 8)}, "has other layers than config.model"),
+        # Of two folds, each tests patients that the first of three networks has seen.
+        ({"num_folds": 2}, r"its network fold_0 was trained on \d+ patients who are to test fold 0, such as LIDC"),
+    ],
+)
+def test_networks_that_do_not_suit_the_run_are_refused(tmp_path, finished, changes, message):
+    run = open_run(tiny_config(init=str(finished[0]), **changes), tmp_path)
+    with pytest.raises(UserError, match=message):
+        first_state(run, 0, tmp_path)

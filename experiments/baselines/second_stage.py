@@ -23,7 +23,7 @@ from sklearn.ensemble import RandomForestClassifier
 
 from experiments.baselines.subsets import Masks, Subset, make_subset, predicted_masks, read_mask_config
 from experiments.launch import launch, path_flag
-from pnsamp_jax import evaluate, train
+from pnsamp_jax import evaluate, testing, train
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
@@ -144,9 +144,9 @@ def read_subsets(run: Run, fold: int, network: Path | None, masks: Masks | None)
     if network is not None:
         network_run = dataclasses.replace(run, workdir=network)
         train.train_fold(network_run, fold)
-        networks, _ = train.load_fold(network_run, fold)
+        networks, _ = testing.load_fold(network_run, fold)
         flips = run.settings.test_flips
-        features = [train.predict_nodules(network_run, networks, nodules, flips)["features"] for nodules in chosen]
+        features = [testing.predict_nodules(network_run, networks, nodules, flips)["features"] for nodules in chosen]
     patch_size = run.settings.geometry.patch_size
     seen, unseen = (
         make_subset(run.records, nodules, patch_size, values, masks)._replace(nominal=run.settings.nominal)

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from pnsamp_jax import train
+from pnsamp_jax import testing
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import UserError
@@ -138,8 +138,8 @@ def predicted_masks(
     indices = np.array([index_of[nodule_id] for nodule_id in nodule_ids])
     masks = {}
     for fold in folds:
-        networks, _ = train.load_fold(run, fold)
-        outputs = train.predict_nodules(run, networks, indices, flips=settings.test_flips, masks=True)
+        networks, _ = testing.load_fold(run, fold)
+        outputs = testing.predict_nodules(run, networks, indices, flips=settings.test_flips, masks=True)
         if "mask" not in outputs:
             raise UserError(f"mask_run: the network of {mask_run} does not segment; use a PN-SAMP with a segmentation")
         bits = np.packbits(outputs["mask"].reshape(len(indices), -1), axis=1)

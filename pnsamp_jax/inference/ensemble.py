@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+import pnsamp_jax
 from pnsamp_jax import steps
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
@@ -32,6 +33,7 @@ from pnsamp_jax.models.pn_samp_plus import PNSAMPPlus
 from pnsamp_jax.state import TrainState, state_shapes
 from pnsamp_jax.workdir.checkpoint import Checkpoints, load_weights
 
+SHIPPED = Path(pnsamp_jax.__file__).with_name("weights")  # the networks that come with the package
 FLIPS = tuple(itertools.product((False, True), repeat=3))  # of depth, height and width; the first flips nothing
 
 

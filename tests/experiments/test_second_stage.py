@@ -6,7 +6,7 @@ from tiny_run import tiny_config
 
 from experiments.baselines import diameter, mcnn, second_stage
 from experiments.baselines.subsets import Subset
-from pnsamp_jax import evaluate, metrics, train
+from pnsamp_jax import evaluate, metrics, testing, train
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.run import open_run
@@ -178,8 +178,8 @@ def network(monkeypatch):
         return {"features": features, "mask": mask}
 
     monkeypatch.setattr(train, "train_fold", train_fold)
-    monkeypatch.setattr(train, "load_fold", lambda run, fold: ([run.fold_folder(fold)], 1))
-    monkeypatch.setattr(train, "predict_nodules", predict_nodules)
+    monkeypatch.setattr(testing, "load_fold", lambda run, fold: ([run.fold_folder(fold)], 1))
+    monkeypatch.setattr(testing, "predict_nodules", predict_nodules)
     return trained
 
 
@@ -236,6 +236,6 @@ def test_masks_of_another_grid_or_split_are_refused(tmp_path, no_evaluation, mas
 
 
 def test_a_network_that_does_not_segment_is_refused(tmp_path, no_evaluation, mask_run, monkeypatch):
-    monkeypatch.setattr(train, "predict_nodules", lambda *_, **__: {"features": None})
+    monkeypatch.setattr(testing, "predict_nodules", lambda *_, **__: {"features": None})
     with pytest.raises(UserError, match="does not segment"):
         second_stage.cross_validate(plain_config(), tmp_path / "run", predict_two, METHOD, mask_run=mask_run)

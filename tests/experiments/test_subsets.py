@@ -5,7 +5,7 @@ import pytest
 from tiny_run import tiny_config
 
 from experiments.baselines import subsets
-from pnsamp_jax import train
+from pnsamp_jax import testing
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.run import open_run
@@ -22,8 +22,8 @@ def mask_run(tmp_path, monkeypatch):
         inner = (nodules, *[slice(margin, margin + size)] * 3)
         return {"mask": np.asarray(run.records[schema.MASK])[inner] > 0}
 
-    monkeypatch.setattr(train, "load_fold", lambda run, fold: (None, 1))
-    monkeypatch.setattr(train, "predict_nodules", predict_nodules)
+    monkeypatch.setattr(testing, "load_fold", lambda run, fold: (None, 1))
+    monkeypatch.setattr(testing, "predict_nodules", predict_nodules)
     open_run(tiny_config(**{"data.margin": 4}), tmp_path / "masks")
     return tmp_path / "masks"
 
@@ -79,6 +79,6 @@ def test_a_mask_run_that_lacks_a_nodule_or_a_segmentation_is_refused(mask_run, m
     with pytest.raises(UserError, match="mask_run: .* has no nodule 'another'"):
         subsets.predicted_masks(mask_run, mask_config, {}, ["another"])
     run = open_run(config, mask_run.with_name("run"))
-    monkeypatch.setattr(train, "predict_nodules", lambda *_, **__: {"features": None})
+    monkeypatch.setattr(testing, "predict_nodules", lambda *_, **__: {"features": None})
     with pytest.raises(UserError, match="does not segment"):
         subsets.predicted_masks(mask_run, mask_config, {0: run.folds[0]}, run.folds[0]["test"])

@@ -12,7 +12,7 @@ from tiny_run import made_up_run, tiny_config
 
 from experiments import export_weights
 from experiments.export_weights import export
-from pnsamp_jax import train, transforms
+from pnsamp_jax import testing, transforms
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
@@ -53,7 +53,7 @@ def test_a_loaded_network_predicts_what_its_run_predicts_but_for_the_temperature
     settings = read_settings(tiny_config())
     run = Run(workdir, settings, load_records(settings), [])
     nodules = np.arange(3)
-    uncalibrated = train.predict_nodules(run, train.load_fold(run, 2)[0], nodules, flips=False, masks=True)
+    uncalibrated = testing.predict_nodules(run, testing.load_fold(run, 2)[0], nodules, flips=False, masks=True)
     images = np.stack([np.asarray(transforms.crop(image, 16)) for image in run.records[schema.IMAGE][:3]])
     loaded = ensemble.predict(networks.member(2), images, flips=False)
     expected = calibration.scale(uncalibrated["probabilities"], networks.members["fold_2"].temperatures)

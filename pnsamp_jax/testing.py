@@ -1,0 +1,147 @@
+"""Testing a trained fold: calibrate its network on the validation nodules, and predict the test nodules."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pnsamp_jax import input_pipeline, outlines, steps, transforms
+from pnsamp_jax.data import cohort, schema
+from pnsamp_jax.errors import UserError
+from pnsamp_jax.inference import calibration, ensemble
+from pnsamp_jax.inference.diameters import THRESHOLD
+from pnsamp_jax.inference.masks import central_component
+from pnsamp_jax.run import Run
+from pnsamp_jax.state import TrainState, state_shapes
+from pnsamp_jax.workdir import layout, tables
+from pnsamp_jax.workdir.checkpoint import Checkpoints
+
+
+def test_fold(run: Run, fold: int) -> None:
+    """Calibrate a trained fold on its validation nodules, and write predictions of its test nodules.
+
+    The predictions that are written have the shift of the mask, but not yet the temperatures of the ratings.
+    """
+    settings, folder, indices = run.settings, run.fold_folder(fold), run.indices(fold)
+    networks, step = load_fold(run, fold)
+    mask_shift = _fit_mask_shift(run, networks, indices["validation"]) if settings.fit_threshold else 0.0
+    if mask_shift:
+        [(name, network)] = networks.members.items()
+        networks = networks._replace(members={name: network._replace(mask_shift=mask_shift)})
+    single = predict_nodules(run, networks, indices["validation"], flips=False)  # one answer has one temperature
+    if "probabilities" in single:
+        rating_counts = np.asarray(run.records[schema.RATING_COUNTS])[indices["validation"]]
+        truth = cohort.labels(rating_counts, settings.nominal)
+        calibration.write(
+            folder / "calibration.json",
+            single["probabilities"],
+            truth,
+            single.get("features"),
+            settings.checkpoint,
+            step,
+            mask_shift,
+        )
+    write_predictions(run, fold, networks, indices["test"], folder / "predictions.csv")
+
+
+def _fit_mask_shift(run: Run, networks: ensemble.Networks, nodules: np.ndarray) -> float:
+    """Return the mask shift that suits the nodules at the given indices best; 0 for a model without a mask."""
+    masks, consensus = [], []
+    for batch, count in input_pipeline.eval_batches(run.records, nodules, run.settings.batch_size):
+        predictions = ensemble.predict(networks, np.asarray(batch[schema.IMAGE]), flips=False)
+        if predictions.mask is None:
+            return 0.0
+        masks.append(predictions.mask[:count])
+        consensus.append(_consensus(batch[schema.MASK], networks.patch_size)[:count])
+    return calibration.fit_mask_shift(np.concatenate(masks), np.concatenate(consensus))
+
+
+def write_predictions(run: Run, fold: int, networks: ensemble.Networks, nodules: np.ndarray, path: Path) -> None:
+    """Predict the nodules at the given indices as the run's config tests them, and write them as rows of a fold."""
+    results = predict_nodules(run, networks, nodules, flips=run.settings.test_flips)
+    names = (schema.NODULE_ID, schema.PATIENT_ID, schema.RATING_COUNTS)
+    labels = {name: np.asarray(run.records[name])[nodules] for name in names}
+    tables.write_predictions(path, fold, labels, run.settings.nominal, results, results.get("probabilities"))
+
+
+def load_fold(run: Run, fold: int) -> tuple[ensemble.Networks, int]:
+    """Read the network of a trained fold, uncalibrated, and the step that its checkpoint was saved at.
+
+    Raises:
+      UserError: the fold has no checkpoint, or one of another config or a shorter training.
+    """
+    with Checkpoints(run.fold_folder(fold) / "checkpoints") as checkpoints:
+        state = restore(run, checkpoints, run.settings.checkpoint)
+    task, replicated = run.settings.task, steps.replicate(state)
+    network = ensemble.Network(replicated.variables, np.ones(len(schema.RATINGS), np.float32), None)
+    spacing_mm = run.settings.geometry.spacing_mm
+    networks = ensemble.Networks(task.model, task.patch_size, spacing_mm, task.windows, {f"fold_{fold}": network})
+    return networks, int(state.step)
+
+
+def predict_nodules(
+    run: Run, networks: ensemble.Networks, nodules: np.ndarray, flips: bool, masks: bool = False
+) -> dict[str, np.ndarray]:
+    """Predict nodules of a run.
+
+    Args:
+      run: holds the nodules.
+      networks: to ask, see `load_fold`.
+      nodules: (n,) indices in the records.
+      flips: whether to average over the eight flips of a patch.
+      masks: whether to keep the masks, which take S^3 bytes each.
+
+    Returns:
+      As far as the model has them: `probabilities` (n, 9, 6), `features` (n, F), the scores of the mask against the
+      readers' consensus by the names of `tables.OUTLINE_SCORES` (n,) and, if asked for, `mask` (n, S, S, S) bool. The
+      mask is the one that a prediction writes, the central component.
+    """
+    parts: list[dict[str, np.ndarray]] = []
+    for batch, count in input_pipeline.eval_batches(run.records, nodules, run.settings.batch_size):
+        predictions = ensemble.predict(networks, np.asarray(batch[schema.IMAGE]), flips)
+        part: dict[str, np.ndarray] = {}
+        if predictions.mask is not None:
+            mask = np.stack([central_component(probability > THRESHOLD) for probability in predictions.mask])
+            consensus = _consensus(batch[schema.MASK], mask.shape[-1])
+            spacing = (networks.spacing_mm,) * 3
+            scores = [outlines.scores(*pair, spacing) for pair in zip(mask, consensus, strict=True)]
+            part |= {name: np.array([one[name] for one in scores], np.float32) for name in scores[0]}
+            if masks:
+                part["mask"] = mask
+        if predictions.probabilities is not None:
+            part["probabilities"] = predictions.mean_probabilities
+        if predictions.features is not None:
+            part["features"] = predictions.features.mean(axis=(0, 1))
+        parts.append({name: values[:count] for name, values in part.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _consensus(masks: np.ndarray | jax.Array, size: int) -> np.ndarray:
+    """Return the voxels in the centre of stored masks (B, S, S, S) that at least half of the readers marked."""
+    central = jax.vmap(partial(transforms.crop, size=size))(jnp.asarray(masks))
+    return np.asarray(transforms.segmentation_target(central)) > 0
+
+
+def restore(run: Run, checkpoints: Checkpoints, which: str, longer: bool = False) -> TrainState:
+    """Read a state from checkpoints of the run's own config; see `Checkpoints.restore`.
+
+    Args:
+      run: whose config it must be.
+      checkpoints: of a fold.
+      which: "last" or "best". The best may be of a shorter training that went on, but the last must not.
+      longer: whether the last may, because the run is about to train on.
+
+    Raises:
+      UserError: there is no checkpoint, or it was saved by another config.
+    """
+    for saved, shorter in (("last", longer), (which, longer or which != "last")):
+        stored = checkpoints.config(saved)
+        difference = layout.difference(run.settings.fields, stored, longer=shorter)
+        if difference:
+            more = layout.difference(run.settings.fields, stored, longer=True) is None
+            advice = "train on with --mode train" if more else "choose another --workdir"
+            raise UserError(f"{checkpoints.folder}: saved by another config: {difference}; {advice}")
+    task = run.settings.task
+    return checkpoints.restore(state_shapes(*task.shape), which)
