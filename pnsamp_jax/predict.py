@@ -199,6 +199,7 @@ def make_findings(
                 volume_mm3=float(mask.sum() * networks.spacing_mm**3),
                 diameters=axial_diameters(predictions.mask[i], mask, (networks.spacing_mm, networks.spacing_mm)),
                 truncated=is_truncated(patch, nodule.shape, nodule.affine),
+                probability=predictions.mask[i],
                 distance_mm=distance_mm(mask, networks.spacing_mm),
             )
         )

@@ -42,6 +42,7 @@ class Finding:
       diameters: the axes in the axial slice in which the mask is longest.
       truncated: whether the mask reaches the border of the patch or of the image, so that volume and diameters are
         lower bounds.
+      probability: patch of float32 of which the mask is the central component above one half; None if not kept.
       distance_mm: from the point to the nearest voxel of the mask.
       hint: what may be wrong with a point at which nothing is segmented; "" if nothing is known.
       readers_mask: patch of bool, the readers' consensus; None if unknown.
@@ -62,6 +63,7 @@ class Finding:
     volume_mm3: float
     diameters: Diameters
     truncated: bool = False
+    probability: np.ndarray | None = None
     distance_mm: float = 0.0
     hint: str = ""
     readers_mask: np.ndarray | None = None
@@ -70,7 +72,7 @@ class Finding:
     def without_patches(self) -> "Finding":
         """Return a copy with empty patches, which take up nearly all of a finding's memory."""
         nothing = np.zeros((0, 0, 0))
-        return replace(self, hu=nothing, mask=nothing, saliency=None, readers_mask=None)
+        return replace(self, hu=nothing, mask=nothing, saliency=None, probability=None, readers_mask=None)
 
     @property
     def segmented(self) -> bool:

@@ -5,6 +5,7 @@ from scipy import ndimage
 
 from pnsamp_jax.ct.volume import Volume
 
+RIM = 2  # voxels around a mask in which its probability falls off
 SAMPLE_MM = 0.6  # largest distance between the points over which a voxel's share of a mask is averaged
 
 
@@ -23,17 +24,23 @@ def central_component(mask: np.ndarray) -> np.ndarray:
     return labels == 1 + np.lexsort((-size, nearest))[0]
 
 
-def onto_grid(mask: Volume, shape: tuple[int, ...], affine: np.ndarray) -> Volume:
+def onto_grid(
+    mask: Volume, shape: tuple[int, ...], affine: np.ndarray, probability: np.ndarray | None = None
+) -> Volume:
     """Resample a mask onto another grid without changing its volume.
 
     Compute which share of each voxel of the grid the mask covers, then mark the voxels with the largest shares, as
     many as make up the mask's volume. The volume is therefore kept to within half a voxel of the grid, and at least
     one voxel is marked. Parts of the mask outside the grid are dropped and do not count towards the volume.
 
+    If the probability is given of which the mask is a part above a threshold, the voxels with the largest mean
+    probability are marked instead. The outline then runs between the voxels of the patch.
+
     Args:
       mask: (d, h, w) bool with its affine.
       shape: (depth, height, width) of the grid.
       affine: (4, 4) from the grid's index to LPS mm, in any orientation.
+      probability: (d, h, w) that a voxel belongs to the nodule; None if only the mask is known.
 
     Returns:
       Volume of bool with that shape and affine.
@@ -43,8 +50,8 @@ def onto_grid(mask: Volume, shape: tuple[int, ...], affine: np.ndarray) -> Volum
     if not len(marked):
         return result
     # Work only on the part of the grid that the mask can touch: the bounding box, on the grid, of the corners of the
-    # mask's own bounding box, which is first enlarged by one voxel.
-    corners = np.stack(np.meshgrid(*np.stack([marked.min(0) - 1, marked.max(0) + 1], 1), indexing="ij"), -1)
+    # mask's own bounding box, which is first enlarged by the rim.
+    corners = np.stack(np.meshgrid(*np.stack([marked.min(0) - RIM, marked.max(0) + RIM], 1), indexing="ij"), -1)
     grid_index = result.to_index(mask.to_lps(corners.reshape(-1, 3)))
     low = np.clip(np.floor(grid_index.min(0)).astype(int), 0, shape)
     high = np.clip(np.ceil(grid_index.max(0)).astype(int) + 1, 0, shape)
@@ -54,9 +61,8 @@ def onto_grid(mask: Volume, shape: tuple[int, ...], affine: np.ndarray) -> Volum
     samples = np.maximum(1, np.ceil(result.spacing / SAMPLE_MM - 1e-6)).astype(int)  # per voxel, along each axis
     fine = [low[i] - 0.5 + (np.arange((high - low)[i] * samples[i]) + 0.5) / samples[i] for i in range(3)]
     points = mask.to_index(result.to_lps(np.stack(np.meshgrid(*fine, indexing="ij"), -1)))
-    values = ndimage.map_coordinates(
-        mask.array.astype(np.float32), np.moveaxis(points, -1, 0), order=1, mode="grid-constant"
-    )
+    field = mask.array.astype(np.float32) if probability is None else _with_rim(mask.array, probability)
+    values = ndimage.map_coordinates(field, np.moveaxis(points, -1, 0), order=1, mode="grid-constant")
     blocks = np.stack([high - low, samples], axis=1).ravel()
     share = values.reshape(blocks).mean(axis=(1, 3, 5))
 
@@ -66,6 +72,12 @@ def onto_grid(mask: Volume, shape: tuple[int, ...], affine: np.ndarray) -> Volum
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     result.array[box].flat[chosen] = True
     return result
+
+
+def _with_rim(mask: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Return the probability in a mask and in a rim around it, without other nodules as probable."""
+    rim = ndimage.binary_dilation(mask, iterations=RIM) & (probability < probability[mask].min())
+    return np.where(mask | rim, probability, 0).astype(np.float32)
 
 
 def marked_inside(mask: Volume, grid: Volume) -> int:

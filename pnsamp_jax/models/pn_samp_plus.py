@@ -2,8 +2,8 @@
 
 It differs from the paper's form (`pn_samp`) in three ways:
 
-- It is told where the point is: a further input channel is bright there and fades with the distance. Of two nodules, or
-  a nodule and a vessel, it can tell which one is meant.
+- It is told where the point is: a further input channel is bright there and fades with the distance. Of two nodules,
+  or a nodule and a vessel, it can tell which one is meant.
 - In addition to the paper's two paths, the ratings see what a radiologist would measure: the mean, the spread and the
   extremes of the feature maps and of the CT inside the predicted mask, in a shell around it and outside, and the size
   and shape of the mask (`regional_features`, `shape_features`).

@@ -120,7 +120,7 @@ def write_mask_file(located: Located, finding: Finding, workdir: Path) -> np.nda
       (V, 3) int32 index (d, h, w) of the V voxels that the mask marks.
     """
     patch = Volume(finding.mask, patch_affine(finding.point_mm, len(finding.mask), finding.spacing_mm))
-    mask = onto_grid(patch, located.shape, located.affine)
+    mask = onto_grid(patch, located.shape, located.affine, finding.probability)
     with atomic_path(workdir / MASK_FILE.format(finding.nodule_id)) as temporary:
         write_mask(mask, temporary)
     return np.argwhere(mask.array).astype(np.int32)

@@ -147,3 +147,34 @@ def test_the_distance_of_a_mask_is_that_of_its_nearest_voxel():
     assert masks.distance_mm(mask, 0.6) == pytest.approx(0.6 * 3)
     mask[3, 3, 3] = True  # next to the centre, which lies between eight voxels
     assert masks.distance_mm(mask, 0.6) == 0
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_with_the_probability_the_outline_runs_between_the_voxels(name):
+    affine, shape = GRIDS[name]
+    grid = Volume(np.zeros(shape, bool), around(affine, shape))
+    distance = np.linalg.norm(grid.to_lps(np.moveaxis(np.indices(shape), 0, -1)) - CENTRE, axis=-1)
+    patch = ball(0, size=32, spacing_mm=1.2)
+    away = np.linalg.norm(patch.to_lps(np.moveaxis(np.indices(patch.array.shape), 0, -1)) - CENTRE, axis=-1)
+    for radius in (3.1, 5.3, 7.7):
+        probability = 1 / (1 + np.exp(away - radius))
+        mask = Volume(probability > 0.5, patch.affine)
+        blocky, smooth = (masks.onto_grid(mask, shape, grid.affine, p).array for p in (None, probability))
+        assert blocky.sum() == smooth.sum()
+        # A ball of the same volume on this grid is the best that any mask can be.
+        best = np.zeros(shape, bool)
+        best.flat[np.argsort(distance, axis=None)[: smooth.sum()]] = True
+        assert outlines.dice(smooth, best) > max(0.95, outlines.dice(blocky, best))
+
+
+def test_a_neighbour_as_probable_as_the_mask_is_not_marked():
+    probability = np.zeros((16, 16, 16))
+    probability[7:9, 7:9, 7:9] = 0.6
+    probability[7:9, 7:9, 10:14] = 0.95  # another nodule, one voxel away
+    probability[7:9, 7:9, 9] = 0.4
+    patch = Volume(masks.central_component(probability > 0.5), patch_affine(CENTRE, 16, 1.2))
+    affine, shape = patch_affine(CENTRE, 48, 0.4), (48, 48, 48)
+    marked = masks.onto_grid(patch, shape, affine, probability).array
+    assert marked.sum() == 8 * 27
+    # The neighbour begins with voxel 10, which is voxel 30 of the fine grid.
+    assert np.argwhere(marked).max(axis=0)[2] < 30

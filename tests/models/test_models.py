@@ -26,8 +26,9 @@ EXPECTED = {
     "pn_samp_c": (388_401, False, True),
     "pn_samp_m": (1_510_404, True, True),
     "pn_samp_m_32": (1_510_404, True, True),
-    # Trunk, sub-3DCNN, fusion of 790 features (256 + 128 of the paths, 8 each of 2 + 48 maps, 6 of the shape),
-    # attributes and terms of malignancy: 1,316,037 + 73,026 + 791 x 192 + 8 x 193 x 24 + 25 x 40 + 8 x 24 x 5 + 5.
+    # Trunk with a third input channel, sub-3DCNN, fusion of 790 features (256 + 128 of the paths, 8 each of 2 + 48
+    # maps, 6 of the shape), attributes and terms of malignancy:
+    # 1,316,037 + 434 + 73,026 + 791 x 192 + 8 x 193 x 24 + 25 x 40 + 8 x 24 x 5 + 5.
     "pn_samp_plus": (1_580_390, True, True),
     "pn_samp_s1": (1_509_970, True, True),
     "pn_samp_s2": (1_509_970, True, True),
@@ -37,7 +38,6 @@ EXPECTED = {
     "table_32": (1_510_404, True, True),
     "tumornet": (217_017, False, True),
     "unet3d": (16_316_449, True, False),
-    "weights": (1_510_404, True, True),
 }
 NO_NETWORK = {"depth", "diameter", "radiomics"}  # configs of methods that are not Flax modules
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
