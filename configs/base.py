@@ -108,7 +108,7 @@ def _loss() -> ConfigDict:
     """
     loss = ConfigDict()
     loss.segmentation = 1.0  # weight of the Dice loss, equation (1) of the paper
-    loss.voxels = 0.0  # weight of the voxels' mean cross-entropy, beside the Dice loss; some 200 to matter
+    loss.voxels = 0.0  # weight of the voxels' cross-entropy, beside the Dice loss
     loss.attributes = 1.0  # weight of the mean cross-entropy of the eight attributes
     loss.malignancy = 1.0  # weight of the cross-entropy of malignancy
     loss.labels = "rounded"  # the readers' "rounded" mean (the paper), or their "distribution" over the classes

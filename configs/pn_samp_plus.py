@@ -30,10 +30,10 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict(
         {"name": "pn_samp_plus", "windows": config.model.windows, "dropout": 0.2, "dtype": config.model.dtype}
     )
-    config.loss.voxels = 200.0
+    config.loss.voxels = 1.0
     config.loss.labels = "distribution"
     config.loss.indeterminate = False
-    config.batch_size = 16
+    config.batch_size = 8
     config.num_epochs = 10
     config.learning_rate = 2e-3
     config.schedule = "one_cycle"

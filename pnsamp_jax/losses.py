@@ -11,6 +11,7 @@ from pnsamp_jax.models.outputs import Outputs, given
 
 Array = jax.Array
 
+TYPICAL_VOXELS = 150.0  # of a nodule at 1.2 mm
 EPSILON = 1.0  # of equation (1), in voxels: small compared with a nodule; an empty prediction of an empty mask costs 0
 
 
@@ -40,11 +41,12 @@ def dice_loss(logits: Array, mask: Array) -> Array:
 
 
 def voxel_loss(logits: Array, mask: Array) -> Array:
-    """Compute the mean binary cross-entropy of all voxels.
+    """Compute the binary cross-entropy of all voxels, relative to the size of the nodule.
 
-    Unlike the Dice loss it is never saturated: a nodule that is missed altogether keeps its full gradient. It counts
-    every voxel alike, where the Dice loss counts every nodule alike. A nodule fills about one voxel in two hundred, so
-    it takes a weight of that order to matter beside the Dice loss.
+    Unlike the Dice loss it is never saturated: a nodule that is missed altogether keeps its full gradient. The sum over
+    the voxels is divided by the geometric mean of the nodule's own size and a typical one. Divided by the own size
+    alone, it would count all nodules alike, and large ones be learnt slowly; by the typical size alone, all voxels, and
+    small nodules be missed (experiments/RESULTS.md).
 
     Args:
       logits: (B, D, H, W) of the segmentation.
@@ -53,7 +55,9 @@ def voxel_loss(logits: Array, mask: Array) -> Array:
     Returns:
       (B,), 0 or more.
     """
-    return optax.sigmoid_binary_cross_entropy(logits, mask).mean((1, 2, 3))
+    space = (1, 2, 3)
+    size = jnp.sqrt((mask.sum(space) + EPSILON) * TYPICAL_VOXELS)
+    return optax.sigmoid_binary_cross_entropy(logits, mask).sum(space) / size
 
 
 def rating_losses(logits: Array, targets: Array) -> Array:

@@ -182,21 +182,20 @@ def test_a_rating_that_the_model_does_not_predict_has_no_loss():
     assert np.isfinite(gradient).all() and (gradient[:, 1:] == 0).all() and (gradient[:, 0] != 0).any()
 
 
-def test_voxel_loss_is_the_mean_cross_entropy_of_the_voxels():
+def test_voxel_loss_is_relative_to_the_nodule_and_to_a_typical_one():
     mask = np.zeros((1, 4, 4, 4), np.float32)
     mask[0, 1, 1, 1:3] = 1
     logits = np.full(mask.shape, -2.0, np.float32)
     # Two voxels of the nodule are given odds of exp(-2), and so are the 62 others, rightly.
     missed, background = 2 * np.log1p(np.exp(2.0)), 62 * np.log1p(np.exp(-2.0))
-    np.testing.assert_allclose(losses.voxel_loss(logits, mask), [(missed + background) / 64], rtol=1e-5)
+    np.testing.assert_allclose(losses.voxel_loss(logits, mask), [(missed + background) / np.sqrt(3 * 150)], rtol=1e-5)
 
 
 def test_a_missed_nodule_keeps_its_gradient():
     mask = np.zeros((1, 8, 8, 8), np.float32)
     mask[0, 3:5, 3:5, 3:5] = 1
     logits = jnp.full(mask.shape, -8.0)
-    # The nodule fills one voxel in 64.
-    per_voxel = jax.grad(lambda x: 64 * losses.voxel_loss(x, mask).sum())(logits)[0, 3, 3, 3]
+    per_voxel = jax.grad(lambda x: losses.voxel_loss(x, mask).sum())(logits)[0, 3, 3, 3]
     of_dice = jax.grad(lambda x: losses.dice_loss(x, mask).sum())(logits)[0, 3, 3, 3]
     assert abs(per_voxel) > 50 * abs(of_dice)
 
