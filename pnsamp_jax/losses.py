@@ -43,10 +43,10 @@ def dice_loss(logits: Array, mask: Array) -> Array:
 def voxel_loss(logits: Array, mask: Array) -> Array:
     """Compute the binary cross-entropy of all voxels, relative to the size of the nodule.
 
-    Unlike the Dice loss it is never saturated: a nodule that is missed altogether keeps its full gradient. The sum over
-    the voxels is divided by the geometric mean of the nodule's own size and a typical one. Divided by the own size
-    alone, it would count all nodules alike, and large ones be learnt slowly; by the typical size alone, all voxels, and
-    small nodules be missed (experiments/RESULTS.md).
+    Unlike the Dice loss it is never saturated: a nodule that is missed altogether keeps its full gradient. The sum
+    over the voxels is divided by the geometric mean of the nodule's own size and a typical one. Divided by the own
+    size alone, it would count all nodules alike, and large ones would be learnt slowly; by the typical size alone, all
+    voxels, and small nodules would be missed (experiments/RESULTS.md).
 
     Args:
       logits: (B, D, H, W) of the segmentation.
