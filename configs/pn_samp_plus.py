@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     config.loss.labels = "distribution"
     config.loss.indeterminate = False
     config.batch_size = 8
-    config.num_epochs = 10
+    config.num_epochs = 9
     config.learning_rate = 2e-3
     config.schedule = "one_cycle"
     config.average_decay = 0.998

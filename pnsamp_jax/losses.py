@@ -11,7 +11,6 @@ from pnsamp_jax.models.outputs import Outputs, given
 
 Array = jax.Array
 
-TYPICAL_VOXELS = 150.0  # of a nodule at 1.2 mm
 EPSILON = 1.0  # of equation (1), in voxels: small compared with a nodule; an empty prediction of an empty mask costs 0
 
 
@@ -41,12 +40,11 @@ def dice_loss(logits: Array, mask: Array) -> Array:
 
 
 def voxel_loss(logits: Array, mask: Array) -> Array:
-    """Compute the binary cross-entropy of all voxels, relative to the size of the nodule.
+    """Compute the binary cross-entropy of all voxels, per voxel of the nodule.
 
-    Unlike the Dice loss it is never saturated: a nodule that is missed altogether keeps its full gradient. The sum
-    over the voxels is divided by the geometric mean of the nodule's own size and a typical one. Divided by the own
-    size alone, it would count all nodules alike, and large ones would be learnt slowly; by the typical size alone, all
-    voxels, and small nodules would be missed (experiments/RESULTS.md).
+    The mean over the patch would hardly count a small nodule (see experiments/RESULTS.md). Relative to the nodule's own
+    size, a voxel at the rim of a nodule costs as much as the Dice loss makes it cost, and unlike Dice it is never
+    saturated: a nodule that is missed altogether keeps its full gradient.
 
     Args:
       logits: (B, D, H, W) of the segmentation.
@@ -56,8 +54,7 @@ def voxel_loss(logits: Array, mask: Array) -> Array:
       (B,), 0 or more.
     """
     space = (1, 2, 3)
-    size = jnp.sqrt((mask.sum(space) + EPSILON) * TYPICAL_VOXELS)
-    return optax.sigmoid_binary_cross_entropy(logits, mask).sum(space) / size
+    return optax.sigmoid_binary_cross_entropy(logits, mask).sum(space) / (mask.sum(space) + EPSILON)
 
 
 def rating_losses(logits: Array, targets: Array) -> Array:

@@ -182,13 +182,13 @@ def test_a_rating_that_the_model_does_not_predict_has_no_loss():
     assert np.isfinite(gradient).all() and (gradient[:, 1:] == 0).all() and (gradient[:, 0] != 0).any()
 
 
-def test_voxel_loss_is_relative_to_the_nodule_and_to_a_typical_one():
+def test_voxel_loss_is_the_cross_entropy_per_voxel_of_the_nodule():
     mask = np.zeros((1, 4, 4, 4), np.float32)
     mask[0, 1, 1, 1:3] = 1
     logits = np.full(mask.shape, -2.0, np.float32)
     # Two voxels of the nodule are given odds of exp(-2), and so are the 62 others, rightly.
     missed, background = 2 * np.log1p(np.exp(2.0)), 62 * np.log1p(np.exp(-2.0))
-    np.testing.assert_allclose(losses.voxel_loss(logits, mask), [(missed + background) / np.sqrt(3 * 150)], rtol=1e-5)
+    np.testing.assert_allclose(losses.voxel_loss(logits, mask), [(missed + background) / 3], rtol=1e-5)
 
 
 def test_a_missed_nodule_keeps_its_gradient():
