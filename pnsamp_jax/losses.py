@@ -42,7 +42,7 @@ def dice_loss(logits: Array, mask: Array) -> Array:
 def voxel_loss(logits: Array, mask: Array) -> Array:
     """Compute the binary cross-entropy of all voxels, per voxel of the nodule.
 
-    The mean over the patch would hardly count a small nodule (see experiments/RESULTS.md). Relative to the nodule's own
+    The mean over the patch hardly counts a small nodule, see experiments/RESULTS.md. Relative to the nodule's own
     size, a voxel at the rim of a nodule costs as much as the Dice loss makes it cost, and unlike Dice it is never
     saturated: a nodule that is missed altogether keeps its full gradient.
 
