@@ -18,6 +18,7 @@ LUNG_HU = -500.0  # voxels below are lung
 SOLID_WEIGHT = 0.05  # of other voxels around the nodule in what it is filled in with: nodules grow in place of lung
 RIM = 3  # further voxels in which the noise of the surroundings is measured
 FADED_HU = (90.0, 450.0)  # mean contrast of a faded nodule; ground glass has some 100 to 400 HU above lung
+SMALLEST_FACTOR = 1.2  # by which a nodule is enlarged
 SMOOTHING = (0.25, 0.5, 0.25)
 
 
@@ -66,7 +67,9 @@ def change_appearance(key: Array, image: Array, mask: Array, options: Appearance
     if options.enlarge:
         draw_key, factor_key = jax.random.split(enlarge_key)
         chosen = jax.random.bernoulli(draw_key, options.enlarge)
-        factor = jnp.where(chosen, jax.random.uniform(factor_key, (), minval=1.2, maxval=options.largest), 1.0)
+        factor = jnp.where(
+            chosen, jax.random.uniform(factor_key, (), minval=SMALLEST_FACTOR, maxval=options.largest), 1.0
+        )
         resampling = enlarging_matrix(image.shape[0], factor)
         image, mask = along_axes(image, [resampling] * 3), along_axes(mask, [resampling] * 3)
         ratings_hold &= ~chosen

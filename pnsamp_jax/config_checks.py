@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pnsamp_jax import models, transforms
+from pnsamp_jax.appearance import SMALLEST_FACTOR
 from pnsamp_jax.configs import base
 from pnsamp_jax.data.cohort import COHORTS, NOMINAL_RULES
 from pnsamp_jax.data.folds import SPLITS
@@ -38,7 +39,11 @@ POSITIVE = (
     "checkpoint_every_epochs",
     "log_every_steps",
 )
-NOT_NEGATIVE = ("seed", "data.margin", "data.min_readers", "data.workers", "augment.translate", "augment.rotate")
+NOT_NEGATIVE = (
+    *("seed", "data.margin", "data.min_readers", "data.workers", "augment.translate", "augment.rotate"),
+    *("appearance.noise", "loss.segmentation", "loss.voxels", "loss.attributes", "loss.malignancy"),
+)
+PROBABILITIES = ("appearance.fade", "appearance.enlarge", "appearance.smear")
 
 
 def check_fields(config: ConfigDict) -> None:
@@ -76,6 +81,15 @@ def check_values(config: ConfigDict) -> None:
     for field in NOT_NEGATIVE:
         if not 0 <= flat[field] < np.inf:
             raise UserError(f"config.{field}: {flat[field]} is negative; give 0 or more")
+    for field in PROBABILITIES:
+        if not 0 <= flat[field] <= 1:
+            raise UserError(f"config.{field}: {flat[field]} is not a probability; give 0 to 1")
+    if not 0 <= config.average_decay < 1:
+        raise UserError(f"config.average_decay: {config.average_decay} is not 0 (no average) or between 0 and 1")
+    if config.appearance.largest < SMALLEST_FACTOR:
+        raise UserError(
+            f"config.appearance.largest: {config.appearance.largest} is below {SMALLEST_FACTOR}, the smallest"
+        )
     _check_windows(config.model.windows)
     # A baseline without a network takes any size.
     multiple = getattr(models.MODELS.get(config.model.name), "PATCH_MULTIPLE", 1)

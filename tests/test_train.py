@@ -207,6 +207,11 @@ def test_nan_stops_with_a_line_and_keeps_the_last_checkpoint(tmp_path):
         ({"model.windows": ((1600.0, -600.0), (0.0, 40.0))}, "(width, centre) pairs"),
         ({"model.windows": ((1600.0, "lung"),)}, "(width, centre) pairs"),
         ({"augment.rotate": -5.0}, "config.augment.rotate: -5.0 is negative"),
+        ({"appearance.fade": 1.5}, "config.appearance.fade: 1.5 is not a probability; give 0 to 1"),
+        ({"appearance.noise": -1.0}, "config.appearance.noise: -1.0 is negative"),
+        ({"appearance.largest": 0.5}, "config.appearance.largest: 0.5 is below 1.2"),
+        ({"average_decay": 1.0}, "config.average_decay: 1.0 is not 0"),
+        ({"loss.voxels": -1.0}, "config.loss.voxels: -1.0 is negative"),
         ({"learning_rate": float("nan")}, "config.learning_rate: nan must be positive"),
     ],
 )
