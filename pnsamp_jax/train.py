@@ -188,7 +188,7 @@ def _start_from(run: Run, fold: int, state: TrainState) -> TrainState:
         )
     variables = jax.tree.map(lambda old, new: jnp.asarray(new, old.dtype), wanted, variables)
     average = None if state.average is None else jax.tree.map(jnp.copy, variables)
-    return state.replace(**variables, average=average)
+    return TrainState(state.step, variables["params"], variables["batch_stats"], state.opt_state, average)
 
 
 def _steps_per_epoch(run: Run, fold: int) -> int:
