@@ -14,7 +14,8 @@ from pnsamp_jax.data.lidc_ct import LidcSource
 from pnsamp_jax.data.patches import Geometry, make_record
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import ensemble
-from pnsamp_jax.predict import SHIPPED
+from pnsamp_jax.inference.ensemble import SHIPPED
+from pnsamp_jax.workdir import layout
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,12 @@ def test_weights_are_two_networks_of_the_papers_size_in_a_few_megabytes(shipped)
     assert (shipped.patch_size, shipped.spacing_mm) == (64, 0.6)
     assert shipped.windows == ((1600.0, -600.0), (700.0, -600.0))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(shipped.members))
+
+
+def test_weights_say_which_patients_each_network_never_saw():
+    fold_of = layout.fold_of_patients(SHIPPED / "folds.json")
+    assert len(fold_of) == 785 and set(fold_of.values()) == {0, 1}
+    assert "LIDC-IDRI-0001" not in fold_of  # the scan of the test below
 
 
 def test_weights_hold_no_path_of_a_machine():
