@@ -30,6 +30,7 @@ def made_up_run(folder, folds):
     settings = read_settings(config)
     task = settings.task
     layout.write_config(folder, settings.fields)
+    layout.write_fold_of_patients(folder / "folds.json", {f"patient_{fold}": fold for fold in folds})
     for fold in folds:
         random = np.random.default_rng(fold)
         like = state_shapes(task.model, task.patch_size, len(task.windows))
