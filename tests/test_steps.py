@@ -221,6 +221,7 @@ def test_extreme_nodules_alone_in_a_batch_keep_everything_finite(initial):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)), change.keys()
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_nearly_the_same_and_keeps_parameters_in_float32(initial):
     batch = make_records(BATCH)
     state, halves = train(initial, batch, 2, "bfloat16", learning_rate=1e-3)

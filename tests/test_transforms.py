@@ -12,6 +12,8 @@ from pnsamp_jax import transforms
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.transforms import Augmentation
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 OFF = Augmentation(flip=False, turn=False, permute=False, translate=0, rotate=0.0)
 ALL = Augmentation(flip=True, turn=True, permute=True, translate=2, rotate=20.0)
 SIZE, STORED = 6, 10
