@@ -29,7 +29,7 @@ from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.patches import patch_affine
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import readable, user_path
+from pnsamp_jax.files import readable
 from pnsamp_jax.inference import attribution, ensemble
 from pnsamp_jax.inference.diameters import THRESHOLD, axial_diameters
 from pnsamp_jax.inference.finding import Finding
@@ -54,7 +54,7 @@ def predict(config: ConfigDict, workdir: Path) -> list[Finding]:
     settings = read_predict_settings(config)
     use_compilation_cache(settings.cache)
     requests = read_requests(settings.image, settings.points, settings.units, settings.series)
-    folder = _weights_folder(settings)
+    folder = ensemble.chosen_folder("config.predict.checkpoint", settings.checkpoint or "shipped")
     write.check_workdir(workdir)  # before the weights are read, which takes longer
     networks = ensemble.load(folder) if any(request.path.exists() for request in requests) else None
     write.remove_earlier(workdir)
@@ -230,12 +230,6 @@ def _batch_size(wanted: int) -> int:
     """Return the batch size raised to a multiple of the number of local devices."""
     devices = jax.local_device_count()
     return -(-wanted // devices) * devices
-
-
-def _weights_folder(settings: PredictSettings) -> Path:
-    if not settings.checkpoint and not ensemble.SHIPPED.is_dir():
-        raise UserError("config.predict.checkpoint: is empty, and no weights come with this version; train some first")
-    return user_path(settings.checkpoint) if settings.checkpoint else ensemble.SHIPPED
 
 
 def _raise_if_incomplete(failures: list[Failure], complaints: list[str], total: int, workdir: Path) -> None:

@@ -26,11 +26,13 @@ def test_fold(run: Run, fold: int) -> None:
     """
     settings, folder, indices = run.settings, run.fold_folder(fold), run.indices(fold)
     networks, step = load_fold(run, fold)
-    mask_shift = _fit_mask_shift(run, networks, indices["validation"]) if settings.fit_threshold else 0.0
-    if mask_shift:
+    # One answer has one temperature.
+    single = predict_nodules(run, networks, indices["validation"], flips=False, masks=settings.fit_threshold)
+    mask_shift = 0.0
+    if settings.fit_threshold and "mask" in single:
+        mask_shift = calibration.fit_mask_shift(single["mask_probability"], single["consensus"])
         [(name, network)] = networks.members.items()
         networks = networks._replace(members={name: network._replace(mask_shift=mask_shift)})
-    single = predict_nodules(run, networks, indices["validation"], flips=False)  # one answer has one temperature
     if "probabilities" in single:
         rating_counts = np.asarray(run.records[schema.RATING_COUNTS])[indices["validation"]]
         truth = cohort.labels(rating_counts, settings.nominal)
@@ -44,18 +46,6 @@ def test_fold(run: Run, fold: int) -> None:
             mask_shift,
         )
     write_predictions(run, fold, networks, indices["test"], folder / "predictions.csv")
-
-
-def _fit_mask_shift(run: Run, networks: ensemble.Networks, nodules: np.ndarray) -> float:
-    """Return the mask shift that suits the nodules at the given indices best; 0 for a model without a mask."""
-    masks, consensus = [], []
-    for batch, count in input_pipeline.eval_batches(run.records, nodules, run.settings.batch_size):
-        predictions = ensemble.predict(networks, np.asarray(batch[schema.IMAGE]), flips=False)
-        if predictions.mask is None:
-            return 0.0
-        masks.append(predictions.mask[:count])
-        consensus.append(_consensus(batch[schema.MASK], networks.patch_size)[:count])
-    return calibration.fit_mask_shift(np.concatenate(masks), np.concatenate(consensus))
 
 
 def write_predictions(run: Run, fold: int, networks: ensemble.Networks, nodules: np.ndarray, path: Path) -> None:
@@ -91,12 +81,13 @@ def predict_nodules(
       networks: to ask, see `load_fold`.
       nodules: (n,) indices in the records.
       flips: whether to average over the eight flips of a patch.
-      masks: whether to keep the masks, which take S^3 bytes each.
+      masks: whether to keep the masks, with their probabilities and the readers' consensus, in 6 S^3 bytes a nodule.
 
     Returns:
       As far as the model has them: `probabilities` (n, 9, 6), `features` (n, F), the scores of the mask against the
-      readers' consensus by the names of `tables.OUTLINE_SCORES` (n,) and, if asked for, `mask` (n, S, S, S) bool. The
-      mask is the one that a prediction writes, the central component.
+      readers' consensus by the names of `tables.OUTLINE_SCORES` (n,) and, if asked for, `mask` (n, S, S, S) bool,
+      `mask_probability` float32 and `consensus` bool alike. The mask is the one that a prediction writes, the central
+      component.
     """
     parts: list[dict[str, np.ndarray]] = []
     for batch, count in input_pipeline.eval_batches(run.records, nodules, run.settings.batch_size):
@@ -109,7 +100,7 @@ def predict_nodules(
             scores = [outlines.scores(*pair, spacing) for pair in zip(mask, consensus, strict=True)]
             part |= {name: np.array([one[name] for one in scores], np.float32) for name in scores[0]}
             if masks:
-                part["mask"] = mask
+                part |= {"mask": mask, "mask_probability": predictions.mask, "consensus": consensus}
         if predictions.probabilities is not None:
             part["probabilities"] = predictions.mean_probabilities
         if predictions.features is not None:

@@ -15,7 +15,7 @@ from pnsamp_jax.allocator import give_back_freed_memory
 from pnsamp_jax.config import read_settings, use_compilation_cache
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import Interrupted, UserError, noted_sigterm
-from pnsamp_jax.files import readable, user_path
+from pnsamp_jax.files import readable
 from pnsamp_jax.inference import ensemble
 from pnsamp_jax.run import Run, open_run
 from pnsamp_jax.state import TrainState, create_state, learning_rates
@@ -169,7 +169,7 @@ def _start_from(run: Run, fold: int, state: TrainState) -> TrainState:
         fold.
     """
     init, spacing_mm = run.settings.init, run.settings.geometry.spacing_mm
-    folder = ensemble.SHIPPED if init == "shipped" else user_path(init)
+    folder = ensemble.chosen_folder("config.init", init)
     networks = ensemble.load(folder)
     name = sorted(networks.members)[fold % len(networks.members)]
     if networks.spacing_mm != spacing_mm:

@@ -32,7 +32,7 @@ def test_temperatures_are_fitted_on_the_validation_nodules(tmp_path, monkeypatch
         indices=lambda fold: {name: np.flatnonzero(part_of == name) for name in RIGHT},
     )
 
-    def predict_nodules(run, networks, nodules, flips):
+    def predict_nodules(run, networks, nodules, flips, masks=False):
         probabilities = np.zeros((len(nodules), 9, 6))
         probabilities[..., :2] = 0.9, 0.1
         return {"probabilities": probabilities, "features": nodules[:, None].astype(float)}
@@ -71,12 +71,12 @@ def test_the_threshold_of_the_mask_is_fitted_on_the_validation_nodules(tmp_path,
     answer = np.select([distance < 4, distance < 5], [0.3, 0.22], 0.0).astype(np.float32)
 
     def predict(networks, images, flips):
-        return ensemble.Predictions(answer * np.where(images < -500, 0.5, 1).astype(np.float32), None, None)
+        mask = answer * np.where(images < -500, 0.5, 1).astype(np.float32)
+        return ensemble.Predictions(mask, np.full((1, 1, len(images), 9, 6), 1 / 6), None)
 
     tested = {}
     monkeypatch.setattr(testing, "load_fold", lambda run, fold: (networks, 7))
     monkeypatch.setattr(ensemble, "predict", predict)
-    monkeypatch.setattr(testing, "predict_nodules", lambda *_, **__: {"probabilities": np.full((4, 9, 6), 1 / 6)})
     monkeypatch.setattr(testing, "write_predictions", lambda run, fold, asked, *_: tested.update(asked.members))
     records[schema.RATING_COUNTS] = np.ones((12, 9, 6), np.uint8)
     run.settings.nominal = "modal"

@@ -26,7 +26,7 @@ import pnsamp_jax
 from pnsamp_jax import steps
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import readable
+from pnsamp_jax.files import readable, user_path
 from pnsamp_jax.inference import calibration
 from pnsamp_jax.models.pn_samp import PNSAMP
 from pnsamp_jax.models.pn_samp_plus import PNSAMPPlus
@@ -154,6 +154,23 @@ def predict(networks: Networks, images: np.ndarray, flips: bool = True) -> Predi
         return np.stack(values).reshape(len(networks.members), len(chosen), *values[0].shape) if values else None
 
     return Predictions(mask, stacked(rest["probabilities"]), stacked(rest["features"]))
+
+
+def chosen_folder(field: str, value: str) -> Path:
+    """Return the folder of the networks that a field of a config names.
+
+    Args:
+      field: its name, for the message.
+      value: the workdir of a run, or "shipped" for the networks that come with the package.
+
+    Raises:
+      UserError: no networks come with this version of the package.
+    """
+    if value != "shipped":
+        return user_path(value)
+    if not SHIPPED.is_dir():
+        raise UserError(f"{field}: no weights come with this version; train some first, and give their workdir")
+    return SHIPPED
 
 
 def load(folder: Path) -> Networks:
