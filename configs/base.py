@@ -121,8 +121,9 @@ def _predict() -> ConfigDict:
     predict = ConfigDict()
     predict.image = ""  # a NIfTI, NRRD, MetaImage or enhanced CT file, a folder with a DICOM series, or a .zip or .tar
     predict.series = ""  # SeriesInstanceUID, for a folder that holds several CT series
-    predict.points = ""  # "x,y,z;x,y,z", or a CSV file with the columns nodule_id, image, x_mm, y_mm, z_mm
-    predict.units = "mm"  # of the points: "mm" (LPS), or "voxel" for i, j, k from 0 (columns i, j, k of a CSV file)
+    predict.points = ""  # "x,y,z;x,y,z", a CSV with nodule_id, image, x_mm, y_mm, z_mm, or another file of points
+    predict.units = "mm"  # of the points: "mm" (LPS), "ras" (RAS mm), or "voxel" for i, j, k from 0
+    predict.min_score = 0.0  # leave out detections with a lower score, where the file of points has scores
     predict.checkpoint = ""  # workdir of a training; by default the weights that come with the package
     predict.flips = True  # average over the eight flips of the patch
     predict.shown = 100  # largest number of nodules in the report and the figures; the first ones are taken

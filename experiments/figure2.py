@@ -19,9 +19,9 @@ from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.data.patches import patch_affine
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import ensemble
+from pnsamp_jax.inference.asking import make_findings
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.requests import Located, Request
-from pnsamp_jax.predict import make_findings
 from pnsamp_jax.report.nodule_figure import draw_nodules
 from pnsamp_jax.run import load_folds, load_records
 from pnsamp_jax.workdir import layout

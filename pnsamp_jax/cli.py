@@ -72,26 +72,37 @@ def pnsamp(context: click.Context) -> None:
       pnsamp predict ct.nii.gz --points "-61.5,40.2,-120.0;12.0,33.1,-87.5" --out runs/predict
       pnsamp predict dicom_folder --units voxel --points "212,305,88" --out runs/predict
       pnsamp predict --points points.csv --out runs/predict --checkpoint runs/m
+      pnsamp predict ct.nrrd --points F.mrk.json --out runs/predict
+      pnsamp predict luna16_folder --points candidates.csv --out runs/predict
       pnsamp predict --example --out runs/example
     \b
     DIR then holds predictions.csv and .json, report.html, figures/, masks/ and, for DICOM input, dicom/."""
 )
 @click.argument("ct", default="")
-@click.option("--points", default="", help='"x,y,z;x,y,z", or a CSV file with nodule_id, image, x_mm, y_mm, z_mm.')
+@click.option("--points", default="", help='"x,y,z;x,y,z", or a file of points; see above.')
 @click.option("--example", is_flag=True, help="Predict a nodule of LIDC-IDRI that comes with the package.")
 @click.option("--out", required=True, metavar="DIR", help="Folder for the results.")
-@click.option("--units", type=click.Choice(["mm", "voxel"]), default="mm", show_default=True, help="Units of points.")
+@click.option(
+    "--units", type=click.Choice(["mm", "ras", "voxel"]), default="mm", show_default=True, help="Units of points."
+)
+@click.option("--min-score", default=0.0, metavar="P", help="Leave out detections with a lower score.")
 @click.option("--series", default="", metavar="UID", help="SeriesInstanceUID, if the folder holds several CT series.")
 @click.option("--checkpoint", default="", metavar="DIR", help="Workdir of a training.  [default: shipped weights]")
-def predict(ct: str, points: str, example: bool, out: str, units: str, series: str, checkpoint: str) -> None:
+def predict(
+    ct: str, points: str, example: bool, out: str, units: str, min_score: float, series: str, checkpoint: str
+) -> None:
     """Predict the nodules at the given points of a CT.
 
     CT is a NIfTI, NRRD, MetaImage or enhanced (multi-frame) CT file, a folder that holds one DICOM series, or a .zip
     or .tar file with one of these. Leave it out if --points is a CSV file, which names the images itself; their paths
     are relative to the file.
 
-    Points are in mm, in the LPS system of DICOM and ITK (NIfTI viewers show RAS: negate x and y). With --units voxel
-    they are the indices i, j, k from 0, and a CSV file has the columns i, j, k.
+    Points are in mm, in the LPS system of DICOM and ITK; with --units ras in the RAS system of NIfTI viewers; with
+    --units voxel they are the indices i, j, k from 0.
+
+    A file of points is a CSV with the columns nodule_id, image, x_mm, y_mm, z_mm (or i, j, k); a table of LUNA16 or
+    LUNA25, where CT is the folder with their images; a .mrk.json or .fcsv of 3D Slicer; the JSON of MONAI's nodule
+    detector; or a mask (NIfTI, NRRD, DICOM SEG or RTSTRUCT), each region of which is a nodule.
     """
     if example and (ct or points):
         raise click.UsageError(
@@ -101,14 +112,19 @@ def predict(ct: str, points: str, example: bool, out: str, units: str, series: s
         raise click.UsageError("Missing option '--points'", click.get_current_context())
     config = config_file.load("predict")
     points = str(EXAMPLE) if example else points
-    values = {"image": ct, "points": points, "units": units, "series": series, "checkpoint": checkpoint}
+    values: dict[str, str | float] = {
+        **{"image": ct, "points": points, "units": units, "series": series, "checkpoint": checkpoint},
+        "min_score": min_score,
+    }
     config.predict.update(values)
     try:
         run("predict", config, user_path(out))
     except UserError as error:
         message = str(error)
         for field in values:
-            message = message.replace(f"config.predict.{field}", "CT" if field == "image" else f"--{field}")
+            message = message.replace(
+                f"config.predict.{field}", "CT" if field == "image" else f"--{field.replace('_', '-')}"
+            )
         raise type(error)(message) from error
 
 

@@ -131,7 +131,7 @@ class PredictSettings:
     """The plain values of a checked config, for predicting the nodules of a user's CT.
 
     Attributes:
-      image, points, units, series: see `requests.read_requests`.
+      image, points, units, series, min_score: see `point_files.read_requests`.
       checkpoint: workdir of a training; "" for the weights that come with the package.
       flips: whether to average over the eight flips of a patch.
       max_shown: most nodules in the report and the figures.
@@ -143,6 +143,7 @@ class PredictSettings:
     points: str
     units: str
     series: str
+    min_score: float
     checkpoint: str
     flips: bool
     max_shown: int
@@ -181,7 +182,7 @@ def read_predict_settings(config: ConfigDict) -> PredictSettings:
         raise UserError(f"config.batch_size: {config.batch_size} must be positive")
     if options.shown < 0:
         raise UserError(f"config.predict.shown: {options.shown} is negative; give a count, or 0 for no report")
-    same = ("image", "points", "units", "series", "checkpoint", "flips")  # named as in the config
+    same = ("image", "points", "units", "series", "min_score", "checkpoint", "flips")  # named as in the config
     return PredictSettings(
         **{name: options[name] for name in same},
         max_shown=options.shown,
@@ -197,8 +198,12 @@ def read_geometry(config: ConfigDict) -> Geometry:
 
 def cache_folder(config: ConfigDict) -> Path:
     """Return the folder of prepared patches and compiled programs."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pnsamp_jax"
-    return user_path(config.data.cache) if config.data.cache else default
+    return user_path(config.data.cache) if config.data.cache else default_cache_folder()
+
+
+def default_cache_folder() -> Path:
+    """Return the folder of prepared patches and compiled programs where no config names another."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pnsamp_jax"
 
 
 def use_compilation_cache(cache: Path) -> None:

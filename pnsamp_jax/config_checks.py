@@ -12,7 +12,7 @@ from pnsamp_jax.configs import base
 from pnsamp_jax.data.cohort import COHORTS, NOMINAL_RULES
 from pnsamp_jax.data.folds import SPLITS
 from pnsamp_jax.errors import UsageError, UserError
-from pnsamp_jax.inference.requests import POINT_COLUMNS
+from pnsamp_jax.inference.requests import UNITS
 from pnsamp_jax.input_pipeline import PIPELINES
 from pnsamp_jax.state import SCHEDULES
 from pnsamp_jax.workdir.layout import flatten
@@ -28,7 +28,7 @@ CHOICES = {
     "checkpoint": ("best", "last"),
     "loss.labels": transforms.LABELS,
     "model.dtype": ("float32", "bfloat16"),
-    "predict.units": tuple(POINT_COLUMNS),
+    "predict.units": UNITS,
 }
 POSITIVE = (
     "patch_size",

@@ -16,7 +16,7 @@ def readable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def user_path(text: str | Path) -> Path:
+def user_path(text: str | os.PathLike[str]) -> Path:
     """Return a path as the user means it, with ~ as the home folder. Shells leave it alone after an equals sign."""
     return Path(os.path.expanduser(text))
 

@@ -77,10 +77,10 @@ def edit(path, **elements):
         ds.save_as(path)
 
 
-def refusal(call, *args):
+def refusal(call, *args, **fields):
     """Return the message of the UserError that a call must raise: one line, without the patient's name."""
     with pytest.raises(UserError) as caught:
-        call(*args)
+        call(*args, **fields)
     message = str(caught.value)
     assert "\n" not in message and "Doe" not in message
     return message

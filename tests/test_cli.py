@@ -15,7 +15,7 @@ from pnsamp_jax import cli, config_file
 from pnsamp_jax.ct.read import read_image
 from pnsamp_jax.data import lidc
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.inference import requests
+from pnsamp_jax.inference import point_files
 
 COUNTS = {"benign": 895, "malignant": 502}
 SUMMARY = {
@@ -99,7 +99,7 @@ def test_predict_sets_the_fields_of_the_predict_config(arguments, fields, calls)
 def test_the_example_is_a_part_of_a_real_scan_around_its_point(calls):
     cli.main(["predict", "--example", "--out", "x"])
     ((_, config, _),) = calls
-    (request,) = requests.read_requests(config.predict.image, config.predict.points, config.predict.units)
+    (request,) = point_files.read_requests(config.predict.image, config.predict.points, config.predict.units)
     ct = read_image(request.path)
     half_mm = np.array(ct.array.shape) * ct.spacing / 2
     assert (half_mm > 19.2 + 3).all()  # a patch of 38.4 mm, with some room

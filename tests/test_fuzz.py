@@ -19,7 +19,7 @@ from pnsamp_jax.ct.dicom_index import index_series
 from pnsamp_jax.ct.read import read_ct
 from pnsamp_jax.data import folder_tables
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.inference import requests
+from pnsamp_jax.inference import point_files
 from pnsamp_jax.workdir import tables
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -60,7 +60,7 @@ def test_tables_of_a_folder(tmp_path, nodules, ratings):
 def test_table_of_points(tmp_path, content):
     (tmp_path / "points.csv").write_bytes(content)
     with contextlib.suppress(UserError):
-        requests.read_requests(image="", points=str(tmp_path / "points.csv"), units="mm")
+        point_files.read_requests(image="", points=str(tmp_path / "points.csv"), units="mm")
 
 
 @fuzz
@@ -70,7 +70,7 @@ def test_points_in_the_config(text, units):
     config.predict.image, config.predict.points, config.predict.units = "ct.nii", text, units
     with contextlib.suppress(UserError):
         settings = read_predict_settings(config)
-        requests.read_requests(settings.image, settings.points, settings.units)
+        point_files.read_requests(settings.image, settings.points, settings.units)
 
 
 @fuzz

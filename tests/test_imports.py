@@ -14,7 +14,8 @@ PACKAGE = REPOSITORY / "pnsamp_jax"
 # `__main__`, which is a command line and belongs to the first layer.
 LAYERS = (
     {"main", "cli"},
-    {"train", "testing", "evaluate", "predict"},
+    {"train", "testing", "evaluate", "predict", "predictor"},
+    {"answer"},
     {"run"},
     {"config", "config_checks"},
     {"steps", "input_pipeline", "inference", "workdir", "report", "datasets"},
@@ -224,6 +225,7 @@ def test_modules_have_at_most_300_lines_and_functions_60(folder):
         ("pnsamp_jax.data.prepare", {"jax", "flax", "tensorflow"}),
         ("pnsamp_jax.train", {"tensorflow", "tensorflow_datasets", "torch"}),
         ("pnsamp_jax.predict", {"tensorflow", "tensorflow_datasets", "highdicom"}),
+        ("pnsamp_jax.predictor", {"tensorflow", "tensorflow_datasets", "highdicom", "nibabel", "SimpleITK"}),
     ],
 )
 def test_an_import_loads_no_more_than_it_needs(module, absent):

@@ -23,7 +23,7 @@ from pnsamp_jax.ct.read import Image, read_image
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.inference import attribution, ensemble, requests
+from pnsamp_jax.inference import asking, attribution, ensemble, requests
 from pnsamp_jax.report import write
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -408,7 +408,7 @@ def test_one_image_at_a_time_is_in_memory(ct, tmp_path, monkeypatch):
 
     monkeypatch.setattr(requests, "open_ct", read_watched)
     wanted = [requests.Request(name, name, tmp_path / name, POINT) for name in "abc"]
-    assert len(list(requests.locate(wanted, "mm", 16, 2.0))) == 3
+    assert len(list(requests.locate(wanted, 16, 2.0))) == 3
     assert alive == [0, 0, 0]
 
 
@@ -417,7 +417,7 @@ def test_no_patch_is_kept_of_a_nodule_of_a_series_but_of_those_that_are_shown(
 ):
     series = {"step": (0, 0, SPACING[0]), "origin": ORIGIN, "spacing": SPACING[1:]}
     ct_files.write_series(tmp_path / "ct", ct.array, FrameOfReferenceUID="1.2.9", **series)
-    patches, alive, make = [], [], predict.make_findings
+    patches, alive, make = [], [], asking.make_findings
 
     def make_watched(*arguments):
         findings = make(*arguments)
@@ -433,7 +433,7 @@ def test_no_patch_is_kept_of_a_nodule_of_a_series_but_of_those_that_are_shown(
         assert all(voxels.nbytes == 12 * len(voxels) for voxels in series.marked)
         return []
 
-    monkeypatch.setattr(predict, "make_findings", make_watched)
+    monkeypatch.setattr(asking, "make_findings", make_watched)
     monkeypatch.setattr(write, "write_dicom_objects", look)
     monkeypatch.setattr(write, "write_report", lambda *_: None)
     places = [POINT + (step, 0, 0) for step in range(7)]

@@ -62,6 +62,17 @@ def read_table(
         raise UserError(f"{path}, line {reader.line_num}: not valid CSV ({error}); correct the quotes") from error
 
 
+def column_names(path: Path) -> set[str]:
+    """Return the names of a table's columns in lower case, whatever separates them.
+
+    Raises:
+      UserError: the file is missing or not text in UTF-8.
+    """
+    first = _read_text(path).split("\n", 1)[0]
+    found = [{name.strip().strip('"').strip().lower() for name in first.split(delimiter)} for delimiter in DELIMITERS]
+    return max(found, key=len)
+
+
 def number(where: str, line: Row, column: str) -> float:
     """Return a cell as a float. In a table separated by semicolons it may have a decimal comma.
 

@@ -34,6 +34,22 @@ def is_dicom_mask(path: Path) -> bool:
             return False
 
 
+def mask_names(path: Path) -> dict[int, str]:
+    """Return the names of the segments of a Segmentation, or of the ROIs with contours of a Structure Set, by number.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    file = _only_file(path)
+    assert file is not None  # as `is_dicom_mask` found
+    with quiet_pydicom():
+        try:
+            ds = read_dataset(file, stop_before_pixels=True)
+            return _roi_names(ds) if ds.SOPClassUID == STRUCTURE_SET else _segment_names(ds)
+        except DAMAGED as error:
+            raise UserError(f"{path}: the names of its masks cannot be read ({error}); export it again") from error
+
+
 def read_dicom_mask(path: Path, ct: Volume, label: int | None) -> Volume:
     """Read one segment of a Segmentation, or one ROI of an RT Structure Set.
 
@@ -99,12 +115,16 @@ def _off_grid(path: Path, reason: str) -> UserError:
 # Segmentations
 
 
+def _segment_names(ds: pydicom.Dataset) -> dict[int, str]:
+    names = {int(item.SegmentNumber): str(item.get("SegmentLabel", "")) for item in ds.SegmentSequence}
+    names.pop(0, None)  # the background of a label map
+    return names
+
+
 def _read_segment(path: Path, ds: pydicom.Dataset, ct: Volume, label: int | None) -> np.ndarray:
     """Return the voxels of a segment: (d, h, w) bool."""
     kind = ds.get("SegmentationType")
-    names = {int(item.SegmentNumber): str(item.get("SegmentLabel", "")) for item in ds.SegmentSequence}
-    names.pop(0, None)  # the background of a label map
-    number = _choose(path, "segment", names, label)
+    number = _choose(path, "segment", _segment_names(ds), label)
     pixels = ds.pixel_array.reshape(-1, ds.Rows, ds.Columns)
     if kind == "FRACTIONAL":
         if not np.isin(pixels, (0, ds.MaximumFractionalValue)).all():
@@ -167,12 +187,16 @@ def _voxels_of_frame(
 # RT Structure Sets
 
 
+def _roi_names(ds: pydicom.Dataset) -> dict[int, str]:
+    names = {int(item.ROINumber): str(item.get("ROIName", "")) for item in ds.StructureSetROISequence}
+    drawn = [int(item.ReferencedROINumber) for item in ds.ROIContourSequence if item.get("ContourSequence")]
+    return {number: names.get(number, "") for number in drawn}
+
+
 def _read_roi(path: Path, ds: pydicom.Dataset, ct: Volume, label: int | None) -> np.ndarray:
     """Return the voxels inside the contours of an ROI: (d, h, w) bool."""
-    names = {int(item.ROINumber): str(item.get("ROIName", "")) for item in ds.StructureSetROISequence}
     drawn = {int(item.ReferencedROINumber): item.get("ContourSequence") for item in ds.ROIContourSequence}
-    drawn = {number: contours for number, contours in drawn.items() if contours}
-    number = _choose(path, "ROI", {number: names.get(number, "") for number in drawn}, label)
+    number = _choose(path, "ROI", _roi_names(ds), label)
     for contour in drawn[number]:
         if contour.ContourGeometricType not in CLOSED:
             kind = contour.ContourGeometricType

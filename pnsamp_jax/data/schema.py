@@ -10,26 +10,40 @@ class Rating(NamedTuple):
 
     Attributes:
       name: as in columns and messages.
-      classes: the number of classes; readers give an integer from 1 to it.
+      words: the meaning of the classes 1, 2, ..., as LIDC-IDRI explained them to its readers.
       nominal: whether the classes are kinds without an order, so that neither their mean nor "off by one" means
         anything.
     """
 
     name: str
-    classes: int
+    words: tuple[str, ...]
     nominal: bool = False
+
+    @property
+    def classes(self) -> int:
+        """Return the number of classes; readers give an integer from 1 to it."""
+        return len(self.words)
 
 
 RATINGS = (
-    Rating("subtlety", 5),
-    Rating("internal_structure", 4, nominal=True),
-    Rating("calcification", 6, nominal=True),  # 6 means absent
-    Rating("sphericity", 5),
-    Rating("margin", 5),
-    Rating("lobulation", 5),
-    Rating("spiculation", 5),
-    Rating("texture", 5),
-    Rating("malignancy", 5),
+    Rating("subtlety", ("extremely subtle", "moderately subtle", "fairly subtle", "moderately obvious", "obvious")),
+    Rating("internal_structure", ("soft tissue", "fluid", "fat", "air"), nominal=True),
+    Rating("calcification", ("popcorn", "laminated", "solid", "non-central", "central", "absent"), nominal=True),
+    Rating("sphericity", ("linear", "ovoid/linear", "ovoid", "ovoid/round", "round")),
+    Rating("margin", ("poorly defined", "near poorly defined", "medium", "near sharp", "sharp")),
+    Rating("lobulation", ("none", "nearly none", "medium", "near marked", "marked")),
+    Rating("spiculation", ("none", "nearly none", "medium", "near marked", "marked")),
+    Rating("texture", ("non-solid", "non-solid/mixed", "part solid", "solid/mixed", "solid")),
+    Rating(
+        "malignancy",
+        (
+            "highly unlikely",
+            "moderately unlikely",
+            "indeterminate",
+            "moderately suspicious",
+            "highly suspicious",
+        ),
+    ),
 )
 RATING_NAMES = tuple(rating.name for rating in RATINGS)
 MALIGNANCY = RATING_NAMES.index("malignancy")

@@ -173,6 +173,23 @@ def chosen_folder(field: str, value: str) -> Path:
     return SHIPPED
 
 
+def described(networks: Networks | None, name: str, flips: bool) -> dict[str, Any]:
+    """Return which networks predict and how, as the first fields of predictions.json.
+
+    Args:
+      networks: that predict; None if there was nothing to ask.
+      name: the workdir that they are from, or "shipped".
+      flips: whether they predict all flips.
+    """
+    return {
+        "checkpoint": "shipped with pnsamp_jax" if name == "shipped" else name,
+        "version": pnsamp_jax.__version__,
+        "networks": len(networks.members) if networks else 0,
+        "flips": len(FLIPS) if flips else 1,
+        "trained_on_simulated_voxels": networks.simulated if networks else None,
+    }
+
+
 def load(folder: Path) -> Networks:
     """Read the networks of a folder. Folds that are not tested yet are left out and named on stderr.
 

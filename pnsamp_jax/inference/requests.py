@@ -1,4 +1,4 @@
-"""The nodules that a user asks about: from an image and points, or a table of many, to patches of voxels.
+"""The nodules that a user asks about: from a point in an image to a patch of voxels.
 
 An image that cannot be read, or a point outside its image, only fails the nodules that it concerns.
 """
@@ -16,16 +16,18 @@ from tqdm import tqdm
 from pnsamp_jax.ct.dicom_folder import SeveralSeries
 from pnsamp_jax.ct.notes import collected
 from pnsamp_jax.ct.read import Image, open_ct
-from pnsamp_jax.data.csv_tables import number, read_table
 from pnsamp_jax.data.patches import sample
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import readable, user_path
+from pnsamp_jax.files import readable
 
-POINT_COLUMNS = {"mm": ("x_mm", "y_mm", "z_mm"), "voxel": ("i", "j", "k")}
+UNITS = ("mm", "ras", "voxel")  # of a point: LPS mm, RAS mm, or the index along width, height and depth, from 0
+RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
+ADVICE = {
+    "mm": "give LPS mm, as DICOM has it (NIfTI viewers show RAS: set units to ras)",
+    "ras": "give RAS mm, as NIfTI viewers show it (DICOM has LPS: set units to mm)",
+    "voxel": "give i, j, k along width, height and depth, from 0",
+}
 NODULE_ID = re.compile(r"[\w-][\w.-]{0,127}", re.ASCII)  # part of file names; ids made of a UID have 68 characters
-
-
-POINT_SEPARATOR = re.compile(r";|(?<=[)\]])\s*,?\s*(?=[(\[])")  # "x,y,z;x,y,z", or "(x,y,z), (x,y,z)"
 
 
 class Request(NamedTuple):
@@ -35,8 +37,9 @@ class Request(NamedTuple):
       nodule_id: unique; part of file names.
       image: as the user named it, in readable characters.
       path: of the image.
-      point: (3,) in the units of the request.
+      point: (3,) in its units.
       series: SeriesInstanceUID of the CT series in the image's folder; "" for the only one.
+      units: of the point, one of `UNITS`.
     """
 
     nodule_id: str
@@ -44,6 +47,14 @@ class Request(NamedTuple):
     path: Path
     point: np.ndarray
     series: str = ""
+    units: str = "mm"
+
+    @property
+    def point_mm(self) -> np.ndarray | None:
+        """Return the point in LPS mm; None if that depends on the image."""
+        if self.units == "voxel":
+            return None
+        return self.point * RAS_TO_LPS if self.units == "ras" else self.point
 
 
 class Located(NamedTuple):
@@ -73,23 +84,8 @@ class Failure(NamedTuple):
     reason: str
 
 
-def read_requests(image: str, points: str, units: str, series: str = "") -> list[Request]:
-    """Return the nodules that a user asks for, in the order in which they were given.
-
-    Args:
-      image: the path of the image of all points; "" if `points` is a CSV file.
-      points: "x,y,z;x,y,z", or the path of a CSV file.
-      units: of the points, a key of `POINT_COLUMNS`.
-      series: SeriesInstanceUID of the CT series to read, where an image's folder holds several and the table has no
-        column `series` with another; "" for the only one.
-
-    Raises:
-      UserError: the points are missing or malformed, or ids repeat.
-    """
-    if points.lower().endswith(".csv"):
-        requests = _read_points_file(user_path(points), image, units, series)
-    else:
-        requests = _read_points(points, image, series)
+def require_ids(requests: list[Request]) -> list[Request]:
+    """Return the requests. Raise UserError if an id repeats or cannot be part of a file's name."""
     seen = set()
     for request in requests:
         if not NODULE_ID.fullmatch(request.nodule_id):
@@ -100,43 +96,15 @@ def read_requests(image: str, points: str, units: str, series: str = "") -> list
     return requests
 
 
-def _read_points_file(table: Path, image: str, units: str, series: str) -> list[Request]:
-    if image:
-        raise UserError("config.predict.image: leave it out where config.predict.points is a CSV, which names images")
-    names = POINT_COLUMNS[units]
-    requests = []
-    for where, row in read_table(table, ("nodule_id", "image", *names)):
-        point = np.array([number(where, row, name) for name in names])
-        path, chosen = table.parent / user_path(row["image"]), row.get("series") or series
-        requests.append(Request(row["nodule_id"], row["image"], path, point, chosen))
-    if not requests:
-        raise UserError(f"{table}: holds no nodule")
-    return requests
-
-
-def _read_points(points: str, image: str, series: str) -> list[Request]:
-    if not image:
-        raise UserError("config.predict.image: is empty; give an image file or a folder that holds one DICOM series")
-    requests = []
-    for index, text in enumerate(filter(str.strip, POINT_SEPARATOR.split(points)), start=1):
-        try:
-            point = np.array([float(part) for part in re.split(r"[\s,]+", text.replace("−", "-").strip(" ()[]"))])
-        except ValueError:
-            point = np.array([])
-        if point.shape != (3,) or not np.isfinite(point).all():
-            raise UserError(
-                f"config.predict.points: '{text.strip()}' is not a point; give 'x,y,z;x,y,z' or a CSV file"
-            )
-        requests.append(Request(f"nodule_{index}", readable(image), user_path(image), point, series))
-    if not requests:
-        raise UserError("config.predict.points: is empty; give 'x,y,z;x,y,z' in mm (LPS) or a CSV file")
-    return requests
-
-
 def by_image(requests: Iterable[Request]) -> list[Request]:
     """Sort requests so that those of one image follow each other, and the image need be read only once."""
     first: dict[tuple[Path, str], int] = {}
     return sorted(requests, key=lambda request: first.setdefault(image_of(request), len(first)))
+
+
+def mirrored(request: Request) -> Request:
+    """Return the request as it is if its mm are of the other system: x and y with the other sign."""
+    return request._replace(point=request.point * RAS_TO_LPS)
 
 
 def image_of(request: Request) -> tuple[Path, str]:
@@ -145,13 +113,12 @@ def image_of(request: Request) -> tuple[Path, str]:
 
 
 def locate(
-    requests: Iterable[Request], units: str, size: int, spacing_mm: float, quiet: bool = False
+    requests: Iterable[Request], size: int, spacing_mm: float, quiet: bool = False
 ) -> Iterator[Located | Failure]:
     """Read the images, one at a time, and cut out a patch around each point.
 
     Args:
       requests: in the order of `by_image`.
-      units: of the points, "mm" (LPS) or "voxel" (i, j, k along width, height and depth, from 0).
       size: voxels on a side of a patch.
       spacing_mm: size of a voxel.
       quiet: whether to keep the notes about the files to itself, since they were printed before.
@@ -170,18 +137,15 @@ def locate(
         for text in () if quiet else notes:
             tqdm.write(readable(text), file=sys.stderr)  # not into the bar
         for request in wanted:
-            yield _locate_one(request, image, units, size, spacing_mm)
+            yield locate_in(image, request, size, spacing_mm)
         del image  # before the next one is read
 
 
-def _locate_one(request: Request, image: Image, units: str, size: int, spacing_mm: float) -> Located | Failure:
-    ct = image.volume
-    point_mm = request.point if units == "mm" else ct.to_lps(request.point[::-1])
-    if ct.holds(point_mm):
-        hu = np.rint(sample(ct, point_mm, size, spacing_mm)).astype(np.int16)
-        return Located(request, point_mm, hu, ct.array.shape, ct.affine, image.files)
-    advice = {
-        "mm": "give LPS mm, as DICOM has it (NIfTI viewers show RAS: negate x and y)",
-        "voxel": "give i, j, k along width, height and depth, from 0",
-    }[units]
-    return Failure(request, f"the point lies outside {request.image}; {advice}")
+def locate_in(image: Image, request: Request, size: int, spacing_mm: float) -> Located | Failure:
+    """Cut out a patch around the point of a request, in an image that is read."""
+    ct, given = image.volume, request.point_mm
+    point_mm = ct.to_lps(request.point[::-1]) if given is None else given
+    if not ct.holds(point_mm):
+        return Failure(request, f"the point lies outside {request.image}; {ADVICE[request.units]}")
+    hu = np.rint(sample(ct, point_mm, size, spacing_mm)).astype(np.int16)
+    return Located(request, point_mm, hu, ct.array.shape, ct.affine, image.files)

@@ -24,25 +24,6 @@ TEMPLATE = Path(__file__).with_name("html_page.html")
 HU_STEP = 8  # 256 levels end at 1016 HU, above soft tissue, contrast and most calcifications
 SALIENCY_CELLS = 32  # along each side, at most: a network's saliency has no finer detail
 
-# The meaning of the classes 1, 2, ... of each rating, as LIDC-IDRI explained them to its readers.
-CLASS_WORDS = {
-    "subtlety": ("extremely subtle", "moderately subtle", "fairly subtle", "moderately obvious", "obvious"),
-    "internal_structure": ("soft tissue", "fluid", "fat", "air"),
-    "calcification": ("popcorn", "laminated", "solid", "non-central", "central", "absent"),
-    "sphericity": ("linear", "ovoid/linear", "ovoid", "ovoid/round", "round"),
-    "margin": ("poorly defined", "near poorly defined", "medium", "near sharp", "sharp"),
-    "lobulation": ("none", "nearly none", "medium", "near marked", "marked"),
-    "spiculation": ("none", "nearly none", "medium", "near marked", "marked"),
-    "texture": ("non-solid", "non-solid/mixed", "part solid", "solid/mixed", "solid"),
-    "malignancy": (
-        "highly unlikely",
-        "moderately unlikely",
-        "indeterminate",
-        "moderately suspicious",
-        "highly suspicious",
-    ),
-}
-
 
 def write_page(
     findings: list[Finding],
@@ -64,8 +45,7 @@ def write_page(
         "lowest_hu": AIR,
         "step_hu": HU_STEP,
         "ratings": [
-            {"name": rating.name, "words": CLASS_WORDS[rating.name], "nominal": rating.nominal}
-            for rating in schema.RATINGS
+            {"name": rating.name, "words": rating.words, "nominal": rating.nominal} for rating in schema.RATINGS
         ],
         "findings": [_describe(finding) for finding in findings],
         "failures": [[readable(text) for text in failure] for failure in failures or []],

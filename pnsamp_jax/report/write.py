@@ -18,13 +18,16 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.masks import onto_grid
-from pnsamp_jax.inference.requests import NODULE_ID, POINT_COLUMNS, Failure, Located, Request, image_of
+from pnsamp_jax.inference.requests import NODULE_ID, Failure, Located, Request, image_of
 from pnsamp_jax.report import SIMULATED
 
 MASK_FILE = "masks/{}.nii.gz"  # by nodule id
 DICOM_FILES = ("dicom/{}_seg.dcm", "dicom/{}_sr.dcm")  # by the id of a series' first nodule
 FIGURES = ("figures/nodules.png", "figures/nodules.pdf")
 REPORT = "report.html"
+TITLE = "Pulmonary nodules, rated by PN-SAMP"  # of the report
+POINT_COLUMNS = ("x_mm", "y_mm", "z_mm")
+TEXTS = ("nodule_id", "image", "status", "mask", "note")  # other columns hold numbers and booleans
 TABLES = ("predictions.csv", "predictions.json")
 
 
@@ -70,7 +73,7 @@ class Results:
 
 def columns() -> list[str]:
     """Return the columns of predictions.csv, in order."""
-    names = ["nodule_id", "image", "x_mm", "y_mm", "z_mm", "status", "mask", "volume_mm3", "diameter_mm"]
+    names = ["nodule_id", "image", *POINT_COLUMNS, "status", "mask", "volume_mm3", "diameter_mm"]
     for rating in schema.RATINGS:
         names += [f"{rating.name}_pred"]
         names += [f"{rating.name}_{what}" for what in ("within_one", "expected") if not rating.nominal]
@@ -153,7 +156,7 @@ def write_dicom_objects(all_series: list[Series], simulated: bool, workdir: Path
 def row_of(finding: Finding) -> dict:
     """Return the row of predictions.csv of an answered request. Where nothing is segmented, it has no measurements."""
     row: dict[str, str | int] = {"nodule_id": finding.nodule_id, "image": finding.image, "status": finding.status}
-    row |= {name: f"{value:.6g}" for name, value in zip(POINT_COLUMNS["mm"], finding.point_mm, strict=True)}
+    row |= {name: f"{value:.6g}" for name, value in zip(POINT_COLUMNS, finding.point_mm, strict=True)}
     if finding.note:
         row["note"] = finding.note
     if not finding.segmented:
@@ -178,12 +181,12 @@ def _axes(finding: Finding) -> list[tuple[str, float]]:
     return [("", axes.long_mm), ("short_", axes.short_mm), ("mean_", axes.mean_mm)]
 
 
-def failed_row(failure: Failure, units: str) -> dict:
+def failed_row(failure: Failure) -> dict:
     """Return the row of a nodule that could not be predicted, without coordinates in mm if none were given."""
     request = failure.request
     row = {"nodule_id": request.nodule_id, "image": request.image, "status": failure.reason}
-    if units == "mm":
-        row |= {name: f"{value:.6g}" for name, value in zip(POINT_COLUMNS["mm"], request.point, strict=True)}
+    if request.point_mm is not None:
+        row |= {name: f"{value:.6g}" for name, value in zip(POINT_COLUMNS, request.point_mm, strict=True)}
     return row
 
 
@@ -199,18 +202,28 @@ def details(finding: Finding | None) -> dict:
     }
 
 
-def write_tables(requests: list[Request], results: Results, units: str, header: dict, workdir: Path) -> None:
+def described(finding: Finding) -> dict:
+    """Return the fields of a finding in predictions.json."""
+    return _typed(row_of(finding)) | details(finding)
+
+
+def _typed(row: dict) -> dict:
+    """Return a row of predictions.csv with numbers and booleans in place of their texts, None where it has none."""
+    values = {name: row.get(name) for name in columns()}
+    return {name: v if name in TEXTS or v is None else json.loads(str(v)) for name, v in values.items()}
+
+
+def write_tables(requests: list[Request], results: Results, header: dict, workdir: Path) -> None:
     """Write predictions.csv and predictions.json, in which a field without a value is blank or null.
 
     Args:
       requests: all of them, in the order of the rows.
       results: of `write_masks`.
-      units: of the points, a key of `POINT_COLUMNS`.
       header: first fields of predictions.json.
       workdir: where the files go.
     """
     by_id = {name: row_of(finding) for name, finding in results.findings.items()}
-    by_id |= {failure.request.nodule_id: failed_row(failure, units) for failure in results.failures}
+    by_id |= {failure.request.nodule_id: failed_row(failure) for failure in results.failures}
     rows = [by_id[request.nodule_id] for request in requests]
     with (
         atomic_path(workdir / "predictions.csv") as temporary,
@@ -219,12 +232,7 @@ def write_tables(requests: list[Request], results: Results, units: str, header: 
         writer = csv.DictWriter(file, columns(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    texts = {"nodule_id", "image", "status", "mask", "note"}
-    nodules = []
-    for row in rows:
-        values = {name: row.get(name) for name in columns()}
-        nodule = {name: v if name in texts or v is None else json.loads(str(v)) for name, v in values.items()}
-        nodules.append(nodule | details(results.findings.get(row["nodule_id"])))
+    nodules = [_typed(row) | details(results.findings.get(row["nodule_id"])) for row in rows]
     with atomic_path(workdir / "predictions.json") as temporary:
         temporary.write_text(json.dumps({**header, "nodules": nodules}, indent=1))
 
@@ -245,7 +253,7 @@ def write_report(findings: list[Finding], failures: list[Failure], simulated: bo
     unanswered = [(failure.request.nodule_id, failure.request.image, failure.reason) for failure in failures]
     for name in FIGURES:
         draw_nodules(findings, workdir / name, unanswered, warning)
-    write_page(findings, "Pulmonary nodules, rated by PN-SAMP", workdir / REPORT, unanswered, warning)
+    write_page(findings, TITLE, workdir / REPORT, unanswered, warning)
 
 
 def check_workdir(workdir: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 from ct_files import refusal, write_itk, write_series
 
 from pnsamp_jax.ct.read import read_ct
-from pnsamp_jax.inference.requests import Failure, by_image, locate, read_requests
+from pnsamp_jax.inference.point_files import read_requests
+from pnsamp_jax.inference.requests import Failure, by_image, locate
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def folder(tmp_path):
 
 def values(requests):
     """The voxel at each request's point, or the reason why there is none."""
-    located = locate(by_image(requests), "mm", 4, 1.0)
+    located = locate(by_image(requests), 4, 1.0)
     return [one.reason if isinstance(one, Failure) else int(one.hu[2, 2, 2]) for one in located]
 
 

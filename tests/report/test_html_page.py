@@ -110,9 +110,3 @@ def test_the_template_loads_nothing():
     assert set(re.findall(r'href="([^"]*)"', text)) == {"data:,", "#index"}
     assert "default-src 'none'" in text
     assert "cancer" not in text.lower()
-
-
-def test_every_class_has_words():
-    assert {name: len(words) for name, words in html_page.CLASS_WORDS.items()} == {
-        rating.name: rating.classes for rating in schema.RATINGS
-    }

@@ -1,0 +1,224 @@
+"""What the networks answer at a point of a CT, as plain values in Python."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.data import schema
+from pnsamp_jax.data.patches import patch_affine
+from pnsamp_jax.errors import UserError
+from pnsamp_jax.files import user_path
+from pnsamp_jax.inference.finding import Finding
+from pnsamp_jax.inference.masks import onto_grid
+from pnsamp_jax.inference.requests import Located, require_ids
+from pnsamp_jax.report import SIMULATED, write
+
+
+class RatingAnswer(NamedTuple):
+    """The predicted rating of a nodule by radiologists.
+
+    Attributes:
+      likeliest: the likeliest class, from 1.
+      words: its meaning, such as "moderately suspicious".
+      within_one: the class most probably right within one; None for kinds without an order.
+      expected: the mean over the classes; None for kinds without an order.
+      probabilities: of the classes 1, 2, and so on.
+    """
+
+    likeliest: int
+    words: str
+    within_one: int | None
+    expected: float | None
+    probabilities: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        """Return the class with its meaning and its probability."""
+        return f"{self.likeliest} ({self.words}, {100 * self.probabilities[self.likeliest - 1]:.0f} %)"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Answer:
+    """What the networks answer at one point of a CT.
+
+    Where nothing is segmented there is no answer: the mask is empty, `ratings` too, and sizes are None.
+
+    Attributes:
+      located: the point and its CT.
+      finding: the answer in the network's own patch.
+      header: which networks answered, as the first fields of predictions.json.
+    """
+
+    located: Located
+    finding: Finding
+    header: dict[str, Any]
+
+    @property
+    def nodule_id(self) -> str:
+        """Return the name of the nodule."""
+        return self.finding.nodule_id
+
+    @property
+    def image(self) -> str:
+        """Return the CT as it was named."""
+        return self.finding.image
+
+    @property
+    def point_mm(self) -> tuple[float, ...]:
+        """Return the point, (x, y, z) in LPS mm."""
+        return tuple(self.finding.point_mm.tolist())
+
+    @property
+    def status(self) -> str:
+        """Return "ok" or "nothing segmented"."""
+        return self.finding.status
+
+    @property
+    def note(self) -> str:
+        """Return what one must know of this answer, such as that the mask touches a border; "" for nothing."""
+        return self.finding.note
+
+    @cached_property
+    def mask(self) -> np.ndarray:
+        """Return the mask on the CT's own grid, bool, indexed as the CT's array: (depth, height, width) of a file."""
+        patch = Volume(self.finding.mask, patch_affine(self.finding.point_mm, len(self.finding.mask), self._spacing))
+        return onto_grid(patch, self.located.shape, self.located.affine, self.finding.probability).array
+
+    @property
+    def _spacing(self) -> float:
+        return self.finding.spacing_mm
+
+    @property
+    def affine(self) -> np.ndarray:
+        """Return the (4, 4) matrix from the index of `mask` to LPS mm."""
+        return self.located.affine
+
+    @property
+    def volume_mm3(self) -> float | None:
+        """Return the volume of the mask in mm3; a lower bound if `truncated`."""
+        return self.finding.volume_mm3 if self.finding.segmented else None
+
+    @property
+    def diameter_mm(self) -> float | None:
+        """Return the longest axial diameter of the mask in mm; a lower bound if `truncated`."""
+        return self.finding.diameters.long_mm if self.finding.segmented else None
+
+    @property
+    def truncated(self) -> bool:
+        """Return whether the mask touches the border of what the network sees, or of the CT."""
+        return self.finding.truncated
+
+    @property
+    def suspicion(self) -> float | None:
+        """Return the probability that radiologists rate the malignancy 4 or 5, given that they do not rate it 3."""
+        return self.finding.malignant_probability if self.finding.segmented else None
+
+    @property
+    def ratings(self) -> dict[str, RatingAnswer]:
+        """Return the nine ratings by name, in the order of `schema.RATINGS`; none where nothing is segmented."""
+        finding = self.finding
+        if not finding.segmented:
+            return {}
+        return {
+            rating.name: RatingAnswer(
+                likeliest=int(finding.arg_max[i]),
+                words=rating.words[finding.arg_max[i] - 1],
+                within_one=None if rating.nominal else int(finding.within_one[i]),
+                expected=None if rating.nominal else float(finding.expected[i]),
+                probabilities=tuple(finding.probabilities[i, : rating.classes].tolist()),
+            )
+            for i, rating in enumerate(schema.RATINGS)
+        }
+
+    @property
+    def contributions(self) -> dict[str, float]:
+        """Return by how much each attribute raises the expected malignancy against an average nodule's."""
+        return self.finding.contributions if self.finding.segmented else {}
+
+    def __repr__(self) -> str:
+        """Return the answer in one line."""
+        where = ", ".join(f"{value:.1f}" for value in self.point_mm)
+        if not self.finding.segmented:
+            return f"<Answer {self.nodule_id} at ({where}): nothing segmented>"
+        return (
+            f"<Answer {self.nodule_id} at ({where}): {self.diameter_mm:.1f} mm, {self.volume_mm3:,.0f} mm3, "
+            f"malignancy {self.ratings['malignancy']!r}>"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields of predictions.json, without the path of a mask, which is not written yet."""
+        nodule = write.described(self.finding)
+        return {name: value for name, value in nodule.items() if name != "mask"}
+
+    def _repr_png_(self) -> bytes:
+        """Return the figure of the nodule, which Jupyter shows."""
+        from pnsamp_jax.report.nodule_figure import draw_nodules  # imports matplotlib
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "nodule.png"
+            draw_nodules([self.finding], path, warning=_warning([self]))
+            return path.read_bytes()
+
+    def save(self, folder: str | PathLike[str]) -> Path:
+        """Write the files of a prediction into a folder; see `save`."""
+        return save([self], folder)
+
+
+def save(answers: Sequence[Answer], folder: str | PathLike[str]) -> Path:
+    """Write the files that `pnsamp predict` writes: tables, masks, figures, the report and, for DICOM, SEG and SR.
+
+    Args:
+      answers: with different ids.
+      folder: that holds no prediction yet, so that none is lost; it is made if it does not exist.
+
+    Returns:
+      The folder.
+
+    Raises:
+      UserError: there are no answers, ids repeat, the folder holds a prediction or cannot be written to, or, after all
+        other files are written, a DICOM object could not be made.
+    """
+    path = user_path(folder)
+    requests = require_ids([answer.located.request for answer in answers])
+    if not requests:
+        raise UserError("there are no answers to write")
+    write.check_workdir(path)
+    if (path / "predictions.json").exists():
+        raise UserError(f"{path}: holds a prediction already; choose another folder, or save all answers at once")
+    by_image = sorted(answers, key=lambda answer: str(answer.located.request.path))
+    pairs = [(answer.located, answer.finding) for answer in by_image]
+    results = write.write_masks(pairs, len(pairs), path)
+    write.write_tables(requests, results, answers[0].header, path)
+    simulated = bool(answers[0].header["trained_on_simulated_voxels"])
+    complaints = write.write_dicom_objects(results.series, simulated, path)
+    write.write_report(results.shown, [], simulated, path)
+    if complaints:
+        raise UserError(f"all other files are written, but DICOM objects are missing: {complaints[0]}")
+    return path
+
+
+def save_report(answers: Sequence[Answer] | Answer, path: str | PathLike[str]) -> Path:
+    """Write the HTML report of answers into one file, and return its path.
+
+    Raises:
+      UserError: there are no answers, or ids repeat.
+    """
+    from pnsamp_jax.report.html_page import write_page
+
+    several = [answers] if isinstance(answers, Answer) else list(answers)
+    if not require_ids([answer.located.request for answer in several]):
+        raise UserError("there are no answers to report")
+    file = user_path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_page([answer.finding for answer in several], write.TITLE, file, [], _warning(several))
+    return file
+
+
+def _warning(answers: Sequence[Answer]) -> str:
+    return SIMULATED if any(answer.header["trained_on_simulated_voxels"] for answer in answers) else ""

@@ -1,0 +1,135 @@
+"""Ask the networks about nodules: from patches, in batches, to findings."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import jax
+import numpy as np
+from scipy import ndimage
+
+from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.data import schema
+from pnsamp_jax.data.patches import patch_affine
+from pnsamp_jax.inference import attribution, ensemble
+from pnsamp_jax.inference.diameters import THRESHOLD, axial_diameters
+from pnsamp_jax.inference.finding import Finding
+from pnsamp_jax.inference.masks import central_component, distance_mm, is_truncated
+from pnsamp_jax.inference.requests import Failure, Located
+
+CONTRIBUTORS = (*schema.RATING_NAMES[: schema.MALIGNANCY], "image")  # what the malignancy head receives
+SALIENCY_MM = 1.5  # standard deviation of its smoothing; single voxels of a gradient mean little
+
+
+def ask(
+    outcomes: Iterable[Located | Failure], networks: ensemble.Networks, batch_size: int, flips: bool
+) -> Iterator[tuple[Located, Finding] | Failure]:
+    """Predict located nodules in batches. Failures pass through; the order is kept.
+
+    Args:
+      outcomes: of `requests.locate`.
+      networks: to ask.
+      batch_size: patches in a batch, a multiple of the number of local devices.
+      flips: whether to average over the eight flips of a patch.
+    """
+    waiting: list[Located | Failure] = []
+    for outcome in outcomes:
+        waiting.append(outcome)
+        if sum(isinstance(one, Located) for one in waiting) == batch_size:
+            yield from _ask_batch(waiting, networks, batch_size, flips)
+            waiting = []
+    yield from _ask_batch(waiting, networks, batch_size, flips)
+
+
+def _ask_batch(
+    outcomes: list[Located | Failure], networks: ensemble.Networks, batch_size: int, flips: bool
+) -> Iterator[tuple[Located, Finding] | Failure]:
+    located = [outcome for outcome in outcomes if isinstance(outcome, Located)]
+    findings: Iterator[Finding] = iter(())
+    if located:
+        predictions = ensemble.predict(networks, _batch([nodule.hu for nodule in located], batch_size), flips)
+        findings = iter(make_findings(located, predictions, networks))
+    for outcome in outcomes:
+        yield (outcome, next(findings)) if isinstance(outcome, Located) else outcome
+
+
+def make_findings(
+    located: list[Located], predictions: ensemble.Predictions, networks: ensemble.Networks
+) -> list[Finding]:
+    """Turn predictions of a batch into findings, without saliency.
+
+    Args:
+      located: the nodules, in the order of the batch, which may be longer.
+      predictions: of the batch, by networks that predict mask and ratings.
+      networks: that made them.
+    """
+    assert predictions.mask is not None and predictions.features is not None
+    probabilities, contributions = (
+        predictions.mean_probabilities,
+        attribution.mean_contributions(networks, predictions),
+    )
+    ensemble_spread, flip_spread = predictions.ensemble_spread, predictions.flip_spread
+    findings = []
+    for i, nodule in enumerate(located):
+        mask = central_component(predictions.mask[i] > THRESHOLD)
+        patch = Volume(mask, patch_affine(nodule.point_mm, len(mask), networks.spacing_mm))
+        findings.append(
+            Finding(
+                nodule_id=nodule.request.nodule_id,
+                image=nodule.request.image,
+                point_mm=nodule.point_mm,
+                spacing_mm=networks.spacing_mm,
+                hu=nodule.hu,
+                mask=mask,
+                probabilities=probabilities[i],
+                ensemble_spread=float(ensemble_spread[i]),
+                flip_spread=float(flip_spread[i]),
+                contributions=dict(zip(CONTRIBUTORS, contributions[i].tolist(), strict=True)),
+                saliency=None,
+                volume_mm3=float(mask.sum() * networks.spacing_mm**3),
+                diameters=axial_diameters(predictions.mask[i], mask, (networks.spacing_mm, networks.spacing_mm)),
+                truncated=is_truncated(patch, nodule.shape, nodule.affine),
+                probability=predictions.mask[i],
+                distance_mm=distance_mm(mask, networks.spacing_mm),
+            )
+        )
+    return findings
+
+
+def hint(finding: Finding, units: str) -> str:
+    """Say what is wrong with a point at which nothing is segmented, if a nodule is at its mirror image; else "".
+
+    Args:
+      finding: at the mirror image, see `requests.mirrored`.
+      units: of the point that was given, "mm" or "ras".
+    """
+    if finding.uncertain:
+        return ""
+    point = ", ".join(f"{value:.6g}" for value in finding.point_mm)
+    other = "LPS" if units == "ras" else "RAS"
+    return f"({point}) would find a nodule of {finding.diameters.fleischner_mm} mm: are these {other} coordinates?"
+
+
+def add_saliency(findings: list[Finding], networks: ensemble.Networks | None, batch_size: int) -> list[Finding]:
+    """Return the findings, those that are segmented with their smoothed saliency."""
+    segmented = [finding for finding in findings if finding.segmented]
+    if networks is None or not segmented:
+        return findings
+    sigma = SALIENCY_MM / networks.spacing_mm
+    maps: dict[str, np.ndarray] = {}
+    for start in range(0, len(segmented), batch_size):
+        batch = segmented[start : start + batch_size]
+        found = attribution.saliency(networks, _batch([finding.hu for finding in batch], batch_size))
+        maps |= {finding.nodule_id: saliency for finding, saliency in zip(batch, found, strict=False)}
+    smoothed = {nodule_id: ndimage.gaussian_filter(saliency, sigma) for nodule_id, saliency in maps.items()}
+    return [replace(finding, saliency=smoothed.get(finding.nodule_id)) for finding in findings]
+
+
+def _batch(patches: list[np.ndarray], batch_size: int) -> np.ndarray:
+    """Stack patches, repeating the last one, so that one compiled program serves batches of all sizes."""
+    return np.stack([patches[min(i, len(patches) - 1)] for i in range(batch_size)])
+
+
+def batch_size_of(wanted: int) -> int:
+    """Return the batch size raised to a multiple of the number of local devices."""
+    devices = jax.local_device_count()
+    return -(-wanted // devices) * devices

@@ -1,0 +1,164 @@
+"""The Python interface: load networks, and ask them about points of a CT.
+
+    predictor = pnsamp_jax.load()
+    answer = predictor("ct.nii.gz", (-61.5, 40.2, -120.0))
+
+No file is written unless one asks for it by `answer.save`, `save` or `save_report`.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pnsamp_jax.answer import Answer
+from pnsamp_jax.config import default_cache_folder, use_compilation_cache
+from pnsamp_jax.ct.in_memory import ct_in_memory
+from pnsamp_jax.ct.read import Image, open_ct
+from pnsamp_jax.errors import UserError
+from pnsamp_jax.files import readable, user_path
+from pnsamp_jax.inference import asking, ensemble
+from pnsamp_jax.inference.finding import Finding
+from pnsamp_jax.inference.requests import UNITS, Failure, Located, Request, locate_in, mirrored, require_ids
+
+BATCH_SIZE = 8  # patches that are predicted together
+
+
+def load(networks: str | os.PathLike[str] = "shipped", *, flips: bool = True) -> "Predictor":
+    """Return a predictor with the networks of a run.
+
+    Args:
+      networks: the workdir of a training, or "shipped" for the networks that come with the package.
+      flips: whether to average over the eight flips of a patch, which takes eight times as long.
+
+    Raises:
+      UserError: the folder holds no networks that are ready.
+
+    Example:
+        >>> import pnsamp_jax
+        >>> pnsamp_jax.load()
+        <Predictor: 2 networks, patches of 64 voxels of 0.6 mm>
+    """
+    use_compilation_cache(default_cache_folder())
+    name = os.fspath(networks)
+    return Predictor(ensemble.load(ensemble.chosen_folder("networks", name)), name, flips)
+
+
+class Predictor:
+    """Networks that segment and rate the nodule at a point of a CT. `load` makes one; call it as a function.
+
+    Attributes:
+      networks: that are asked.
+      name: where they are from.
+      flips: whether their answers are averaged over the eight flips of a patch.
+    """
+
+    def __init__(self, networks: ensemble.Networks, name: str, flips: bool) -> None:
+        self.networks, self.name, self.flips = networks, name, flips
+
+    def __repr__(self) -> str:
+        """Return how many networks there are, and what they see."""
+        count, size = len(self.networks.members), self.networks.patch_size
+        plural = "" if count == 1 else "s"
+        return f"<Predictor: {count} network{plural}, patches of {size} voxels of {self.networks.spacing_mm} mm>"
+
+    def __call__(
+        self,
+        image: Any,
+        points: ArrayLike,
+        *,
+        units: str = "mm",
+        affine: ArrayLike | None = None,
+        series: str = "",
+        nodule_ids: Sequence[str] | None = None,
+    ) -> Any:
+        """Segment and rate the nodules at points of a CT.
+
+        Args:
+          image: the path of a NIfTI, NRRD, MetaImage or enhanced CT file, of a folder with a DICOM series or of an
+            archive; or a NumPy array of HU, a nibabel image or a SimpleITK image.
+          points: (3,) for one nodule, or (N, 3) for several.
+          units: of the points: "mm" in the LPS coordinates of DICOM and ITK; "ras" for mm in those of NIfTI and 3D
+            Slicer; or "voxel" for indices from 0, along width, height and depth (i, j, k) as files have them, or
+            along the axes of a NumPy array in their order.
+          affine: (4, 4) from the index of a NumPy array to LPS mm; for no other image.
+          series: SeriesInstanceUID, for a folder that holds several CT series.
+          nodule_ids: (N,) names of the nodules; by default nodule_1, nodule_2 and so on.
+
+        Returns:
+          The `Answer` for one point, or the list of those for several points.
+
+        Raises:
+          UserError: the image cannot be read or is no chest CT, a point does not lie in it, or an id is not valid.
+
+        Example:
+            >>> import pnsamp_jax
+            >>> predictor = pnsamp_jax.load(flips=False)
+            >>> answer = predictor(pnsamp_jax.EXAMPLE_CT, (56.4, 86.3, -116.0))
+            >>> answer.status, answer.mask.shape
+            ('ok', (20, 68, 68))
+            >>> answer.ratings["calcification"].words
+            'absent'
+        """
+        where = np.asarray(points, np.float64)
+        if where.ndim not in (1, 2) or where.shape[-1] != 3:
+            raise UserError(f"points: have the shape {where.shape}; give (x, y, z), or an array of (N, 3)")
+        if units not in UNITS:
+            raise UserError(f"units: '{units}' is none of {', '.join(UNITS)}")
+        requests = self._requests(image, np.atleast_2d(where), units, series, nodule_ids)
+        ct = self._open(image, affine, series)
+        answers = self._ask([self._locate(request, ct) for request in requests], ct)
+        return answers[0] if where.ndim == 1 else answers
+
+    def _requests(
+        self, image: Any, points: np.ndarray, units: str, series: str, nodule_ids: Sequence[str] | None
+    ) -> list[Request]:
+        names = [f"nodule_{i}" for i in range(1, len(points) + 1)] if nodule_ids is None else list(nodule_ids)
+        if len(names) != len(points):
+            raise UserError(f"nodule_ids: has {len(names)} names for {len(points)} points")
+        path = user_path(image) if _is_path(image) else user_path(f"<{type(image).__name__}>")
+        if units == "voxel" and not _is_path(image) and not hasattr(image, "GetOrigin"):
+            points = points[:, ::-1]  # the order in which requests have it is that of ITK
+        return require_ids(
+            [
+                Request(name, readable(str(path)), path, point, series, units)
+                for name, point in zip(names, points, strict=True)
+            ]
+        )
+
+    def _open(self, image: Any, affine: ArrayLike | None, series: str) -> Image:
+        if not _is_path(image):
+            return Image(ct_in_memory(image, affine), None)
+        if affine is not None:
+            raise UserError("affine: leave it out, because the file has its own")
+        return open_ct(user_path(image), series)
+
+    def _locate(self, request: Request, ct: Image) -> Located:
+        found = locate_in(ct, request, self.networks.patch_size, self.networks.spacing_mm)
+        if isinstance(found, Failure):
+            raise UserError(f"{request.nodule_id}: {found.reason}")
+        return found
+
+    def _ask(self, located: list[Located], ct: Image) -> list[Answer]:
+        batch_size = asking.batch_size_of(max(1, min(BATCH_SIZE, len(located))))
+        findings = self._findings(located, batch_size)
+        for index, (own, finding) in enumerate(zip(located, findings, strict=True)):
+            if not finding.segmented and own.request.units != "voxel":
+                other = locate_in(ct, mirrored(own.request), self.networks.patch_size, self.networks.spacing_mm)
+                if isinstance(other, Located):
+                    (found,) = self._findings([other], batch_size)
+                    findings[index] = replace(finding, hint=asking.hint(found, own.request.units))
+        findings = asking.add_saliency(findings, self.networks, batch_size)
+        header = ensemble.described(self.networks, self.name, self.flips)
+        return [Answer(own, finding, header) for own, finding in zip(located, findings, strict=True)]
+
+    def _findings(self, located: list[Located], batch_size: int) -> list[Finding]:
+        outcomes = asking.ask(located, self.networks, batch_size, self.flips)
+        return [outcome[1] for outcome in outcomes if not isinstance(outcome, Failure)]
+
+
+def _is_path(image: Any) -> bool:
+    return isinstance(image, str | os.PathLike)

@@ -1,0 +1,194 @@
+"""The Python interface: whatever holds a CT, the same nodule gets the same answer."""
+
+import csv
+import json
+
+import ct_files
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from ct_files import refusal
+from tiny_run import made_up_run
+
+import pnsamp_jax
+from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.data import schema
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+POINT = (-61.0, 47.0, -170.0)
+OTHER = (-70.0, 52.5, -152.0)
+
+
+@pytest.fixture(scope="module")
+def ct():
+    """A CT of air with a ball of tissue round either point."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0]]) * (2.5, 0.8, 0.7)
+    affine[:3, 3] = (-80.0, 30.0, -200.0)
+    volume = Volume(np.zeros((28, 50, 60), np.int16), affine)
+    at = volume.to_lps(np.moveaxis(np.indices(volume.array.shape), 0, -1))
+    away = np.minimum(np.linalg.norm(at - POINT, axis=-1), np.linalg.norm(at - OTHER, axis=-1))
+    volume.array[:] = np.where(away < 6, 0, -850) + np.random.default_rng(0).normal(0, 40, volume.array.shape)
+    return volume
+
+
+@pytest.fixture(scope="module")
+def image(ct, tmp_path_factory):
+    return ct_files.write_itk(tmp_path_factory.mktemp("images") / "ct.nii.gz", ct.array, ct.affine)
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory, quick_compilation):
+    return pnsamp_jax.load(made_up_run(tmp_path_factory.mktemp("run"), (0, 1)), flips=False)
+
+
+@pytest.fixture(scope="module")
+def answer(predictor, image):
+    return predictor(image, POINT)
+
+
+def same(answer, expected):
+    """Whether two answers have the same numbers; the position in a NIfTI is rounded to float32."""
+    here, there = (json.dumps(one.to_dict()["malignancy_p3"]) for one in (answer, expected))
+    return float(here) == pytest.approx(float(there), rel=1e-3) and answer.mask.sum() == expected.mask.sum()
+
+
+def test_a_point_gives_one_answer_and_several_give_a_list(predictor, image, answer):
+    both = predictor(image, [POINT, OTHER], nodule_ids=["upper", "lower"])
+    assert [one.nodule_id for one in both] == ["upper", "lower"]
+    assert same(both[0], answer) and both[1].point_mm == OTHER
+    assert predictor(image, np.zeros((0, 3))) == []
+
+
+def test_the_mask_lies_on_the_grid_of_the_ct(answer, ct):
+    assert answer.mask.shape == ct.array.shape and answer.mask.dtype == bool
+    np.testing.assert_allclose(answer.affine, ct.affine, atol=1e-5)
+    assert answer.mask.sum() * 2.5 * 0.8 * 0.7 == pytest.approx(answer.volume_mm3, abs=0.7)  # half a voxel
+
+
+def test_a_ct_in_memory_is_answered_as_its_file(predictor, image, answer, ct):
+    loaded, itk = nibabel.load(image), sitk.ReadImage(str(image))
+    by_nibabel = predictor(loaded, POINT)
+    assert same(by_nibabel, answer)
+    np.testing.assert_array_equal(by_nibabel.mask, answer.mask.T)  # nibabel's order is i, j, k
+    by_itk = predictor(itk, POINT)
+    assert same(by_itk, answer) and by_itk.mask.shape == sitk.GetArrayFromImage(itk).shape
+    assert same(predictor(ct.array, POINT, affine=ct.affine), answer)
+    assert same(predictor(ct.array.astype(np.float64), POINT, affine=ct.affine), answer)
+
+
+def test_voxels_are_counted_as_each_kind_of_image_counts_them(predictor, image, ct):
+    d, h, w = 12, 21, 27
+    expected = predictor(image, ct.to_lps((d, h, w)))
+    itk = sitk.ReadImage(str(image))
+    for which, index, fields in (
+        (image, (w, h, d), {}),
+        (itk, (w, h, d), {}),
+        (nibabel.load(image), (w, h, d), {}),
+        (ct.array, (d, h, w), {"affine": ct.affine}),
+    ):
+        np.testing.assert_allclose(predictor(which, index, units="voxel", **fields).point_mm, expected.point_mm, 1e-5)
+
+
+def test_ras_has_the_other_sign(predictor, image, answer):
+    assert same(predictor(image, (-POINT[0], -POINT[1], POINT[2]), units="ras"), answer)
+
+
+def test_ratings_are_plain_values(answer):
+    assert len(answer.ratings) == 9
+    for name, rating in answer.ratings.items():
+        assert sum(rating.probabilities) == pytest.approx(1, abs=1e-5)
+        assert rating.probabilities[rating.likeliest - 1] == max(rating.probabilities)
+        assert (rating.within_one is None) == (name in ("internal_structure", "calcification"))
+        assert type(rating.likeliest) is int and type(rating.words) is str
+    assert 0 <= answer.suspicion <= 1 and answer.contributions.keys() >= {"spiculation", "image"}
+    assert repr(answer).startswith("<Answer nodule_1 at (-61.0, 47.0, -170.0): ")
+    json.dumps(answer.to_dict())
+
+
+def test_the_words_of_a_class():
+    words = {"subtlety": 5, "internal_structure": 4, "calcification": 6, "malignancy": 5}
+
+    assert {rating.name: len(rating.words) for rating in schema.RATINGS if rating.name in words} == words
+    assert schema.RATINGS[2].words[6 - 1] == "absent"
+    assert schema.RATINGS[8].words[5 - 1] == "highly suspicious"
+
+
+def test_nothing_is_written_unless_asked_for(predictor, image, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    predictor(image, POINT)._repr_png_()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_saved_is_what_the_command_line_writes(predictor, image, answer, tmp_path):
+    both = predictor(image, [POINT, OTHER])
+    pnsamp_jax.save(both, tmp_path / "out")
+    names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert names == {
+        *("predictions.csv", "predictions.json", "report.html", "figures/nodules.png", "figures/nodules.pdf"),
+        *("masks/nodule_1.nii.gz", "masks/nodule_2.nii.gz"),
+    }
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[0]["volume_mm3"]) == pytest.approx(answer.volume_mm3, rel=1e-5)
+    saved = nibabel.load(tmp_path / "out" / rows[0]["mask"])
+    np.testing.assert_array_equal(np.asarray(saved.dataobj).T > 0, both[0].mask)
+    assert "holds a prediction already" in refusal(answer.save, tmp_path / "out")
+
+
+def test_a_report_of_several(predictor, image, tmp_path):
+    both = predictor(image, [POINT, OTHER], nodule_ids=["one", "two"])
+    page = pnsamp_jax.save_report(both, tmp_path / "new" / "r.html").read_text()
+    assert '"nodule_id":"one"' in page and '"nodule_id":"two"' in page
+    assert "trained on simulated voxels" in page  # as these networks are
+    assert "appears twice" in refusal(pnsamp_jax.save_report, [both[0], both[0]], tmp_path / "r.html")
+
+
+def test_a_series_of_dicom_gets_its_objects(predictor, ct, answer, tmp_path):
+    series = {"step": (0, 0, 2.5), "origin": (-80.0, 30.0, -200.0), "spacing": (0.8, 0.7)}
+    ct_files.write_series(tmp_path / "ct", ct.array, FrameOfReferenceUID="1.2.9", **series)
+    found = predictor(tmp_path / "ct", POINT)
+    assert same(found, answer)
+    found.save(tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out" / "dicom").iterdir()) == [
+        "nodule_1_seg.dcm",
+        "nodule_1_sr.dcm",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields", "reason"),
+    [
+        ((POINT[:2],), {}, "points: have the shape (2,)"),
+        (((900, 0, 0),), {}, "nodule_1: the point lies outside"),
+        ((POINT,), {"units": "cm"}, "units: 'cm' is none of mm, ras, voxel"),
+        ((POINT,), {"affine": np.eye(4)}, "affine: leave it out"),
+        (([POINT, OTHER],), {"nodule_ids": ["a"]}, "1 names for 2 points"),
+        (([POINT, OTHER],), {"nodule_ids": ["a", "a"]}, "appears twice"),
+        ((POINT,), {"nodule_ids": ["../a"]}, "give at most 128 letters"),
+    ],
+)
+def test_mistakes_are_named(predictor, image, arguments, fields, reason):
+    assert reason in refusal(predictor, image, *arguments, **fields)
+
+
+def test_an_image_in_memory_must_be_a_chest_ct_with_a_place(predictor, ct):
+    assert "affine: is missing" in refusal(predictor, ct.array, POINT)
+    assert "not a (4, 4) matrix" in refusal(predictor, ct.array, POINT, affine=np.eye(3))
+    assert "give one 3D image" in refusal(predictor, ct.array[None], POINT, affine=ct.affine)
+    assert "are not the HU of a chest" in refusal(predictor, ct.array + 1024, POINT, affine=ct.affine)
+    assert "implausible spacing" in refusal(predictor, ct.array, POINT, affine=np.diag([0.001, 1, 1, 1]))
+    nowhere = nibabel.Nifti1Image(ct.array, None)
+    assert "neither sform nor qform" in refusal(predictor, nowhere, POINT)
+    metres = nibabel.Nifti1Image(ct.array, np.eye(4))
+    metres.header.set_xyzt_units("meter")
+    assert "has units of meter" in refusal(predictor, metres, POINT)
+
+
+def test_the_package_offers_what_its_stub_names():
+    for name in ("load", "Predictor", "Answer", "save", "save_report", "UserError", "EXAMPLE_CT"):
+        assert getattr(pnsamp_jax, name) is not None and name in dir(pnsamp_jax)
+    with pytest.raises(AttributeError, match="has no attribute 'laod'"):
+        pnsamp_jax.laod  # noqa: B018
