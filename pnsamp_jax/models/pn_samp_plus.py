@@ -1,7 +1,9 @@
 """PN-SAMP Plus: the trunk of PN-SAMP, heads that measure the predicted outline, and a true explanation of malignancy.
 
-It differs from the paper's form (`pn_samp`) in three ways:
+It differs from the paper's form (`pn_samp`) in four ways:
 
+- The trunk has one more block up, at the full resolution. The paper's trunk ends at half of it, where a nodule of 5 mm
+  is two voxels wide if voxels are 1.2 mm.
 - It is told where the point is: a further input channel is bright there and fades with the distance. Of two nodules,
   or a nodule and a vessel, it can tell which one is meant.
 - In addition to the paper's two paths, the ratings see what a radiologist would measure: the mean, the spread and the
@@ -23,7 +25,7 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.models.heads import stack_logits
 from pnsamp_jax.models.layers import Block
 from pnsamp_jax.models.outputs import Outputs
-from pnsamp_jax.models.pn_samp import ATTRIBUTES, AttributeHeads, MaskHead, decode, encode, read_mask
+from pnsamp_jax.models.pn_samp import ATTRIBUTES, MASK_PRIOR, AttributeHeads, decode, encode, read_mask
 from pnsamp_jax.models.pooling import global_pool, mean_pool
 
 Array = jax.Array
@@ -57,7 +59,9 @@ class PNSAMPPlus(nn.Module):
         block = partial(Block, axis_name=self.axis_name, dtype=self.dtype)
         bottom, skips = encode(block, self.features, with_point(x), train)
         decoded = decode(block, self.features, bottom, skips, train)
-        mask = MaskHead(self.dtype, name="mask")(decoded, skips[0])
+        fine = block(self.features[0], name="up_full")(decoded, skips[0], train=train)
+        mask_head = nn.Dense(1, dtype=self.dtype, bias_init=nn.initializers.constant(MASK_PRIOR), name="mask")
+        mask = mask_head(fine)[..., 0].astype(jnp.float32)
 
         probability = nn.sigmoid(mask)[..., None]  # not thresholded, so that gradients pass
         paths = [global_pool(bottom), read_mask(block, self.mask_features, probability, train)]
