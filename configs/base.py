@@ -47,9 +47,9 @@ def get_config() -> ConfigDict:
 def _data() -> ConfigDict:
     """Return where the nodules come from, and which of them are used."""
     data = ConfigDict()
-    data.source = "phantom"  # "phantom" (simulated voxels), "lidc" or "folder"
+    data.source = "phantom"  # "phantom" (simulated voxels), "lidc", "luna16" or "folder"
     data.dicom_root = ""  # lidc: folder with LIDC-IDRI's DICOM files, in any layout
-    data.root = ""  # folder: the folder that holds nodules.csv, ratings.csv, images/ and masks/
+    data.root = ""  # folder: the one with nodules.csv, ratings.csv, images/ and masks/; luna16: that with the subsets
     data.phantom_nodules = 0  # phantom: number of nodules; 0 for the whole cohort
     data.cohort = "rounded_ne_3"  # which nodules are split into folds; also "mean_ne_3", "median_ne_3" or "all"
     data.train_cohort = ""  # a wider cohort, such as "all", whose additional nodules join the training subset

@@ -20,6 +20,7 @@ from pnsamp_jax.appearance import Appearance
 from pnsamp_jax.config_checks import check_choice, check_fields, check_values
 from pnsamp_jax.data.folder import FolderSource
 from pnsamp_jax.data.lidc_ct import LidcSource
+from pnsamp_jax.data.luna16 import Luna16Source
 from pnsamp_jax.data.patches import Geometry
 from pnsamp_jax.data.phantom import PhantomSource
 from pnsamp_jax.data.prepare import Source
@@ -92,14 +93,14 @@ class Settings:
             return PhantomSource(
                 data["phantom_nodules"], self.seed, self.train_cohort or self.cohort, self.min_readers
             )
-        field = {"lidc": "dicom_root", "folder": "root"}[data["source"]]
+        field = "dicom_root" if data["source"] == "lidc" else "root"
         folder = os.path.expanduser(data[field])
         if not folder:
             raise UserError(f"config.data.{field}: is empty; source '{data['source']}' needs the path of a folder")
         if not Path(folder).is_dir():
             raise UserError(f"config.data.{field}: no such folder: {folder}")
-        if data["source"] == "folder":
-            return FolderSource(folder)
+        if data["source"] != "lidc":
+            return FolderSource(folder) if data["source"] == "folder" else Luna16Source(folder)
         root = str(Path(folder).resolve())
         index = f"dicom-index-{hashlib.sha256(root.encode()).hexdigest()[:12]}.json"
         return LidcSource(root, str(self.cache / index))

@@ -18,7 +18,7 @@ from pnsamp_jax.state import SCHEDULES
 from pnsamp_jax.workdir.layout import flatten
 
 CHOICES = {
-    "data.source": ("phantom", "lidc", "folder"),
+    "data.source": ("phantom", "lidc", "luna16", "folder"),
     "data.cohort": COHORTS,
     "data.train_cohort": ("", *COHORTS),
     "data.nominal": NOMINAL_RULES,

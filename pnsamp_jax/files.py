@@ -26,6 +26,20 @@ def default_cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pnsamp_jax"
 
 
+def files_under(folder: str | Path, *endings: str) -> list[Path]:
+    """Return the sorted paths of the files under a folder whose names end in one of `endings`, in lower case.
+
+    Links are followed, because large archives are often linked.
+    """
+    found = [
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(endings)
+    ]
+    return sorted(found)
+
+
 def stamp(path: str | Path) -> list[int] | None:
     """Return the size of a file and the time of its last change in ns, or None if it cannot be looked at."""
     try:

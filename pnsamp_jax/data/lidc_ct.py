@@ -65,16 +65,7 @@ class LidcSource:
         scan = lidc.scans_by_series()[series]
         _require_slices(scan, paths)
         ct = check_chest(os.path.dirname(paths[0]), read_series(paths))
-        _require_pixels(scan, ct)
-        depth = np.arange(len(ct.array))
-        slice_z_mm = ct.to_lps(np.stack([depth, 0 * depth, 0 * depth], axis=1))[:, 2]
-        marked = []
-        for item in lidc.series_nodules(series):
-            masks, origin = reader_masks(item.annotations, slice_z_mm)
-            affine = ct.affine.copy()
-            affine[:3, 3] = ct.to_lps(origin)
-            marked.append(MarkedNodule(item.nodule, ct, Volume(masks, affine), "ct"))
-        return marked
+        return marked_nodules(scan, ct)
 
     def description(self) -> dict[str, Any]:
         """Return the folder and the readings, which determine the records together with each scan's `inputs`."""
@@ -84,6 +75,29 @@ class LidcSource:
     def inputs(self, series: str) -> list[tuple[str, list[int] | None]]:
         """Return the path, size and time of each slice of one scan."""
         return [(os.path.relpath(path, self.dicom_root), stamp(path)) for path in _index(self)[series]]
+
+
+def marked_nodules(scan: Scan, ct: Volume) -> list[MarkedNodule]:
+    """Return the nodules of a scan with their voxels, given the CT with the rows and columns of its DICOM files.
+
+    Raises:
+      UserError: the CT has other pixels than those that the readers saw.
+    """
+    _require_pixels(scan, ct)
+    slice_z_mm = slice_heights(ct)
+    marked = []
+    for item in lidc.series_nodules(scan.series_uid):
+        masks, origin = reader_masks(item.annotations, slice_z_mm)
+        affine = ct.affine.copy()
+        affine[:3, 3] = ct.to_lps(origin)
+        marked.append(MarkedNodule(item.nodule, ct, Volume(masks, affine), "ct"))
+    return marked
+
+
+def slice_heights(ct: Volume) -> np.ndarray:
+    """Return the z of each slice of a CT in mm."""
+    depth = np.arange(len(ct.array))
+    return ct.to_lps(np.stack([depth, 0 * depth, 0 * depth], axis=1))[:, 2]
 
 
 @cache  # once per process, not once per series
@@ -96,7 +110,17 @@ def _require_slices(scan: Scan, paths: list[str]) -> None:
 
     Contours name their slice by its position only, so they would be drawn on another one.
     """
-    found_z_mm = np.unique(slice_positions(paths)[:, 2])
+    require_slices(scan, np.unique(slice_positions(paths)[:, 2]), os.path.dirname(paths[0]))
+
+
+def require_slices(scan: Scan, found_z_mm: np.ndarray, place: str) -> None:
+    """Raise UserError unless a CT has every slice that the readers saw.
+
+    Args:
+      scan: as annotated.
+      found_z_mm: z of the CT's slices.
+      place: file or folder of the CT.
+    """
     missing = np.abs(found_z_mm[:, None] - scan.slice_z_mm).min(axis=0) > SAME_Z_MM
     if not missing.any():
         return
@@ -108,7 +132,7 @@ def _require_slices(scan: Scan, paths: list[str]) -> None:
             f"here, and {_range(scan.slice_z_mm)} mm there; give the archive's own files"
         )
     raise UserError(
-        f"{where}: only {count} of its {total} slices are in {os.path.dirname(paths[0])}; the first one missing is at "
+        f"{where}: only {count} of its {total} slices are in {place}; the first one missing is at "
         f"z = {scan.slice_z_mm[missing][0]:g} mm; download the series again"
     )
 

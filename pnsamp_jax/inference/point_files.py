@@ -20,7 +20,7 @@ import numpy as np
 
 from pnsamp_jax.data.csv_tables import column_names, number, read_table
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import readable, user_path
+from pnsamp_jax.files import files_under, readable, user_path
 from pnsamp_jax.inference.mask_points import is_mask_file, read_mask_points
 from pnsamp_jax.inference.requests import Request, require_ids
 
@@ -139,10 +139,9 @@ def _read_challenge(
     root = user_path(image)
     files: dict[str, Path] = {}
     counts: dict[str, int] = {}
-    for path in sorted(root.rglob("*")) if root.is_dir() else ():
-        ending = next((ending for ending in IMAGE_ENDINGS if path.name.lower().endswith(ending)), None)
-        if ending:
-            files.setdefault(path.name[: -len(ending)], path)
+    for path in files_under(root, *IMAGE_ENDINGS):
+        ending = next(ending for ending in IMAGE_ENDINGS if path.name.lower().endswith(ending))
+        files.setdefault(path.name[: -len(ending)], path)
     for where, row in read_table(table, (uid_column, *columns)):
         uid, scores = row[uid_column], [number(where, row, name) for name in SCORES if row.get(name)]
         counts[uid] = counts.get(uid, 0) + 1  # before the scores, so that ids do not depend on `min_score`

@@ -198,3 +198,37 @@ def test_summary_of_a_given_database(tmp_path):
     assert (counted["scans"], counted["annotations"], counted["nodules"]) == (1, 2, 2)
     assert counted["cohorts"]["rounded_ne_3"] == {"benign": 1, "malignant": 1}
     assert counted["cohorts_by_min_readers"]["2"]["all"] == {"benign": 0, "malignant": 0}
+
+
+def test_the_archive_is_there_without_naming_its_scans(found):
+    assert [item.nodule.nodule_id for item in lidc.nodules()] == [item.nodule.nodule_id for item in found]
+
+
+def test_a_row_of_the_frame(found):
+    """LIDC-IDRI-0001 has one nodule, rated 5, 5, 5 and 4 for malignancy; TCIA's own conversion has it at slice 89."""
+    pandas = pytest.importorskip("pandas", reason="needs pandas, which the frame is for")
+    items = [item for item in found if item.nodule.patient_id == "LIDC-IDRI-0001"]
+    frame = lidc.frame(items)
+    assert isinstance(frame, pandas.DataFrame) and len(frame) == len(items) == 1
+    row = frame.iloc[0]
+    assert (row.nodule_id, row.readers, row.malignancy_mean, row.malignancy) == ("LIDC-IDRI-0001_n00", 4, 4.75, 5)
+    masks, origin = items[0].masks()
+    voxels = np.argwhere(masks.sum(axis=0) >= 2)
+    np.testing.assert_allclose([row.slice, row.row, row.column], voxels.mean(axis=0) + origin)
+    assert row.volume_mm3 == pytest.approx(len(voxels) * 0.703125**2 * 2.5)
+    assert np.pi / 6 * row.diameter_mm**3 == pytest.approx(row.volume_mm3)
+
+
+def test_a_nodule_that_encloses_no_voxel_has_a_row(found):
+    drawn = [(item, [c for one in item.annotations for c in one.contours]) for item in found]
+    empty = [item for item, contours in drawn if all(len(contour.points) <= 2 for contour in contours)]
+    for item in empty[:3]:
+        row = item.row()
+        assert row["volume_mm3"] == 0 and np.isfinite([row["slice"], row["row"], row["column"]]).all()
+    assert empty
+
+
+def test_without_pandas_the_frame_is_refused_in_a_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match="pip install pandas"):
+        lidc.frame([])

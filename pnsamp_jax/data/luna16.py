@@ -1,0 +1,108 @@
+"""The `luna16` source: the scans of the LUNA16 challenge (MetaImage files), with the readings of LIDC-IDRI.
+
+LUNA16 publishes 888 scans of LIDC-IDRI as <SeriesInstanceUID>.mhd and .raw in the folders subset0 to subset9, and in
+annotations.csv the places of 1,186 nodules that at least three readers marked, without outlines and ratings. Those
+come from LIDC-IDRI's own readings, joined by the UID: the pixels are the same, in the same order. Use
+`--config.data.min_readers=3` for LUNA16's choice of nodules.
+
+Another challenge with scans of its own follows the same way: `series` names what there is, `load` returns each nodule
+with its CT and its readers' masks.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pnsamp_jax.ct.itk_files import data_file
+from pnsamp_jax.ct.read import read_ct
+from pnsamp_jax.data import lidc
+from pnsamp_jax.data.csv_tables import number, read_table
+from pnsamp_jax.data.lidc_ct import marked_nodules, require_slices, slice_heights
+from pnsamp_jax.data.lidc_file import database_digest
+from pnsamp_jax.data.patches import MarkedNodule, consensus_centroid
+from pnsamp_jax.errors import UserError
+from pnsamp_jax.files import files_under, stamp
+
+TABLE = "annotations.csv"
+POINT = ("coordx", "coordy", "coordz")  # LPS mm
+MAX_OFFSET_MM = 10.0  # between LUNA16's mean of the readers' places and the centroid of their consensus
+
+
+@dataclass(frozen=True)
+class Luna16Source:
+    """Nodules of LUNA16's scans; a series is one scan, named by its SeriesInstanceUID.
+
+    Attributes:
+      root: folder that contains the subsets and, if its places are to be checked, annotations.csv.
+    """
+
+    root: str
+
+    name = "luna16"
+
+    def series(self) -> list[str]:
+        """Return the UIDs of the scans under the folder that have nodules.
+
+        Raises:
+          UserError: no such scan was found.
+        """
+        _files.cache_clear()  # files may have come or gone
+        marked = {uid for uid, scan in lidc.scans_by_series().items() if scan.annotations}
+        found = sorted(_files(self.root).keys() & marked)
+        if not found:
+            raise UserError(
+                f"config.data.root: none of the {len(_files(self.root))} .mhd files under {self.root} is a scan of "
+                "LIDC-IDRI with nodules; give the folder that contains LUNA16's subset0 to subset9"
+            )
+        return found
+
+    def load(self, series: str) -> list[MarkedNodule]:
+        """Return the nodules of one scan with their voxels.
+
+        Raises:
+          UserError: the file is damaged or is not the scan that the readers saw, or a place of annotations.csv is none
+            of its nodules.
+        """
+        path, scan = _files(self.root)[series], lidc.scans_by_series()[series]
+        ct = read_ct(path)
+        require_slices(scan, slice_heights(ct), str(path))
+        found = marked_nodules(scan, ct)
+        centroids = np.stack([consensus_centroid(one.readers) for one in found if one.readers.array.any()])
+        for point in _places(self.root).get(series, ()):
+            distance_mm = np.linalg.norm(centroids - point, axis=1).min()
+            if distance_mm > MAX_OFFSET_MM:
+                shown = ", ".join(f"{value:.1f}" for value in point)
+                raise UserError(
+                    f"{path}: {TABLE} has a nodule at ({shown}) mm, {distance_mm:.0f} mm from the nearest one of "
+                    "LIDC-IDRI's readers; give LUNA16's own files"
+                )
+        return found
+
+    def description(self) -> dict[str, Any]:
+        """Return the folder and the readings, which determine the records together with each scan's `inputs`."""
+        return {"source": self.name, "root": str(Path(self.root).resolve()), "database": database_digest()}
+
+    def inputs(self, series: str) -> list[list[int] | None]:
+        """Return the size and time of the two files of one scan."""
+        path = _files(self.root)[series]
+        return [stamp(path), stamp(data_file(str(path)))]
+
+
+@cache  # once per process, not once per series
+def _files(root: str) -> dict[str, Path]:
+    if not Path(root).is_dir():
+        raise UserError(f"config.data.root: {root} is no folder; give that of LUNA16's subset0 to subset9")
+    return {path.stem: path for path in files_under(root, ".mhd")}
+
+
+@cache
+def _places(root: str) -> dict[str, list[np.ndarray]]:
+    """Return the points of annotations.csv by series; none if there is no such table."""
+    table = next(iter(files_under(root, TABLE)), None)
+    places: dict[str, list[np.ndarray]] = {}
+    for where, row in read_table(table, ("seriesuid", *POINT)) if table else ():
+        places.setdefault(row["seriesuid"], []).append(np.array([number(where, row, name) for name in POINT]))
+    return places
