@@ -64,10 +64,10 @@ def build(
     x = dense([*summaries, *summarise(y)], 192, "fusion")
     attributes: list[KerasTensor] = []
     outputs = {"mask": layers.Reshape((side, side, side), dtype="float32", name="logits")(mask)}
-    for name, classes, _ in schema.RATINGS:
-        inner = [x, *attributes] if name == "malignancy" else [x]
-        attributes.append(dense(inner, 24, f"{name}_features"))
-        outputs[name] = dense(attributes[-1:], classes, name, None)
+    for rating in schema.RATINGS:
+        inner = [x, *attributes] if rating.name == "malignancy" else [x]
+        attributes.append(dense(inner, 24, f"{rating.name}_features"))
+        outputs[rating.name] = dense(attributes[-1:], rating.classes, rating.name, None)
     return keras.Model(inputs, outputs)
 
 

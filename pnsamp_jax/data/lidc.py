@@ -66,7 +66,7 @@ class LidcNodule:
         volume = float(consensus.sum() * self.scan.pixel_spacing_mm**2 * slice_mm)
         counts = self.nodule.rating_counts
         classes = cohort.labels(counts, "modal").tolist()
-        row = {"nodule_id": self.nodule.nodule_id, "patient_id": self.nodule.patient_id}
+        row: dict[str, Any] = {"nodule_id": self.nodule.nodule_id, "patient_id": self.nodule.patient_id}
         row |= {"series_uid": self.scan.series_uid, "readers": len(self.annotations)}
         row |= dict(zip(("slice", "row", "column"), index.tolist(), strict=True))
         row |= {"volume_mm3": volume, "diameter_mm": (6 * volume / np.pi) ** (1 / 3)}
