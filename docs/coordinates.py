@@ -1,6 +1,6 @@
 """Draw coordinates.png for concepts.md: one point in LPS mm, in RAS mm and as a voxel, from the header of the example.
 
-    python docs/coordinates.py
+python docs/coordinates.py
 """
 
 from pathlib import Path

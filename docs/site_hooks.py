@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.files import File, Files
 
 from pnsamp_jax import cli, config_file
 
@@ -62,8 +62,7 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
 
 
 def _from_repository(name: str, config: Any) -> File:
-    path = os.fspath(REPOSITORY / name)
-    return File.generated(config, name, abs_src_path=path, inclusion=InclusionLevel.INCLUDED)
+    return File.generated(config, name, abs_src_path=os.fspath(REPOSITORY / name))
 
 
 def _origin(src_uri: str) -> str:
@@ -80,35 +79,52 @@ def _linked(origin: str, text: str) -> Iterator[str]:
 def help_of(command: str) -> str:
     """Return what `pnsamp COMMAND --help` prints, as a block of code."""
     known: dict[str, click.Command] = cli.pnsamp.commands
-    group = click.Context(cli.pnsamp, info_name="pnsamp")
+    group = click.Context(cli.pnsamp, info_name="pnsamp", **cli.pnsamp.context_settings)
     context = click.Context(known[command], info_name=command, parent=group) if command else group
     text = context.get_help()
     return f"```text\n{re.sub(r'[ ]+$', '', text, flags=re.MULTILINE)}\n```"
 
 
-def config_fields(source: str) -> str:
-    """Return tables of the fields that the source of a base config sets, with its comments.
+def config_fields() -> str:
+    """Return tables of the fields that configs/base.py sets, with its comments.
 
     The fields of `config.data` are set in a function `_data`, and so on.
+
+    Raises:
+      ValueError: a field has no comment on its line, so that it would be missing.
     """
-    lines, parts = source.splitlines(), []
+    source = (REPOSITORY / "configs" / "base.py").read_text("utf-8")
+    parts, found = [], set()
     for function in ast.parse(source).body:
         if not isinstance(function, ast.FunctionDef):
             continue
-        section = function.name.lstrip("_") + "." if function.name != "get_config" else ""
-        rows = []
+        section = "" if function.name == "get_config" else function.name.lstrip("_") + "."
+        rows = ["| field | default | meaning |", "|---|---|---|"]
         for statement in function.body:
-            line = lines[statement.lineno - 1]
-            if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Attribute):
-                continue
-            if "  # " in line:
-                value, comment = ast.unparse(statement.value), line.partition("  # ")[2]
-                rows.append(f"| `{section}{statement.targets[0].attr}` | `{value}` | {comment} |")
-        intro = " ".join((ast.get_docstring(function) or "").split()).replace("Return", "This function returns", 1)
+            line = source.splitlines()[statement.lineno - 1]
+            if (
+                isinstance(statement, ast.Assign)
+                and isinstance(statement.targets[0], ast.Attribute)
+                and "  # " in line
+            ):
+                name, value = section + statement.targets[0].attr, ast.unparse(statement.value)
+                rows.append(f"| `{name}` | `{value}` | {line.partition('  # ')[2]} |")
+                found.add(name)
         if section:
-            parts += [f"## `config.{section.rstrip('.')}`", intro.replace("This function returns", "Here is stated")]
-        parts.append("\n".join(["| field | default | meaning |", "|---|---|---|", *rows]))
+            docstring = " ".join((ast.get_docstring(function) or "").split()).removeprefix("Return ")
+            parts += [f"## `config.{section[:-1]}`", docstring[0].upper() + docstring[1:]]
+        parts.append("\n".join(rows))
+    if missing := _names(config_file.load("base").to_dict()) - found:
+        raise ValueError(f"configs/base.py: {min(missing)} has no comment on its line")
     return "\n\n".join(parts)
+
+
+def _names(fields: dict[str, Any], section: str = "") -> set[str]:
+    """Return the dotted names of nested fields."""
+    names: set[str] = set()
+    for name, value in fields.items():
+        names |= _names(value, f"{section}{name}.") if isinstance(value, dict) else {section + name}
+    return names
 
 
 def shipped_configs() -> str:
@@ -120,6 +136,6 @@ def shipped_configs() -> str:
 GENERATED: dict[str, Callable[[], str]] = {
     "help": lambda: help_of(""),
     **{f"help {name}": lambda name=name: help_of(name) for name in cli.pnsamp.commands},
-    "config fields": lambda: config_fields((REPOSITORY / "configs" / "base.py").read_text("utf-8")),
+    "config fields": config_fields,
     "shipped configs": shipped_configs,
 }
