@@ -5,8 +5,8 @@
     predictor = pnsamp_jax.load()
     answer = predictor("ct.nii.gz", (-61.5, 40.2, -120.0))  # LPS mm
 
-See `load`, `Predictor`, `Answer`, `save` and `save_report`. They are imported when they are first used, so that the package
-itself imports in no time.
+See `load`, `Predictor`, `Answer`, `save` and `save_report`. They are imported when they are first used, so that the
+package itself imports in no time.
 """
 
 from importlib import import_module

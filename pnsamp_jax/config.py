@@ -24,7 +24,7 @@ from pnsamp_jax.data.patches import Geometry
 from pnsamp_jax.data.phantom import PhantomSource
 from pnsamp_jax.data.prepare import Source
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import user_path
+from pnsamp_jax.files import default_cache_folder, user_path
 
 
 @dataclass(frozen=True)
@@ -199,11 +199,6 @@ def read_geometry(config: ConfigDict) -> Geometry:
 def cache_folder(config: ConfigDict) -> Path:
     """Return the folder of prepared patches and compiled programs."""
     return user_path(config.data.cache) if config.data.cache else default_cache_folder()
-
-
-def default_cache_folder() -> Path:
-    """Return the folder of prepared patches and compiled programs where no config names another."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pnsamp_jax"
 
 
 def use_compilation_cache(cache: Path) -> None:

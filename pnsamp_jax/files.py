@@ -21,6 +21,11 @@ def user_path(text: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def default_cache_folder() -> Path:
+    """Return the folder of prepared patches, compiled programs and downloads, where no config names another."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pnsamp_jax"
+
+
 def stamp(path: str | Path) -> list[int] | None:
     """Return the size of a file and the time of its last change in ns, or None if it cannot be looked at."""
     try:

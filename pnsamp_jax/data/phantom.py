@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pnsamp_jax.data import cohort, lidc
-from pnsamp_jax.data.lidc_database import database_digest
+from pnsamp_jax.data.lidc_file import database_digest
 from pnsamp_jax.data.lidc_masks import reader_masks
 from pnsamp_jax.data.patches import MarkedNodule
 from pnsamp_jax.data.phantom_voxels import VERSION, named_generator, simulate

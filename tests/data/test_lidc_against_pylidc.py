@@ -10,7 +10,7 @@ import pytest
 from made_annotations import ids
 
 from pnsamp_jax.data.lidc import cluster
-from pnsamp_jax.data.lidc_database import database_path
+from pnsamp_jax.data.lidc_file import database_path
 from pnsamp_jax.data.lidc_masks import reader_masks
 
 # Runs in a separate process, which isolates the names restored for pylidc, its warnings, and the files that it and

