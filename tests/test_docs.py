@@ -24,7 +24,7 @@ WRITTEN = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *PAGES]
 
 LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-SPAN = re.compile(r"`([^`\n]+)`")
+SPAN = re.compile(r"`([^`]+)`")
 FIELD = re.compile(r"(?<![\w.])config\.([a-z][\w.]*\w)(?!\w*\()")
 
 
