@@ -18,7 +18,7 @@ from pnsamp_jax.files import user_path
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.masks import onto_grid
 from pnsamp_jax.inference.requests import Located, require_ids
-from pnsamp_jax.report import SIMULATED, write
+from pnsamp_jax.report import SIMULATED, rows, write
 
 
 class RatingAnswer(NamedTuple):
@@ -128,7 +128,7 @@ class Answer:
         return {
             rating.name: RatingAnswer(
                 likeliest=int(finding.arg_max[i]),
-                words=rating.words[finding.arg_max[i] - 1],
+                words=finding.words[i],
                 within_one=None if rating.nominal else int(finding.within_one[i]),
                 expected=None if rating.nominal else float(finding.expected[i]),
                 probabilities=tuple(finding.probabilities[i, : rating.classes].tolist()),
@@ -153,7 +153,7 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of predictions.json, without the path of a mask, which is not written yet."""
-        nodule = write.described(self.finding)
+        nodule = rows.described(self.finding)
         return {name: value for name, value in nodule.items() if name != "mask"}
 
     def _repr_png_(self) -> bytes:
@@ -194,10 +194,10 @@ def save(answers: Sequence[Answer], folder: str | PathLike[str]) -> Path:
     by_image = sorted(answers, key=lambda answer: str(answer.located.request.path))
     pairs = [(answer.located, answer.finding) for answer in by_image]
     results = write.write_masks(pairs, len(pairs), path)
-    write.write_tables(requests, results, answers[0].header, path)
-    simulated = bool(answers[0].header["trained_on_simulated_voxels"])
-    complaints = write.write_dicom_objects(results.series, simulated, path)
-    write.write_report(results.shown, [], simulated, path)
+    header = _common_header(answers)
+    write.write_tables(requests, results, header, path)
+    complaints = write.write_dicom_objects(results.series, bool(header["trained_on_simulated_voxels"]), path)
+    write.write_report(results.shown, [], header, path)
     if complaints:
         raise UserError(f"all other files are written, but DICOM objects are missing: {complaints[0]}")
     return path
@@ -216,8 +216,15 @@ def save_report(answers: Sequence[Answer] | Answer, path: str | PathLike[str]) -
         raise UserError("there are no answers to report")
     file = user_path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_page([answer.finding for answer in several], write.TITLE, file, [], _warning(several))
+    findings = [answer.finding for answer in several]
+    write_page(findings, write.TITLE, file, [], _warning(several), _common_header(several))
     return file
+
+
+def _common_header(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Return the header of all answers; a field in which they differ lists its values."""
+    fields = {name: list(dict.fromkeys(answer.header[name] for answer in answers)) for name in answers[0].header}
+    return {name: ", ".join(map(str, found)) if len(found) > 1 else found[0] for name, found in fields.items()}
 
 
 def _warning(answers: Sequence[Answer]) -> str:

@@ -54,19 +54,15 @@ def predict(config: ConfigDict, workdir: Path) -> list[Finding]:
     if networks:
         results = results.with_hints(_hints(requests, results.findings, networks, settings, batch_size))
 
-    write.write_tables(
-        requests,
-        results,
-        ensemble.described(networks, readable(settings.checkpoint) or "shipped", settings.flips),
-        workdir,
-    )
+    header = ensemble.described(networks, readable(settings.checkpoint) or "shipped", settings.flips)
+    write.write_tables(requests, results, header, workdir)
     with ThreadPoolExecutor(1) as background:  # the tables stand; now what takes longer
         salient = background.submit(asking.add_saliency, results.shown, networks, batch_size)
         simulated = networks is not None and networks.simulated
         complaints = write.write_dicom_objects(results.series, simulated, workdir)
         shown = salient.result()
     if settings.max_shown:
-        write.write_report(shown, results.failures, simulated, workdir)
+        write.write_report(shown, results.failures, header, workdir)
     summary.print_summary(requests, results, simulated, workdir)
     _raise_if_incomplete(results.failures, complaints, len(requests), workdir)
     return shown

@@ -94,7 +94,8 @@ def test_the_table_has_the_columns_of_the_contract(predicted):
         nominal = rating.name in ("internal_structure", "calcification")  # without an order, hence without a mean
         expected += [f"{rating.name}_{what}" for what in ("pred", "within_one", "expected")[: 1 if nominal else 3]]
         expected += [f"{rating.name}_p{k}" for k in range(1, rating.classes + 1)]
-    assert names == expected + "short_diameter_mm mean_diameter_mm truncated note".split()
+    expected += "short_diameter_mm mean_diameter_mm truncated note".split()
+    assert names == expected + [f"{rating.name}_words" for rating in schema.RATINGS]
 
 
 def test_a_row_says_what_was_found(predicted):
@@ -109,6 +110,7 @@ def test_a_row_says_what_was_found(predicted):
             p = [float(row[f"{rating.name}_p{k}"]) for k in range(1, rating.classes + 1)]
             assert sum(p) == pytest.approx(1, abs=1e-5)
             assert int(row[f"{rating.name}_pred"]) == 1 + int(np.argmax(p))
+            assert row[f"{rating.name}_words"] == rating.words[np.argmax(p)]
             if not rating.nominal:
                 mean = np.dot(p, np.arange(1, rating.classes + 1))
                 assert float(row[f"{rating.name}_expected"]) == pytest.approx(mean, abs=1e-4)  # of six digits each
@@ -123,6 +125,7 @@ def test_the_json_says_the_same_and_more(predicted):
         for name, value in row.items():
             assert nodule[name] == {"": None, "true": True, "false": False}.get(value, nodule[name])
             assert value in ("", "true", "false") or str(nodule[name]) == value or float(value) == nodule[name]
+        assert nodule["malignancy_words"] == schema.RATINGS[schema.MALIGNANCY].words[nodule["malignancy_pred"] - 1]
         assert nodule["malignancy_spread"] == {"ensemble": finding.ensemble_spread, "flips": finding.flip_spread}
         assert nodule["contributions"].keys() == {*schema.RATING_NAMES[:-1], "image"}
 

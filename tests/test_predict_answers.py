@@ -111,7 +111,7 @@ def test_ras_coordinates_are_recognised_where_the_mirror_image_is_a_nodule(workd
     predict.predict(options(workdir, series, ras(POINT), (-20.0, 12.0, 5.0)), tmp_path / "out")
     first, second = rows_of(tmp_path / "out")
     hint = "(20, 12, 5) would find a nodule of 12 mm: are these RAS coordinates?"
-    assert first["status"] == "nothing segmented" and first["malignancy_pred"] == ""
+    assert first["status"] == "nothing segmented" and first["malignancy_pred"] == first["malignancy_words"] == ""
     assert first["note"] == f"nothing is segmented at this point; {hint}"
     assert "RAS" not in second["note"]  # there is nothing at its mirror image either
     assert hint in capsys.readouterr().out and hint in (tmp_path / "out" / "report.html").read_text()
@@ -124,9 +124,11 @@ def test_voxels_are_never_taken_for_ras(workdir, series, tmp_path, dense_tissue)
     assert row["status"] == "nothing segmented" and "RAS" not in row["note"] and len(dense_tissue) == 1
 
 
-def test_diameters_of_a_ball_in_a_ct(workdir, series, tmp_path):
+def test_diameters_of_a_ball_in_a_ct(workdir, series, tmp_path, capsys):
     predict.predict(options(workdir, series, POINT), tmp_path / "out")
     (row,) = rows_of(tmp_path / "out")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("nodule_1 ")]
+    assert line.endswith(f" %  {row['malignancy_words'].ljust(len('likeliest class'))}  ok")
     # The voxels of this test's network have 2 mm and average smaller ones, which moves the outline of so small a ball.
     for name in ("diameter_mm", "short_diameter_mm", "mean_diameter_mm"):
         assert float(row[name]) == pytest.approx(2 * RADIUS_MM, abs=0.7)

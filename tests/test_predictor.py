@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import ct_files
 import nibabel
@@ -143,7 +144,20 @@ def test_a_report_of_several(predictor, image, tmp_path):
     page = pnsamp_jax.save_report(both, tmp_path / "new" / "r.html").read_text()
     assert '"nodule_id":"one"' in page and '"nodule_id":"two"' in page
     assert "trained on simulated voxels" in page  # as these networks are
+    assert f'"networks":2,"flips":1,"date":"{both[0].header["date"]}"' in page and '"locator":{"shape":' in page
     assert "appears twice" in refusal(pnsamp_jax.save_report, [both[0], both[0]], tmp_path / "r.html")
+
+
+def test_a_report_of_answers_of_different_networks_names_all(answer, tmp_path):
+    other = replace(
+        answer,
+        finding=replace(answer.finding, nodule_id="other"),
+        located=answer.located._replace(request=answer.located.request._replace(nodule_id="other")),
+        header=answer.header | {"checkpoint": "runs/m", "networks": 5, "trained_on_simulated_voxels": False},
+    )
+    page = pnsamp_jax.save_report([answer, other], tmp_path / "r.html").read_text()
+    assert f'"checkpoint":"{answer.header["checkpoint"]}, runs/m"' in page and '"networks":"2, 5","flips":1' in page
+    assert "trained on simulated voxels" in page
 
 
 def test_a_series_of_dicom_gets_its_objects(predictor, ct, answer, tmp_path):

@@ -90,6 +90,7 @@ def make_findings(
                 truncated=is_truncated(patch, nodule.shape, nodule.affine),
                 probability=predictions.mask[i],
                 distance_mm=distance_mm(mask, networks.spacing_mm),
+                locator=nodule.locator,
             )
         )
     return findings

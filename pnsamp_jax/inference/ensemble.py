@@ -15,6 +15,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,7 +175,7 @@ def chosen_folder(field: str, value: str) -> Path:
 
 
 def described(networks: Networks | None, name: str, flips: bool) -> dict[str, Any]:
-    """Return which networks predict and how, as the first fields of predictions.json.
+    """Return which networks predict, how and on which day (UTC), as the first fields of predictions.json.
 
     Args:
       networks: that predict; None if there was nothing to ask.
@@ -187,6 +188,7 @@ def described(networks: Networks | None, name: str, flips: bool) -> dict[str, An
         "networks": len(networks.members) if networks else 0,
         "flips": len(FLIPS) if flips else 1,
         "trained_on_simulated_voxels": networks.simulated if networks else None,
+        "date": datetime.now(UTC).date().isoformat(),
     }
 
 

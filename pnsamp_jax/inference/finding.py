@@ -7,6 +7,7 @@ import numpy as np
 from pnsamp_jax import metrics
 from pnsamp_jax.data import schema
 from pnsamp_jax.inference.diameters import Diameters
+from pnsamp_jax.inference.locator import Locator
 
 # A ball of 3 mm: LIDC-IDRI's readers were asked to outline no smaller nodules. On 28 of them that PN-SAMP M at 0.6 mm
 # segmented smaller, Dice was 0.49; just above, 0.64 on 43.
@@ -47,6 +48,7 @@ class Finding:
       hint: what may be wrong with a point at which nothing is segmented; "" if nothing is known.
       readers_mask: patch of bool, the readers' consensus; None if unknown.
       truth: (9,) int, the readers' class (`cohort.labels`), 0 for a rating that they did not give; None if unknown.
+      locator: the axial slice of the CT through the point; None where the CT is not known.
     """
 
     nodule_id: str
@@ -68,11 +70,13 @@ class Finding:
     hint: str = ""
     readers_mask: np.ndarray | None = None
     truth: np.ndarray | None = None
+    locator: Locator | None = None
 
     def without_patches(self) -> "Finding":
-        """Return a copy with empty patches, which take up nearly all of a finding's memory."""
+        """Return a copy with empty patches and no locator, which take up nearly all of a finding's memory."""
         nothing = np.zeros((0, 0, 0))
-        return replace(self, hu=nothing, mask=nothing, saliency=None, probability=None, readers_mask=None)
+        empty = replace(self, hu=nothing, mask=nothing, saliency=None, probability=None, readers_mask=None)
+        return replace(empty, locator=None)
 
     @property
     def segmented(self) -> bool:
@@ -115,6 +119,11 @@ class Finding:
         See `metrics.best_within_one`; classes without an order are not one apart.
         """
         return np.where(schema.NOMINAL, 0, metrics.best_within_one(self.probabilities))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Return the meaning of the likeliest class of each of the nine ratings."""
+        return tuple(rating.words[k - 1] for rating, k in zip(schema.RATINGS, self.arg_max, strict=True))
 
     @property
     def expected(self) -> np.ndarray:

@@ -19,6 +19,7 @@ from pnsamp_jax.ct.read import Image, open_ct
 from pnsamp_jax.data.patches import sample
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import readable
+from pnsamp_jax.inference.locator import Locator, make_locator
 
 UNITS = ("mm", "ras", "voxel")  # of a point: LPS mm, RAS mm, or the index along width, height and depth, from 0
 RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
@@ -67,6 +68,7 @@ class Located(NamedTuple):
       shape: of the image's grid.
       affine: (4, 4) from the image's index to LPS mm.
       files: of a DICOM series, else None.
+      locator: the axial slice through the point; None where the CT is not known.
     """
 
     request: Request
@@ -75,6 +77,7 @@ class Located(NamedTuple):
     shape: tuple[int, ...]
     affine: np.ndarray
     files: list[str] | None = None
+    locator: Locator | None = None
 
 
 class Failure(NamedTuple):
@@ -148,4 +151,4 @@ def locate_in(image: Image, request: Request, size: int, spacing_mm: float) -> L
     if not ct.holds(point_mm):
         return Failure(request, f"the point lies outside {request.image}; {ADVICE[request.units]}")
     hu = np.rint(sample(ct, point_mm, size, spacing_mm)).astype(np.int16)
-    return Located(request, point_mm, hu, ct.array.shape, ct.affine, image.files)
+    return Located(request, point_mm, hu, ct.array.shape, ct.affine, image.files, make_locator(ct, point_mm))

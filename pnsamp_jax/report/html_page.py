@@ -11,7 +11,9 @@ import html
 import json
 import re
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +21,11 @@ from pnsamp_jax.ct.volume import AIR
 from pnsamp_jax.data import schema
 from pnsamp_jax.files import atomic_path, readable
 from pnsamp_jax.inference.finding import Finding
+from pnsamp_jax.inference.locator import Locator
 
 TEMPLATE = Path(__file__).with_name("html_page.html")
 HU_STEP = 8  # 256 levels end at 1016 HU, above soft tissue, contrast and most calcifications
+HEADER = ("checkpoint", "version", "networks", "flips", "date")
 SALIENCY_CELLS = 32  # along each side, at most: a network's saliency has no finer detail
 
 
@@ -31,8 +35,9 @@ def write_page(
     path: Path,
     failures: list[tuple[str, str, str]] | None = None,
     warning: str = "",
+    header: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the HTML report of findings.
+    """Write the HTML report of findings. The same arguments always give the same bytes.
 
     Args:
       findings: in the order of the table's rows, with unique ids.
@@ -40,6 +45,7 @@ def write_page(
       path: of the HTML file.
       failures: nodules that are not predicted: id, image and reason.
       warning: shown above the nodules; "" for none.
+      header: of `inference.ensemble.described`, which networks predicted and when; None where it is not known.
     """
     content = {
         "lowest_hu": AIR,
@@ -50,6 +56,7 @@ def write_page(
         "findings": [_describe(finding) for finding in findings],
         "failures": [[readable(text) for text in failure] for failure in failures or []],
         "warning": warning,
+        "header": None if header is None else {name: header[name] for name in HEADER},
     }
     fields = {
         "title": html.escape(readable(title)),
@@ -81,6 +88,7 @@ def _describe(finding: Finding) -> dict:
         "mask": _text(np.packbits(finding.mask)),
         "readers_mask": None if finding.readers_mask is None else _text(np.packbits(finding.readers_mask)),
         "saliency": None if finding.saliency is None else _coarse(finding.saliency),
+        "locator": None if finding.locator is None else _place(finding.locator),
     }
     return described | (_measurements(finding) if finding.segmented else {})
 
@@ -131,8 +139,19 @@ def _coarse(saliency: np.ndarray) -> dict:
     return {"cells": cells, "strongest": _number(strongest), **_pack(levels)}
 
 
+def _place(locator: Locator) -> dict:
+    """Return a locator as JSON."""
+    corner_mm = [_number(value) for value in locator.corner_mm]
+    return {
+        "shape": locator.grey.shape,
+        "corner_mm": corner_mm,
+        "pixel_mm": _number(locator.pixel_mm),
+        **_pack(locator.grey),
+    }
+
+
 def _pack(levels: np.ndarray) -> dict:
-    """Compress a cube of uint8. To restore it, take running sums modulo 256 along the first `summed` axes.
+    """Compress an array of uint8. To restore it, take running sums modulo 256 along the first `summed` axes.
 
     Differences along an axis make smooth voxels smaller, such as those of thick slices, but noisy voxels larger.
     Therefore every number of axes is tried, and the smallest result is kept.

@@ -31,9 +31,11 @@ MONO, MONO_SIZE = "DejaVu Sans Mono", 7
 LETTER = np.ceil(0.602 * MONO_SIZE / 72 * DPI) / DPI  # width in inches; in a PNG it is a whole number of pixels
 
 # Layout in inches. A page of six rows fits on A4 and on Letter.
-WIDTH, MARGIN, SIDE, GAP, TITLE, HEAD = 7.0, 0.08, 1.5, 0.04, 0.25, 0.42
+WIDTH, MARGIN, SIDE, GAP, TITLE, HEAD = 7.4, 0.08, 1.5, 0.04, 0.25, 0.42
 TABLE = MARGIN + 3 * SIDE + 2 * GAP + 0.14
-PREDICTION_AT, TRUTH_AT, MARKER_AT = TABLE + 1.06, TABLE + 1.72, TABLE + 2.04  # columns of the table
+# Columns of the table.
+PREDICTION_AT, WORDS_AT, TRUTH_AT, MARKER_AT = TABLE + 0.9, TABLE + 1.17, TABLE + 2.25, TABLE + 2.44
+WORDS_SIZE = 5.5
 LINE = SIDE / 14.2  # nine ratings, three lines of summary and two of notes
 NOTE_LETTERS = 46  # of a line of notes
 REASON_LINE, REASON_LETTERS = 0.13, 110  # of the list of nodules that are not predicted, in inches and letters
@@ -41,12 +43,16 @@ REASONS_OF_PAGE = 70  # lines
 
 
 class Cell(NamedTuple):
-    """One line of the table of ratings as text; the colour is for both the prediction and the truth."""
+    """One line of the table of ratings as text; the colour is for both the prediction and the truth.
+
+    The words say what the likeliest class means.
+    """
 
     name: str
     prediction: str
     truth: str
     color: str
+    words: str
 
 
 def draw_nodules(
@@ -106,12 +112,13 @@ def rating_cells(finding: Finding) -> list[Cell]:
     """
     truth = np.zeros(len(schema.RATINGS), int) if finding.truth is None else finding.truth
     cells = []
-    for rating, likeliest, best, true in zip(schema.RATINGS, finding.arg_max, finding.within_one, truth, strict=True):
+    classes = zip(schema.RATINGS, finding.arg_max, finding.within_one, truth, finding.words, strict=True)
+    for rating, likeliest, best, true, meaning in classes:
         agrees = likeliest == true if rating.nominal else abs(likeliest - true) <= 1
         color = GREY if true == 0 or not finding.segmented else BLUE if agrees else RED
         prediction = f"{likeliest}" if rating.nominal or likeliest == best else f"{likeliest} ({best})"
-        prediction = prediction if finding.segmented else "–"
-        cells.append(Cell(rating.name.replace("_", " "), prediction, f"{true}" if true else "–", color))
+        prediction, words = (prediction, meaning) if finding.segmented else ("–", "")
+        cells.append(Cell(rating.name.replace("_", " "), prediction, f"{true}" if true else "–", color, words))
     return cells
 
 
@@ -247,6 +254,7 @@ def _draw_table(axes: Axes, finding: Finding, top: float) -> None:
     for cell in rating_cells(finding):
         axes.text(TABLE, y, cell.name, va="center")
         axes.text(PREDICTION_AT, y, cell.prediction, va="center", color=cell.color)
+        axes.text(WORDS_AT, y, cell.words, va="center", color=cell.color, fontsize=WORDS_SIZE)
         axes.text(TRUTH_AT, y, cell.truth, va="center", ha="center", color=cell.color)
         axes.plot(MARKER_AT, y, color=cell.color, marker=MARKERS[cell.color], markersize=3.5)
         y += LINE

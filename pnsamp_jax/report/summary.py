@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from pnsamp_jax.data import schema
 from pnsamp_jax.files import readable
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.requests import Request
@@ -10,7 +11,7 @@ from pnsamp_jax.report import SIMULATED
 from pnsamp_jax.report.write import REPORT, TABLES, Results
 
 MOST_ROWS = 20
-HEADING = ("nodule", "diameter, mm (long x short)", "volume, mm3", "suspicion", "status")
+HEADING = ("nodule", "diameter, mm (long x short)", "volume, mm3", "suspicion", "likeliest class", "status")
 
 
 def print_summary(requests: list[Request], results: Results, simulated: bool, workdir: Path) -> None:
@@ -29,14 +30,14 @@ def _lines(requests: list[Request], results: Results, simulated: bool, workdir: 
     reasons = {failure.request.nodule_id: failure.reason for failure in results.failures}
     shown = [request.nodule_id for request in requests[:MOST_ROWS]]
     rows = [
-        _cells(results.findings[name]) if name in results.findings else (name, "", "", "", reasons[name])
+        _cells(results.findings[name]) if name in results.findings else (name, "", "", "", "", reasons[name])
         for name in shown
     ]
     widths = [max(map(len, column)) for column in zip(HEADING, *rows, strict=True)]
     for row in (HEADING, *rows):
-        name, *numbers, status = row
-        aligned = [number.rjust(width) for number, width in zip(numbers, widths[1:-1], strict=True)]
-        yield "  ".join([name.ljust(widths[0]), *aligned, status])
+        name, *numbers, words, status = row
+        aligned = [number.rjust(width) for number, width in zip(numbers, widths[1:-2], strict=True)]
+        yield "  ".join([name.ljust(widths[0]), *aligned, words.ljust(widths[-2]), status])
     if len(requests) > MOST_ROWS:
         yield f"... and {len(requests) - MOST_ROWS} more"
     notes = [(name, results.findings[name].note) for name in shown if name in results.findings]
@@ -51,12 +52,13 @@ def _lines(requests: list[Request], results: Results, simulated: bool, workdir: 
 
 def _cells(finding: Finding) -> tuple[str, ...]:
     if not finding.segmented:
-        return finding.nodule_id, "", "", "", finding.status
+        return finding.nodule_id, "", "", "", "", finding.status
     sign, axes = (">= " if finding.truncated else ""), finding.diameters
     return (
         finding.nodule_id,
         f"{sign}{axes.lung_rads_mm:.1f} ({axes.long_mm:.1f} x {axes.short_mm:.1f})",
         f"{sign}{finding.volume_mm3:,.0f}",
         f"{100 * finding.malignant_probability:.0f} %",
+        finding.words[schema.MALIGNANCY],
         finding.status,
     )

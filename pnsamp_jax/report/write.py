@@ -3,16 +3,16 @@
 import csv
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pnsamp_jax.ct.nifti import write_mask
 from pnsamp_jax.ct.volume import Volume
-from pnsamp_jax.data import schema
 from pnsamp_jax.data.patches import patch_affine
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
@@ -20,14 +20,12 @@ from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.masks import onto_grid
 from pnsamp_jax.inference.requests import NODULE_ID, Failure, Located, Request, image_of
 from pnsamp_jax.report import SIMULATED
+from pnsamp_jax.report.rows import MASK_FILE, columns, details, failed_row, row_of, typed
 
-MASK_FILE = "masks/{}.nii.gz"  # by nodule id
 DICOM_FILES = ("dicom/{}_seg.dcm", "dicom/{}_sr.dcm")  # by the id of a series' first nodule
 FIGURES = ("figures/nodules.png", "figures/nodules.pdf")
 REPORT = "report.html"
 TITLE = "Pulmonary nodules, rated by PN-SAMP"  # of the report
-POINT_COLUMNS = ("x_mm", "y_mm", "z_mm")
-TEXTS = ("nodule_id", "image", "status", "mask", "note")  # other columns hold numbers and booleans
 TABLES = ("predictions.csv", "predictions.json")
 
 
@@ -69,16 +67,6 @@ class Results:
         findings = {name: replace(finding, hint=hints.get(name, "")) for name, finding in self.findings.items()}
         shown = [replace(finding, hint=hints.get(finding.nodule_id, "")) for finding in self.shown]
         return replace(self, findings=findings, shown=shown)
-
-
-def columns() -> list[str]:
-    """Return the columns of predictions.csv, in order."""
-    names = ["nodule_id", "image", *POINT_COLUMNS, "status", "mask", "volume_mm3", "diameter_mm"]
-    for rating in schema.RATINGS:
-        names += [f"{rating.name}_pred"]
-        names += [f"{rating.name}_{what}" for what in ("within_one", "expected") if not rating.nominal]
-        names += [f"{rating.name}_p{k}" for k in range(1, rating.classes + 1)]
-    return [*names, "short_diameter_mm", "mean_diameter_mm", "truncated", "note"]
 
 
 def write_masks(outcomes: Iterable[tuple[Located, Finding] | Failure], max_shown: int, workdir: Path) -> Results:
@@ -153,66 +141,6 @@ def write_dicom_objects(all_series: list[Series], simulated: bool, workdir: Path
     return complaints
 
 
-def row_of(finding: Finding) -> dict:
-    """Return the row of predictions.csv of an answered request. Where nothing is segmented, it has no measurements."""
-    row: dict[str, str | int] = {"nodule_id": finding.nodule_id, "image": finding.image, "status": finding.status}
-    row |= {name: f"{value:.6g}" for name, value in zip(POINT_COLUMNS, finding.point_mm, strict=True)}
-    if finding.note:
-        row["note"] = finding.note
-    if not finding.segmented:
-        return row
-    row["mask"] = MASK_FILE.format(finding.nodule_id)
-    row["volume_mm3"] = f"{finding.volume_mm3:.6g}"
-    row |= {f"{which}diameter_mm": f"{value:.6g}" for which, value in _axes(finding)}
-    row["truncated"] = "true" if finding.truncated else "false"
-    for index, rating in enumerate(schema.RATINGS):
-        row[f"{rating.name}_pred"] = int(finding.arg_max[index])
-        if not rating.nominal:
-            row[f"{rating.name}_within_one"] = int(finding.within_one[index])
-            row[f"{rating.name}_expected"] = f"{finding.expected[index]:.6g}"
-        p = finding.probabilities[index, : rating.classes]
-        row |= {f"{rating.name}_p{k}": f"{value:.6g}" for k, value in enumerate(p, start=1)}
-    return row
-
-
-def _axes(finding: Finding) -> list[tuple[str, float]]:
-    """Return the diameters with what stands before "diameter_mm" in their columns."""
-    axes = finding.diameters
-    return [("", axes.long_mm), ("short_", axes.short_mm), ("mean_", axes.mean_mm)]
-
-
-def failed_row(failure: Failure) -> dict:
-    """Return the row of a nodule that could not be predicted, without coordinates in mm if none were given."""
-    request = failure.request
-    row = {"nodule_id": request.nodule_id, "image": request.image, "status": failure.reason}
-    if request.point_mm is not None:
-        row |= {name: f"{value:.6g}" for name, value in zip(POINT_COLUMNS, request.point_mm, strict=True)}
-    return row
-
-
-def details(finding: Finding | None) -> dict:
-    """Return the fields of predictions.json that are not in the row; all are None if there is no finding."""
-    if finding is None or not finding.segmented:
-        return dict.fromkeys(("malignancy_spread", "suspicion", "contributions"))
-    spreads = {"ensemble": finding.ensemble_spread, "flips": finding.flip_spread}
-    return {
-        "malignancy_spread": {name: None if np.isnan(value) else value for name, value in spreads.items()},
-        "suspicion": finding.malignant_probability,
-        "contributions": finding.contributions,
-    }
-
-
-def described(finding: Finding) -> dict:
-    """Return the fields of a finding in predictions.json."""
-    return _typed(row_of(finding)) | details(finding)
-
-
-def _typed(row: dict) -> dict:
-    """Return a row of predictions.csv with numbers and booleans in place of their texts, None where it has none."""
-    values = {name: row.get(name) for name in columns()}
-    return {name: v if name in TEXTS or v is None else json.loads(str(v)) for name, v in values.items()}
-
-
 def write_tables(requests: list[Request], results: Results, header: dict, workdir: Path) -> None:
     """Write predictions.csv and predictions.json, in which a field without a value is blank or null.
 
@@ -232,28 +160,28 @@ def write_tables(requests: list[Request], results: Results, header: dict, workdi
         writer = csv.DictWriter(file, columns(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    nodules = [_typed(row) | details(results.findings.get(row["nodule_id"])) for row in rows]
+    nodules = [typed(row) | details(results.findings.get(row["nodule_id"])) for row in rows]
     with atomic_path(workdir / "predictions.json") as temporary:
         temporary.write_text(json.dumps({**header, "nodules": nodules}, indent=1))
 
 
-def write_report(findings: list[Finding], failures: list[Failure], simulated: bool, workdir: Path) -> None:
+def write_report(findings: list[Finding], failures: list[Failure], header: Mapping[str, Any], workdir: Path) -> None:
     """Write the figure of the nodules and the HTML report.
 
     Args:
       findings: to show.
       failures: requests that could not be answered, which are listed with their reasons.
-      simulated: whether the networks were trained on simulated voxels.
+      header: of `inference.ensemble.described`.
       workdir: where the files go.
     """
     from pnsamp_jax.report.html_page import write_page
     from pnsamp_jax.report.nodule_figure import draw_nodules
 
-    warning = SIMULATED if simulated else ""
+    warning = SIMULATED if header["trained_on_simulated_voxels"] else ""
     unanswered = [(failure.request.nodule_id, failure.request.image, failure.reason) for failure in failures]
     for name in FIGURES:
         draw_nodules(findings, workdir / name, unanswered, warning)
-    write_page(findings, TITLE, workdir / REPORT, unanswered, warning)
+    write_page(findings, TITLE, workdir / REPORT, unanswered, warning, header)
 
 
 def check_workdir(workdir: Path) -> None:

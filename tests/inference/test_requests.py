@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ct_files import refusal, write_itk, write_series
+from findings import make_finding
 
 from pnsamp_jax.ct.read import read_ct
 from pnsamp_jax.inference.point_files import read_requests
-from pnsamp_jax.inference.requests import Failure, by_image, locate
+from pnsamp_jax.inference.requests import Failure, Request, by_image, locate
 
 
 @pytest.mark.parametrize(
@@ -109,6 +110,18 @@ def test_zipped_images_are_rows_like_any_other(folder, tmp_path):
     first, reason, last = values(read_requests("", str(tmp_path / "points.csv"), "mm"))
     assert (first, last) == (-850, -750)
     assert reason == f"{tmp_path}/bad.zip: the archive is damaged; copy it again"
+
+
+def test_a_located_nodule_has_its_slice_of_the_ct_until_the_patches_are_dropped(tmp_path):
+    affine = np.array([[0, 0, 2.0, -40], [0, 2, 0, -30], [2, 0, 0, 10], [0, 0, 0, 1]])
+    hu = np.random.default_rng(0).normal(-850, 40, (10, 20, 30))
+    hu[:, 5:10, 5:10] = 20
+    path = write_itk(tmp_path / "ct.nii", hu.astype(np.int16), affine)
+    (found,) = locate([Request("a", "ct.nii", path, np.array([-20.0, -10.0, 20.0]))], 4, 1.0)
+    assert found.locator.grey.shape == (20, 30) and found.locator.pixel_mm == pytest.approx(2.0)
+    np.testing.assert_allclose(found.locator.corner_mm, [-41, -31], atol=1e-4)
+    finding = make_finding(locator=found.locator)
+    assert finding.without_patches().locator is None and finding.locator is not None
 
 
 def test_what_was_passed_over_is_told_once_per_image(folder, capfd):

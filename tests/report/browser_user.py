@@ -1,5 +1,8 @@
 """A user who operates a page in a browser."""
 
+import base64
+import re
+
 
 class User:
     """The actions of a user, and what a user sees."""
@@ -69,6 +72,22 @@ class User:
 
         self._actions().scroll_from_origin(ScrollOrigin.from_element(element), 0, pixels).perform()
 
+    def drag(self, element, across, down, button=0, shift=False):
+        """Press a mouse button (0 left, 2 right) in the middle of an element, move by pixels, and release it."""
+        from selenium.webdriver.common.actions.action_builder import ActionBuilder
+
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        actions = ActionBuilder(self.driver, duration=0)
+        if shift:
+            actions.key_action.key_down(self.keys.SHIFT)
+            actions.pointer_action.pause()
+        pointer = actions.pointer_action.move_to(element)
+        pointer.pointer_down(button)
+        pointer.move_by(across, down)
+        pointer.pointer_up(button)
+        actions.perform()
+        actions.clear_actions()
+
     def press(self, *pressed):
         self._actions().send_keys(*pressed).perform()
 
@@ -89,8 +108,14 @@ class User:
                 return
         raise AssertionError(f"{selector} cannot be reached with the Tab key")
 
-    def emulate(self, width=1280, height=900, scheme="light"):
+    def emulate(self, width=1280, height=900, scheme="light", media="screen"):
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features, "media": media})
+
+    def count_of_printed_pages(self, width_mm, height_mm):
+        """Print the page as a PDF on paper of a size, with the margins of its style sheet, and count the sheets."""
+        paper = {"paperWidth": width_mm / 25.4, "paperHeight": height_mm / 25.4}
+        data = base64.b64decode(self.driver.execute_cdp_cmd("Page.printToPDF", paper)["data"])
+        return len(re.findall(rb"/Type\s*/Page\b", data))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from browser_user import User
 from findings import make_finding
+from page_data import HEADER, make_place
 
 from pnsamp_jax.report import html_page
 
@@ -32,14 +33,14 @@ def nodules(tmp_path_factory):
     """Write a page of three nodules; for nodule_10 as few values as possible are known."""
     nan = float("nan")
     findings = {
-        "nodule_2": make_finding("nodule_2", seed=2),
+        "nodule_2": make_finding("nodule_2", seed=2, locator=make_place()),
         "nodule_10": make_finding(
             "nodule_10", seed=10, known=False, saliency=None, flip_spread=nan, image="b/last.nrrd"
         ),
         "nodule_1": make_finding("nodule_1", seed=1, size=32, image="a/first.nrrd"),
     }
     path = tmp_path_factory.mktemp("page") / "page.html"
-    html_page.write_page([*findings.values()], "Nodules & <co>", path)
+    html_page.write_page([*findings.values()], "Nodules & <co>", path, header=HEADER)
     return SimpleNamespace(path=path, findings=findings)
 
 

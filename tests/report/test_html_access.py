@@ -1,10 +1,12 @@
 """The HTML report in a browser: keyboard, screen readers, small screens, contrast, and safety."""
 
 import re
+from importlib.resources import files
 
+import numpy as np
 import pytest
 from findings import make_finding
-from page_data import HOSTILE
+from page_data import HEADER, HOSTILE, make_place
 
 from pnsamp_jax.report import html_page
 
@@ -38,9 +40,44 @@ def test_everything_works_by_keyboard(user):
 def test_every_control_has_a_name(user):
     user.open("nodule_2")
     script = "return [...document.querySelectorAll('a, button, input:not([aria-hidden]), canvas, [tabindex=\"0\"]')]"
-    controls = user.driver.execute_script(script)
+    controls = [control for control in user.driver.execute_script(script) if control.is_displayed()]
     assert len(controls) > 20
     assert [control.get_attribute("outerHTML") for control in controls if not control.accessible_name] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_to_complain_about(user, tmp_path, scheme):
+    places = {"locator": make_place(), "truncated": True}
+    findings = [
+        make_finding("nodule_1", **places),
+        make_finding("nodule_2", mask=np.zeros((64,) * 3, bool), volume_mm3=0),
+    ]
+    failures = [("lost", "ct.nii", "no such file")]
+    html_page.write_page(findings, "t", tmp_path / "page.html", failures, "Only a test.", HEADER)
+    user.emulate(scheme=scheme)
+    user.load(tmp_path / "page.html")
+    assert serious_findings(user) == []
+    user.find("summary").click()
+    user.open("nodule_2")
+    assert serious_findings(user) == []
+    user.open("nodule_1")
+    user.find("#show-saliency").click()
+    assert serious_findings(user) == []
+    user.driver.execute_async_script("view.sheets.then(arguments[0])")
+    user.emulate(media="print")
+    assert serious_findings(user) == []
+
+
+def serious_findings(user):
+    """Return what axe-core finds wrong with the page as it is shown, unless it calls it minor."""
+    pytest.importorskip("axe_playwright_python", reason="needs axe-core, see the extra all-tests")
+    script = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")  # does not need Playwright
+    user.driver.execute_script(script)
+    result = user.driver.execute_async_script("const done = arguments[0]; axe.run(document).then(done)")
+    assert len(result["passes"]) > 20
+    found = [rule for rule in result["violations"] if rule["impact"] != "minor"]
+    return [(rule["impact"], rule["id"], node["html"]) for rule in found for node in rule["nodes"]]
 
 
 def test_nothing_overflows_on_a_phone(user, tmp_path):

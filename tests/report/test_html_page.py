@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from findings import make_finding
-from page_data import HOSTILE, content_of, cube, rounded
+from page_data import HEADER, HOSTILE, content_of, cube, make_place, rounded
 
 from pnsamp_jax.data import schema
 from pnsamp_jax.report import html_page
@@ -50,6 +50,25 @@ def test_saliency_is_kept_as_means_over_blocks(tmp_path, size, cells):
 
 def test_saliency_of_zeros_is_zero():
     assert (cube(html_page._coarse(np.zeros((32,) * 3, np.float32)), 32) == 128).all()
+
+
+def test_the_locator_is_exact_and_optional(tmp_path):
+    place = make_place()
+    html_page.write_page([make_finding("known", locator=place), make_finding("unknown")], "t", tmp_path / "page.html")
+    known, unknown = [described["locator"] for described in content_of(tmp_path / "page.html")["findings"]]
+    assert unknown is None
+    assert (known["corner_mm"], known["pixel_mm"]) == ([-182.75, -141.0], 3.0)
+    grey = np.frombuffer(zlib.decompress(base64.b64decode(known["voxels"])), np.uint8).reshape(known["shape"])
+    for axis in range(known["summed"]):
+        grey = np.cumsum(grey, axis=axis, dtype=np.uint8)
+    np.testing.assert_array_equal(grey, place.grey)
+
+
+def test_the_same_findings_and_header_give_the_same_bytes(tmp_path):
+    for name, date in (("one", "2024-02-29"), ("two", "2024-02-29"), ("later", "2024-03-01")):
+        findings = [make_finding(locator=make_place())]
+        html_page.write_page(findings, "t", tmp_path / name, [], "", HEADER | {"date": date})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes() != (tmp_path / "later").read_bytes()
 
 
 def test_numbers_equal_those_of_the_finding_and_unknown_ones_are_null(tmp_path):

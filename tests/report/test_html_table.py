@@ -2,7 +2,7 @@
 
 import numpy as np
 from findings import make_finding
-from page_data import rounded
+from page_data import HEADER, rounded
 
 from pnsamp_jax.data import schema
 from pnsamp_jax.inference.diameters import Diameters
@@ -17,6 +17,7 @@ def test_the_table_holds_the_findings(user, nodules):
         expected = {
             "id": finding.nodule_id,
             "image": finding.image,
+            "status": "ok",
             **dict(zip("xyz", finding.point_mm, strict=True)),
             "mean": finding.diameters.lung_rads_mm,
             "long": finding.diameters.long_mm,
@@ -39,11 +40,23 @@ def test_the_table_holds_the_findings(user, nodules):
             assert shown == value, name
 
 
+def test_the_page_says_who_predicted_and_when(user, tmp_path):
+    made = "Predicted on 2024-02-29 (UTC) by pnsamp_jax 1.2.3 with 2 networks (shipped with pnsamp_jax)"
+    assert user.find("#made").text == f"{made}, averaged over 8 flips."
+    alone = HEADER | {"checkpoint": "runs/m", "networks": 1, "flips": 1}
+    html_page.write_page([make_finding()], "t", tmp_path / "one.html", header=alone)
+    user.load(tmp_path / "one.html")
+    assert user.find("#made").text.endswith("with 1 network (runs/m), without flips.")
+    html_page.write_page([make_finding()], "t", tmp_path / "none.html")
+    user.load(tmp_path / "none.html")
+    assert not user.find("#made").is_displayed()
+
+
 def test_empty_columns_are_left_out(user, tmp_path):
     html_page.write_page([make_finding(known=False, flip_spread=float("nan"))], "bare", tmp_path / "page.html")
     user.load(tmp_path / "page.html")
     heads = user.texts("#columns [aria-sort]")
-    assert "expected" in heads and "readers" not in heads and "± flips" not in heads
+    assert "expected" in heads and not {"readers", "± flips", "note"} & {*heads}
 
 
 def test_a_page_without_nodules_says_so(user, tmp_path):
@@ -57,12 +70,10 @@ def test_a_nodule_without_a_mask_has_no_values_and_failures_their_reasons(user, 
     failures = [("lost", "folder/ct.nii.gz", "no such file"), ("outside", "ct.nii", "the point lies outside ct.nii")]
     html_page.write_page([empty, make_finding("full")], "t", tmp_path / "page.html", failures, "Only a test.")
     user.load(tmp_path / "page.html")
-    assert [head for head in user.texts("#columns [aria-sort]") if head in ("status", "readers")] == [
-        "status",
-        "readers",
-    ]
+    assert {"status", "note", "readers"} <= {*user.texts("#columns [aria-sort]")}
     assert user.find("#warning").text == "Only a test."
     assert user.texts("#rows [data-column=status]") == ["nothing segmented", "ok"]
+    assert user.texts("#rows [data-column=note]") == [empty.note, ""]
     assert user.texts("#rows tr:first-child [data-column=suspicion]") == ["–"]
     assert user.texts("#failed th") == ["lost", "outside"]
     assert user.texts("#failed td:last-child") == ["no such file", "the point lies outside ct.nii"]
@@ -72,6 +83,7 @@ def test_a_nodule_without_a_mask_has_no_values_and_failures_their_reasons(user, 
         assert not user.find(part).is_displayed()
     assert user.texts("#values dt") == ["Status", "Point, mm LPS"]
     user.open("full")
+    assert dict(zip(user.texts("#values dt"), user.texts("#values dd"), strict=True))["Status"] == "ok"
     assert not user.find("#note").is_displayed() and user.find("#outcome").is_displayed()
 
 
@@ -166,6 +178,20 @@ def test_previous_and_next_follow_the_table(user):
     assert not user.find("#next").is_enabled()
     user.driver.back()
     user.wait_for("nodule_2")
+
+
+def test_the_keys_n_and_p_open_the_next_and_the_previous_nodule(user):
+    user.find("#columns th[data-column=id] button").click()
+    user.open("nodule_1")
+    for key, nodule_id in (("n", "nodule_2"), ("n", "nodule_10"), ("n", "nodule_10"), ("p", "nodule_2")):
+        user.press(key)
+        user.wait_for(nodule_id)
+    user.find("[data-plane=axial] canvas").send_keys("p")
+    user.wait_for("nodule_1")
+    user.press("p")
+    user.find("#filter").send_keys("n")  # is text there
+    user.find("#width").send_keys("n")
+    assert user.texts("#viewer-name") == ["nodule_1"]
 
 
 def test_a_link_opens_its_nodule(user, nodules):

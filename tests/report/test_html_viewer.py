@@ -93,7 +93,7 @@ def test_overlays_can_be_switched_on_and_off(user):
 
 def test_windows_are_set_by_button_number_and_slider(user):
     user.open("nodule_2")
-    wide, narrow = user.driver.find_elements("css selector", "button.window")
+    wide, narrow, soft = user.driver.find_elements("css selector", "button.window")
     width, wide_image = user.find("#width"), user.shown("axial")
     narrow.click()
     assert user.shown("axial") != wide_image
@@ -107,5 +107,57 @@ def test_windows_are_set_by_button_number_and_slider(user):
     assert narrow.get_attribute("aria-pressed") == "false"
     user.find("#centre-range").send_keys(user.keys.ARROW_RIGHT)
     assert user.find("#centre").get_attribute("value") == "-590"
+    soft.click()
+    assert window_of(user) == (400, 40)
     wide.click()
     assert user.shown("axial") == wide_image
+
+
+def window_of(user):
+    """Return the width and the level in the fields, which the images must show, too."""
+    window = tuple(int(user.find(f"#{name}").get_attribute("value")) for name in ("width", "centre"))
+    shown = "W {} · L {}".format(*window).replace("-", "−")
+    assert user.texts(".window-shown") == [shown] * 3
+    return window
+
+
+@pytest.mark.parametrize("how", [{"button": 2}, {"shift": True}])
+def test_dragging_sets_the_window_and_a_button_resets_it(user, how):
+    user.open("nodule_2")
+    canvas, image, slices = user.find("[data-plane=axial] canvas"), user.shown("axial"), user.slices()
+    user.drag(canvas, -30, 10, **how)
+    assert window_of(user) == (1600 - 4 * 30, -600 - 4 * 10)
+    assert user.shown("axial") != image and user.slices() == slices  # the crosshair stays
+    user.drag(canvas, 20, -10, **how)
+    assert window_of(user) == (1600 - 4 * 10, -600)
+    for _ in range(5):
+        user.drag(canvas, -140, 0, **how)
+    assert window_of(user) == (1, -600)  # no window is narrower
+    user.find("#reset-window").click()
+    assert window_of(user) == (1600, -600)
+    assert user.shown("axial") == image
+    user.drag(canvas, -30, 10)  # the left button alone moves the crosshair
+    assert window_of(user) == (1600, -600) and user.slices() != slices
+
+
+def test_the_locator_shows_where_the_patch_is(user):
+    user.open("nodule_2")
+    assert user.texts("#locator figcaption span") == ["360 × 300 mm"]
+    script = """
+        const canvas = document.querySelector("#locator canvas");
+        const [scale, context] = [canvas.width / 120, canvas.getContext("2d")];
+        const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+        return arguments[0].map((place) => {
+          const [y, x] = place.map((index) => Math.floor((index + 0.5) * scale));
+          return [...data.slice(4 * (y * canvas.width + x), 4 * (y * canvas.width + x) + 3)];
+        })"""
+    yellow, half = [255, 217, 47], 19.2 / 3
+    marked = [(60, 40), (60, 40 - half), (60, 40 + half), (60 - half, 40), (60 + half, 40)]
+    grey = [(10, 10), (60 + 2 * half, 40), (60 - 0.5 * half, 40 - 0.5 * half)]
+    colours = user.driver.execute_script(script, [*marked, *grey])
+    assert colours[: len(marked)] == [yellow] * len(marked)
+    for (row, column), colour in zip(grey, colours[len(marked) :], strict=True):
+        assert len({*colour}) == 1 and abs(colour[0] - (row + column)) <= 2
+    assert "patient's right on the left" in user.find("#locator canvas").accessible_name
+    user.open("nodule_1")  # whose CT is not known
+    assert not user.find("#locator").is_displayed()

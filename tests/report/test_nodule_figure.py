@@ -1,6 +1,7 @@
 """The figure of the nodules: text and colour of the cells, orientation of the slices, and the files."""
 
 import dataclasses
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_a_cell_shows_both_decodings_and_the_truth_and_its_colour_shows_the_erro
     finding = finding_of(*rows, truth=np.array([4, 3, 5, 3, 4, 0, 2, 1, 5]))
     cells = nodule_figure.rating_cells(finding)
     assert [cell.name for cell in cells[:2]] == ["subtlety", "internal structure"]
-    assert [cell[1:] for cell in cells] == [
+    assert [cell[1:4] for cell in cells] == [
         ("5 (4)", "4", BLUE),
         ("4", "3", nodule_figure.RED),  # nominal: no class within one, and only the same class agrees
         ("5", "5", BLUE),
@@ -74,7 +75,8 @@ def test_a_cell_shows_both_decodings_and_the_truth_and_its_colour_shows_the_erro
         ("2", "1", BLUE),
         ("2", "5", nodule_figure.RED),
     ]
-    unknown = [cell[1:] for cell in nodule_figure.rating_cells(finding_of(known=False))]
+    assert [cell.words for cell in cells[:3]] == ["obvious", "air", "central"]
+    unknown = [cell[1:4] for cell in nodule_figure.rating_cells(finding_of(known=False))]
     assert unknown == [("2", "–", GREY)] * len(schema.RATINGS)
 
 
@@ -96,7 +98,22 @@ def test_a_truncated_mask_has_lower_bounds_and_no_mask_no_ratings():
     empty = empty_finding(truth=np.full(9, 4), hint="are these RAS coordinates?")
     told = " ".join(nodule_figure.summary(empty))
     assert told == "nothing is segmented at this point; are these RAS coordinates?"
-    assert {cell[1:] for cell in nodule_figure.rating_cells(empty)} == {("–", "4", GREY)}
+    assert {cell[1:] for cell in nodule_figure.rating_cells(empty)} == {("–", "4", GREY, "")}
+
+
+@pytest.mark.parametrize("k", range(1, 7))
+def test_no_text_of_the_table_covers_another(tmp_path, k):
+    probabilities = np.zeros((len(schema.RATINGS), schema.MAX_CLASSES))
+    for row, rating in zip(probabilities, schema.RATINGS, strict=True):
+        row[min(k, rating.classes) - 1] = 0.4  # with words of every length ...
+        row[:2] += 0.3  # ... and "(2)" behind the class
+    page = draw_page([make_finding(size=SIZE, probabilities=probabilities)], tmp_path / "words.png")
+    page.set_dpi(nodule_figure.DPI)
+    table = [text for text in page.axes[0].texts if text.get_text() and text.get_position()[0] >= nodule_figure.TABLE]
+    boxes = [(text.get_text(), text.get_window_extent(page.canvas.get_renderer())) for text in table]
+    assert len(boxes) > 4 * len(schema.RATINGS)
+    assert [(one, other) for (one, box), (other, there) in combinations(boxes, 2) if box.overlaps(there)] == []
+    assert all(box.x1 <= page.bbox.x1 for _, box in boxes)
 
 
 @pytest.mark.parametrize(
