@@ -162,16 +162,21 @@ def eval_step(task: Task, variables: dict, batch: Batch) -> dict[str, Array]:
 
     Returns:
       (B,) per nodule: `loss`, its terms and, for a model that segments, `dice` of the mask thresholded at one half. A
-      test reports the Dice of its central component instead, which a compiled step cannot find.
+      test reports the Dice of its central component instead, which a compiled step cannot find. Also for such a model
+      `slices` (B, 3, H, W), the axial slice in the middle to look at: the CT in the first window, the mask's
+      probability and the consensus.
     """
     crop = jax.vmap(partial(transforms.crop, size=task.patch_size))
-    outputs = apply_model(task.model, variables, transforms.window(crop(batch[schema.IMAGE]), task.windows))
+    inputs = transforms.window(crop(batch[schema.IMAGE]), task.windows)
+    outputs = apply_model(task.model, variables, inputs)
     mask = transforms.segmentation_target(crop(batch[schema.MASK]))
     targets = transforms.rating_targets(batch[schema.RATING_COUNTS], task.labels, task.nominal)
     loss, terms = losses.total(outputs, mask, targets, task.weights)
     scores = {"loss": loss, **terms}
     if outputs.mask is not None:
-        scores["dice"] = dice(jax.nn.sigmoid(outputs.mask) > 0.5, mask > 0)
+        probability = jax.nn.sigmoid(outputs.mask)
+        scores["dice"] = dice(probability > 0.5, mask > 0)
+        scores["slices"] = jnp.stack([inputs[..., 0], probability, mask], axis=1)[:, :, task.patch_size // 2]
     return scores
 
 

@@ -83,7 +83,7 @@ def train_fold(run: Run, fold: int) -> None:
         state = _first_state(run, fold, checkpoints)
         last_step = run.settings.num_epochs * _steps_per_epoch(run, fold)
         if int(state.step) < last_step:
-            log = stack.enter_context(MetricsLog(folder, int(state.step)))
+            log = stack.enter_context(MetricsLog(folder, int(state.step), run.settings.fields))
             _train_steps(run, fold, state, last_step, checkpoints, log, sigterm)
 
 
@@ -119,13 +119,14 @@ def _train_steps(
             give_back_freed_memory()  # of the compilation, before the step takes its own
         if step % settings.log_every_steps == 0 or step == last_step:
             scores = {name: float(value) for name, value in measured.items()}
+            scores["learning_rate"] = float(rates[step - 1])
             _require_finite(scores["loss"], fold, step, checkpoints.last_step)
             log.write("train", step, scores)
             bar.set_postfix(loss=f"{scores['loss']:.3f}")
         if step % (settings.checkpoint_every_epochs * steps_per_epoch) == 0 or step == last_step:
-            scores = validate(run, state, indices["validation"])
+            scores, slices = validate(run, state, indices["validation"])
             _require_finite(scores["loss"], fold, step, checkpoints.last_step)
-            log.write("validation", step, scores)
+            log.write("validation", step, scores, slices)
             checkpoints.save(state, settings.fields, scores["loss"])
         if sigterm.is_set() and step < last_step:
             if checkpoints.last_step != step:  # an infinite loss: not validated, so never the best
@@ -136,13 +137,23 @@ def _train_steps(
             )
 
 
-def validate(run: Run, state: TrainState, nodules: np.ndarray) -> dict[str, float]:
-    """Compute the mean loss, its terms and Dice over the nodules at the given indices."""
-    eval_step, batch_size, parts = steps.compile_eval_step(run.settings.task), run.settings.batch_size, []
+def validate(run: Run, state: TrainState, nodules: np.ndarray) -> tuple[dict[str, float], np.ndarray | None]:
+    """Test a state on the nodules at the given indices.
+
+    Returns:
+      The mean loss, its terms and Dice; and the slices (n, 3, H, W) of the first batch, see `steps.eval_step`, for a
+      model that segments.
+    """
+    eval_step, batch_size = steps.compile_eval_step(run.settings.task), run.settings.batch_size
+    parts: list[dict[str, np.ndarray]] = []
+    shown = None
     for batch, count in input_pipeline.eval_batches(run.records, nodules, batch_size):
-        scores = jax.device_get(eval_step(state.variables, batch))
-        parts.append({name: values[:count] for name, values in scores.items()})
-    return {name: float(np.concatenate([part[name] for part in parts]).mean()) for name in parts[0]}
+        scores = eval_step(state.variables, batch)
+        slices = scores.pop("slices", None)
+        if slices is not None and not parts:
+            shown = np.asarray(slices)[:count]
+        parts.append({name: values[:count] for name, values in jax.device_get(scores).items()})
+    return {name: float(np.concatenate([part[name] for part in parts]).mean()) for name in parts[0]}, shown
 
 
 def fold_seed(seed: int, fold: int) -> int:

@@ -251,8 +251,8 @@ def evaluate(initial, records, batch_size):
 def test_evaluation_depends_on_neither_batch_size_nor_padding_nor_order(initial):
     records = make_records(7)
     results = evaluate(initial, records, BATCH)
-    assert results.keys() == {"loss", "segmentation", "attributes", "malignancy", "dice"}
-    assert all(values.shape == (7,) for values in results.values())
+    assert results.keys() == {"loss", "segmentation", "attributes", "malignancy", "dice", "slices"}
+    assert all(values.shape == (7,) for name, values in results.items() if name != "slices")
     assert len(np.unique(results["loss"])) == 7
     order = np.array([6, 2, 0, 5, 1, 4, 3])
     shuffled = evaluate(initial, {name: values[order] for name, values in records.items()}, BATCH)
@@ -279,6 +279,11 @@ def test_predictions_are_what_the_evaluation_scores(initial):
     truth = batch[schema.MASK][:, inner, inner, inner] > 0
     expected = [outlines.dice(mask, reference) for mask, reference in zip(predicted["mask"] > 0.5, truth, strict=True)]
     np.testing.assert_allclose(scored["dice"], expected, rtol=1e-5)
+    grey, probability, consensus = np.moveaxis(np.asarray(scored["slices"]), 1, 0)
+    middle = predicted["mask"].shape[1] // 2
+    np.testing.assert_allclose(probability, predicted["mask"][:, middle], atol=1e-6)
+    np.testing.assert_array_equal(consensus, truth[:, middle])
+    assert grey.shape == consensus.shape and 0 <= grey.min() < grey.max() <= 1
 
 
 def test_temperatures_divide_the_logits(initial):

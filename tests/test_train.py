@@ -303,7 +303,9 @@ def test_fine_tuning_starts_better_than_from_scratch(tmp_path, finished):
     run = open_run(config, tmp_path)
     tuned = replace(run, settings=replace(run.settings, init=str(finished[0])))
     states = [first_state(each, 0, tmp_path) for each in (run, tuned)]
-    from_scratch, fine_tuned = (train.validate(run, state, run.indices(0)["validation"])["loss"] for state in states)
+    from_scratch, fine_tuned = (
+        train.validate(run, state, run.indices(0)["validation"])[0]["loss"] for state in states
+    )
     assert fine_tuned < from_scratch
     network = ensemble.load(finished[0]).members["fold_0"].variables
     for mine, theirs in zip(jax.tree.leaves(states[1].average), jax.tree.leaves(network), strict=True):
