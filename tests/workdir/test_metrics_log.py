@@ -13,7 +13,7 @@ CONFIG = {"seed": 3, "learning_rate": 0.001, "augment": {"flip": True}, "model":
 
 
 def read_events(folder):
-    """Return the events of all files, which are TFRecords: a length of 8 bytes, 4 of its checksum, data, 4 of theirs."""
+    """Return the events of all files, which are TFRecords: length (8 bytes), checksum (4), data, checksum (4)."""
     events = []
     for path in sorted((folder / "tensorboard").iterdir()):
         data, at = path.read_bytes(), 0
