@@ -12,8 +12,6 @@ from pathlib import Path
 
 import nbformat
 from absl import flags
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 from experiments.launch import launch
@@ -23,6 +21,7 @@ from pnsamp_jax.files import atomic_path
 FOLDER = Path(__file__).parent
 NAMES = ("predict", "step_by_step", "own_data", "how_fast")
 TIMEOUT_S = 1800  # of a cell
+PROGRESS_BAR = re.compile(r"^.*\d%\|.*\n?", re.MULTILINE)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 # Owner and name, on GitHub itself and where Colab opens GitHub's notebooks.
@@ -47,8 +46,11 @@ def execute(notebook: NotebookNode) -> None:
     """Run the cells in a new process, and replace their outputs.
 
     Raises:
-      CellExecutionError: a cell failed.
+      UserError: a cell failed.
     """
+    from nbclient import NotebookClient  # of the extra `notebooks`
+    from nbclient.exceptions import CellExecutionError
+
     client = NotebookClient(
         notebook,
         timeout=TIMEOUT_S,
@@ -56,12 +58,26 @@ def execute(notebook: NotebookNode) -> None:
         record_timing=False,
         coalesce_streams=True,  # a progress bar leaves its last line
     )
-    client.execute()
-    notebook.metadata.language_info = {"name": "python"}  # without the version, which would change with the machine
-    notebook.metadata.pop("widgets", None)  # they show nothing once their process has ended
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        raise UserError(f"{error.ename}: {error.evalue}; run the notebook in Jupyter to see more") from error
+
+
+def tidy(notebook: NotebookNode) -> None:
+    """Remove the version of Python, progress bars, and widgets, which show nothing once their process has ended."""
+    notebook.metadata.language_info = {"name": "python"}
+    notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+            for output in cell.outputs:
+                if output.get("name") == "stderr":
+                    output.text = PROGRESS_BAR.sub("", output.text)
+            cell.outputs = [output for output in cell.outputs if output.get("text", True) and not _is_widget(output)]
+
+
+def _is_widget(output: NotebookNode) -> bool:
+    return WIDGET in output.get("data", {})
 
 
 def refresh(path: Path, execution: bool = True) -> None:
@@ -77,12 +93,9 @@ def refresh(path: Path, execution: bool = True) -> None:
     notebook = nbformat.read(path, as_version=4)
     write_address(notebook, repository())
     if execution:
-        try:
-            execute(notebook)
-        except CellExecutionError as error:
-            raise UserError(
-                f"{path}: {error.ename}: {error.evalue}; run the notebook in Jupyter to see more"
-            ) from error
+        print(f"{path.name} ...", flush=True)
+        execute(notebook)
+        tidy(notebook)
     with atomic_path(path) as temporary:
         nbformat.write(notebook, temporary)
 
@@ -91,7 +104,6 @@ def run(names: list[str], execution: bool) -> None:
     """Refresh the notebooks with the given names, all if there are none."""
     for name in names or NAMES:
         refresh(FOLDER / f"{name}.ipynb", execution)
-        print(f"{name}.ipynb", flush=True)
 
 
 if __name__ == "__main__":
