@@ -8,9 +8,9 @@
 
 The point is the nodule's centre in LPS mm, the coordinates of DICOM and ITK. Further columns are ignored. A rating may
 be left blank; a nodule without rows in ratings.csv has no ratings. `context` states what surrounds the nodule: "ct"
-(a whole scan or a crop with true context, the default), "cube" or "slab" (see `schema.CONTEXT`). `mask_label` is the
-label of the nodule where `mask` is a label map, as 3D Slicer and nnU-Net write it, and the number of its segment or
-ROI where a DICOM object has several.
+(a whole scan or a crop with true context, the default), "cube", "slab" or "simulated" (see `schema.CONTEXT`).
+`mask_label` is the label of the nodule where `mask` is a label map, as 3D Slicer and nnU-Net write it, and the number
+of its segment or ROI where a DICOM object has several.
 
 `folder_tables` reads the tables, `folder_masks` the masks.
 """

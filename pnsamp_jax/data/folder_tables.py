@@ -20,7 +20,7 @@ from pnsamp_jax.errors import UserError
 NODULE_COLUMNS = ("nodule_id", "patient_id", "image", "mask", "x_mm", "y_mm", "z_mm")
 RATING_COLUMNS = ("nodule_id", "reader", *schema.RATING_NAMES)
 MISSING = ("", "nan", "na", "n/a", "none", "null")  # how tables write that a rating is missing
-CONTEXTS = ("ct", "cube", "slab")
+CONTEXTS = ("ct", "cube", "slab", "simulated")
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def test_each_line_becomes_a_record(root):
     assert read_records(prepared.files)[schema.NODULE_ID].tolist() == sorted(RATINGS)
 
 
-@pytest.mark.parametrize("context", ["slab", "cube", "ct", ""])
+@pytest.mark.parametrize("context", ["slab", "cube", "simulated", "ct", ""])
 def test_context_is_kept_and_defaults_to_ct(root, context):
     nodules, _ = tables()
     write_table(root / "nodules.csv", [{**row, "context": context} for row in nodules])

@@ -90,7 +90,7 @@ def test_an_unknown_context_is_named(root):
         root / "nodules.csv", [{**row, "context": "mri" if row["patient_id"] == "b" else ""} for row in nodules]
     )
     message = refusal(FolderSource(str(root)).series)
-    assert f"{root}/nodules.csv, line 4, column context: 'mri' is none of ct, cube, slab" in message
+    assert f"{root}/nodules.csv, line 4, column context: 'mri' is none of ct, cube, slab, simulated" in message
 
 
 @pytest.mark.parametrize(
