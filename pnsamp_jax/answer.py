@@ -53,6 +53,14 @@ class Answer:
       located: the point and its CT.
       finding: the answer in the network's own patch.
       header: which networks answered, as the first fields of predictions.json.
+
+    Example:
+        >>> import pnsamp_jax
+        >>> answer = pnsamp_jax.load(flips=False)(pnsamp_jax.EXAMPLE_CT, (56.4, 86.3, -116.0))
+        >>> 20 < answer.diameter_mm < 30
+        True
+        >>> sorted(answer.ratings)[:3]
+        ['calcification', 'internal_structure', 'lobulation']
     """
 
     located: Located
@@ -183,6 +191,14 @@ def save(answers: Sequence[Answer], folder: str | PathLike[str]) -> Path:
     Raises:
       UserError: there are no answers, ids repeat, the folder holds a prediction or cannot be written to, or, after all
         other files are written, a DICOM object could not be made.
+
+    Example:
+        >>> import tempfile
+        >>> import pnsamp_jax
+        >>> answers = pnsamp_jax.load(flips=False)(pnsamp_jax.EXAMPLE_CT, [(56.4, 86.3, -116.0)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sorted(path.name for path in pnsamp_jax.save(answers, folder).iterdir())
+        ['figures', 'masks', 'predictions.csv', 'predictions.json', 'report.html']
     """
     path = user_path(folder)
     requests = require_ids([answer.located.request for answer in answers])
@@ -208,6 +224,14 @@ def save_report(answers: Sequence[Answer] | Answer, path: str | PathLike[str]) -
 
     Raises:
       UserError: there are no answers, or ids repeat.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import pnsamp_jax
+        >>> answer = pnsamp_jax.load(flips=False)(pnsamp_jax.EXAMPLE_CT, (56.4, 86.3, -116.0))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pnsamp_jax.save_report(answer, pathlib.Path(folder, "report.html")).name
+        'report.html'
     """
     from pnsamp_jax.report.html_page import write_page
 
