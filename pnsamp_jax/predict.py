@@ -25,7 +25,7 @@ from pnsamp_jax.files import readable
 from pnsamp_jax.inference import asking, ensemble
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.point_files import read_requests
-from pnsamp_jax.inference.requests import Failure, Located, Request, by_image, locate, mirrored
+from pnsamp_jax.inference.requests import Failure, Located, Request, by_image, locate
 from pnsamp_jax.report import summary, write
 
 
@@ -52,7 +52,7 @@ def predict(config: ConfigDict, workdir: Path) -> list[Finding]:
     progress = tqdm(outcomes, desc="Predicting", total=len(requests), unit="nodule")
     results = write.write_masks(progress, settings.max_shown, workdir)
     if networks:
-        results = results.with_hints(_hints(requests, results.findings, networks, settings, batch_size))
+        results = results.with_hints(asking.hints(requests, results.findings, networks, batch_size, settings.flips))
 
     header = ensemble.described(networks, readable(settings.checkpoint) or "shipped", settings.flips)
     write.write_tables(requests, results, header, workdir)
@@ -73,35 +73,12 @@ def _answers(
     networks: ensemble.Networks | None,
     settings: PredictSettings,
     batch_size: int,
-    quiet: bool = False,
 ) -> Iterable[tuple[Located, Finding] | Failure]:
     """Answer requests, in their order. Without networks every request fails, with its reason."""
     if networks is None:
         return (outcome for outcome in locate(requests, 0, 1.0) if isinstance(outcome, Failure))
-    located = locate(requests, networks.patch_size, networks.spacing_mm, quiet)
+    located = locate(requests, networks.patch_size, networks.spacing_mm)
     return asking.ask(located, networks, batch_size, settings.flips)
-
-
-def _hints(
-    requests: list[Request],
-    findings: dict[str, Finding],
-    networks: ensemble.Networks,
-    settings: PredictSettings,
-    batch_size: int,
-) -> dict[str, str]:
-    """Return hints, by nodule id, for points at which nothing is segmented but at their mirror image a nodule is.
-
-    NIfTI viewers show RAS, in which x and y have the other sign. The images are read again, as this is rare.
-    """
-    units = {request.nodule_id: request.units for request in requests}
-    empty = [
-        request
-        for request in requests
-        if request.units != "voxel" and request.nodule_id in findings and not findings[request.nodule_id].segmented
-    ]
-    outcomes = _answers([mirrored(request) for request in by_image(empty)], networks, settings, batch_size, quiet=True)
-    found = [outcome[1] for outcome in outcomes if not isinstance(outcome, Failure)]
-    return {finding.nodule_id: asking.hint(finding, units[finding.nodule_id]) for finding in found}
 
 
 def _raise_if_incomplete(failures: list[Failure], complaints: list[str], total: int, workdir: Path) -> None:

@@ -22,7 +22,18 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import default_cache_folder, readable, user_path
 from pnsamp_jax.inference import asking, ensemble
 from pnsamp_jax.inference.finding import Finding
-from pnsamp_jax.inference.requests import UNITS, Failure, Located, Request, locate_in, mirrored, require_ids
+from pnsamp_jax.inference.point_files import read_requests
+from pnsamp_jax.inference.requests import (
+    UNITS,
+    Failure,
+    Located,
+    Request,
+    by_image,
+    locate,
+    locate_in,
+    mirrored,
+    require_ids,
+)
 
 BATCH_SIZE = 8  # patches that are predicted together
 
@@ -112,6 +123,54 @@ class Predictor:
         ct = self._open(image, affine, series)
         answers = self._ask([self._locate(request, ct) for request in requests], ct)
         return answers[0] if where.ndim == 1 else answers
+
+    def from_file(
+        self,
+        points: str | os.PathLike[str],
+        image: str | os.PathLike[str] = "",
+        *,
+        units: str = "mm",
+        series: str = "",
+        min_score: float = 0.0,
+    ) -> tuple[list[Answer], dict[str, str]]:
+        """Segment and rate the nodules that a file of points names, in one CT or in many.
+
+        Args:
+          points: the path of a table, of 3D Slicer's markups, of a detector's output or of a mask; see
+            `inference.point_files`.
+          image: the path of the CT, or of the folder with the CTs that a challenge's table names; "" if the file names
+            its images itself.
+          units: of the points of our own table: "mm", "ras" or "voxel".
+          series: SeriesInstanceUID, for a folder that holds several CT series.
+          min_score: detections with a lower score are left out.
+
+        Returns:
+          The answers in the order of the file, and the reasons by nodule id why others could not be answered: an image
+          cannot be read, or a point does not lie in it.
+
+        Raises:
+          UserError: the file of points cannot be read.
+
+        Example:
+            >>> import pnsamp_jax
+            >>> table = pnsamp_jax.EXAMPLE_CT.with_name("points.csv")
+            >>> answers, failures = pnsamp_jax.load(flips=False).from_file(table)
+            >>> [answer.nodule_id for answer in answers], failures
+            (['LIDC-IDRI-0001'], {})
+        """
+        requests = read_requests(os.fspath(image), os.fspath(points), units, series, min_score)
+        batch_size = asking.batch_size_of(min(BATCH_SIZE, len(requests)))
+        located = locate(by_image(requests), self.networks.patch_size, self.networks.spacing_mm)
+        outcomes = list(asking.ask(located, self.networks, batch_size, self.flips))
+        failures = {one.request.nodule_id: one.reason for one in outcomes if isinstance(one, Failure)}
+        found = {one[0].request.nodule_id: one for one in outcomes if not isinstance(one, Failure)}
+        findings = {name: finding for name, (_, finding) in found.items()}
+        hints = asking.hints(requests, findings, self.networks, batch_size, self.flips)
+        hinted = [replace(finding, hint=hints.get(name, "")) for name, finding in findings.items()]
+        findings = {one.nodule_id: one for one in asking.add_saliency(hinted, self.networks, batch_size)}
+        header = ensemble.described(self.networks, self.name, self.flips)
+        names = [request.nodule_id for request in requests if request.nodule_id in found]
+        return [Answer(found[name][0], findings[name], header) for name in names], failures
 
     def _requests(
         self, image: Any, points: np.ndarray, units: str, series: str, nodule_ids: Sequence[str] | None

@@ -117,6 +117,19 @@ def test_the_words_of_a_class():
     assert schema.RATINGS[8].words[5 - 1] == "highly suspicious"
 
 
+def test_a_file_of_points_gives_answers_and_reasons(predictor, image, answer, tmp_path):
+    """The third point is that of the first nodule in RAS, which the CT does not hold; the fourth CT does not exist."""
+    rows = [f"second,{image},{OTHER[0]},{OTHER[1]},{OTHER[2]}", f"first,{image},{POINT[0]},{POINT[1]},{POINT[2]}"]
+    rows += [f"ras,{image},{-POINT[0]},{-POINT[1]},{POINT[2]}", "lost,none.nii.gz,0,0,0"]
+    (tmp_path / "points.csv").write_text("\n".join(["nodule_id,image,x_mm,y_mm,z_mm", *rows]))
+    answers, failures = predictor.from_file(tmp_path / "points.csv")
+    assert [one.nodule_id for one in answers] == ["second", "first"] and same(answers[1], answer)
+    assert failures.keys() == {"ras", "lost"}
+    assert "set units to ras" in failures["ras"] and "no such file" in failures["lost"]
+    pnsamp_jax.save(answers, tmp_path / "out")
+    assert "no such file" in refusal(predictor.from_file, tmp_path / "none.json", image)
+
+
 def test_nothing_is_written_unless_asked_for(predictor, image, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     predictor(image, POINT)._repr_png_()

@@ -14,7 +14,7 @@ from pnsamp_jax.inference import attribution, ensemble
 from pnsamp_jax.inference.diameters import THRESHOLD, axial_diameters
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.masks import central_component, distance_mm, is_truncated
-from pnsamp_jax.inference.requests import Failure, Located
+from pnsamp_jax.inference.requests import Failure, Located, Request, by_image, locate, mirrored
 
 CONTRIBUTORS = (*schema.RATING_NAMES[: schema.MALIGNANCY], "image")  # what the malignancy head receives
 SALIENCY_MM = 1.5  # standard deviation of its smoothing; single voxels of a gradient mean little
@@ -94,6 +94,32 @@ def make_findings(
             )
         )
     return findings
+
+
+def hints(
+    requests: Iterable[Request],
+    findings: dict[str, Finding],
+    networks: ensemble.Networks,
+    batch_size: int,
+    flips: bool,
+) -> dict[str, str]:
+    """Return hints, by nodule id, for points at which nothing is segmented but at their mirror image a nodule is.
+
+    NIfTI viewers show RAS, in which x and y have the other sign. The images are read again, as this is rare.
+
+    Args:
+      requests: that were answered, among others.
+      findings: the answers, by nodule id.
+      networks: that answered.
+      batch_size: see `ask`.
+      flips: see `ask`.
+    """
+    answered = [request for request in requests if request.nodule_id in findings and request.units != "voxel"]
+    empty = [request for request in answered if not findings[request.nodule_id].segmented]
+    units = {request.nodule_id: request.units for request in empty}
+    located = locate(map(mirrored, by_image(empty)), networks.patch_size, networks.spacing_mm, quiet=True)
+    found = [one[1] for one in ask(located, networks, batch_size, flips) if not isinstance(one, Failure)]
+    return {finding.nodule_id: hint(finding, units[finding.nodule_id]) for finding in found}
 
 
 def hint(finding: Finding, units: str) -> str:
