@@ -125,7 +125,7 @@ def test_the_example_is_a_part_of_a_real_scan_around_its_point(calls):
             "leave out CT and --points; see pnsamp predict --help",
         ),
         (["predict", "a.nii", "--points=1,2,3"], "Missing option '--out'; see pnsamp predict --help"),
-        (["predict", "a", "--points=1,2,3", "--out=x", "--units=cm"], "'cm' is not one of 'mm', 'voxel'"),
+        (["predict", "a", "--points=1,2,3", "--out=x", "--units=cm"], "'cm' is not one of 'mm', 'ras', 'voxel'"),
         (["train", "--config=nonesuch", "--workdir=x"], "nonesuch: no such file or shipped config; the shipped"),
         (["train", "--config=demo", "--workdir=x", "--config.bach_size=3"], "the closest is config.batch_size"),
         (["train", "--config=demo", "--workdir=x", "--config.seed=a"], "config.seed: must be a whole number"),

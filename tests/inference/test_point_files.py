@@ -256,6 +256,12 @@ def test_typed_points_may_be_ras():
     np.testing.assert_array_equal(request.point_mm, (-1, -2, 3))
 
 
+def test_a_table_that_names_its_images_needs_no_other(tmp_path):
+    (tmp_path / "points.csv").write_text("nodule_id,image,x_mm,y_mm,z_mm\na,a.nii,1,2,3\n")
+    reason = refusal(read_requests, "b.nii", str(tmp_path / "points.csv"), "mm")
+    assert reason.startswith("config.predict.image: leave it out")
+
+
 def test_a_table_may_be_ras(tmp_path):
     (tmp_path / "points.csv").write_text("nodule_id,image,x_mm,y_mm,z_mm\na,a.nii,1,2,3\n")
     (request,) = read_requests("", str(tmp_path / "points.csv"), "ras")
