@@ -54,7 +54,7 @@ class Answer:
       finding: the answer in the network's own patch.
       header: which networks answered, as the first fields of predictions.json.
 
-    Example:
+    Examples:
         >>> import pnsamp_jax
         >>> answer = pnsamp_jax.load(flips=False)(pnsamp_jax.EXAMPLE_CT, (56.4, 86.3, -116.0))
         >>> 20 < answer.diameter_mm < 30
@@ -192,7 +192,7 @@ def save(answers: Sequence[Answer], folder: str | PathLike[str]) -> Path:
       UserError: there are no answers, ids repeat, the folder holds a prediction or cannot be written to, or, after all
         other files are written, a DICOM object could not be made.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> import pnsamp_jax
         >>> answers = pnsamp_jax.load(flips=False)(pnsamp_jax.EXAMPLE_CT, [(56.4, 86.3, -116.0)])
@@ -225,7 +225,7 @@ def save_report(answers: Sequence[Answer] | Answer, path: str | PathLike[str]) -
     Raises:
       UserError: there are no answers, or ids repeat.
 
-    Example:
+    Examples:
         >>> import pathlib, tempfile
         >>> import pnsamp_jax
         >>> answer = pnsamp_jax.load(flips=False)(pnsamp_jax.EXAMPLE_CT, (56.4, 86.3, -116.0))

@@ -48,7 +48,7 @@ def load(networks: str | os.PathLike[str] = "shipped", *, flips: bool = True) ->
     Raises:
       UserError: the folder holds no networks that are ready.
 
-    Example:
+    Examples:
         >>> import pnsamp_jax
         >>> pnsamp_jax.load()
         <Predictor: 2 networks, patches of 64 voxels of 0.6 mm>
@@ -105,7 +105,7 @@ class Predictor:
         Raises:
           UserError: the image cannot be read or is no chest CT, a point does not lie in it, or an id is not valid.
 
-        Example:
+        Examples:
             >>> import pnsamp_jax
             >>> predictor = pnsamp_jax.load(flips=False)
             >>> answer = predictor(pnsamp_jax.EXAMPLE_CT, (56.4, 86.3, -116.0))
@@ -151,7 +151,7 @@ class Predictor:
         Raises:
           UserError: the file of points cannot be read.
 
-        Example:
+        Examples:
             >>> import pnsamp_jax
             >>> table = pnsamp_jax.EXAMPLE_CT.with_name("points.csv")
             >>> answers, failures = pnsamp_jax.load(flips=False).from_file(table)

@@ -46,7 +46,7 @@ class LidcNodule:
     def masks(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what each reader outlined, and where it lies in the scan; see `lidc_masks.reader_masks`.
 
-        Example:
+        Examples:
             >>> from pnsamp_jax.data import lidc
             >>> item = lidc.patient_nodules("LIDC-IDRI-0001")[0]
             >>> masks, origin = item.masks()
@@ -123,7 +123,7 @@ def nodules(scans: Iterable[Scan] | None = None, unit: str = "index") -> list[Li
     Returns:
       The nodules in the order of the scans.
 
-    Example:
+    Examples:
         >>> from pnsamp_jax.data import lidc
         >>> found = lidc.nodules()
         >>> len(found), found[0].nodule.nodule_id, len(found[0].annotations)
