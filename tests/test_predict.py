@@ -259,7 +259,10 @@ def test_a_broken_image_or_a_stray_point_stops_nothing_else(workdir, image, tmp_
         ({"image": "a.nii", "points": "1,2,nan"}, "is not a point"),
         ({"image": "a.nii", "points": "p.csv"}, r"p\.csv: no such file"),
         ({"points": "no/such.csv"}, r"no/such\.csv: no such file"),
-        ({"image": "a.nii", "points": "1,2,3", "units": "cm"}, r"config\.predict\.units: 'cm' is none of mm, ras, voxel"),
+        (
+            {"image": "a.nii", "points": "1,2,3", "units": "cm"},
+            r"config\.predict\.units: 'cm' is none of mm, ras, voxel",
+        ),
     ],
 )
 def test_settings_that_make_no_sense(fields, complaint, workdir, tmp_path):

@@ -1,5 +1,7 @@
 """DICOM Segmentations and RT Structure Sets as masks, written by highdicom and pydicom."""
 
+from pathlib import Path
+
 import highdicom as hd
 import numpy as np
 import pydicom
@@ -13,6 +15,7 @@ from pnsamp_jax.ct.read import read_image
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.dicom_masks import is_dicom_mask, read_dicom_mask
 from pnsamp_jax.data.folder_masks import read_readers
+from pnsamp_jax.inference.point_files import read_requests
 
 SHAPE = (12, 30, 36)  # (d, h, w)
 ORIGIN, STEP, SPACING = (-10, 20, -300), (0, 0, 1.25), (0.8, 0.7)  # mm; write_slice takes (between rows, columns)
@@ -339,3 +342,24 @@ def test_a_nodule_may_name_a_dicom_object_as_its_mask(root, series, ct):
 def test_an_empty_segment_marks_no_voxel(series, ct, tmp_path):
     path = write_rtstruct(tmp_path / "rt.dcm", {1: ("nodule", [outline(ct, 4, [(9.1, 9.1), (9.2, 9.2)])])})
     assert "the mask marks no voxel" in refusal(read_readers, path, ct, None, None)
+
+
+# Points from masks
+
+
+def test_each_region_of_each_segment_is_a_point_to_predict(series, ct, tmp_path):
+    masks = np.zeros((2, *SHAPE), bool)
+    masks[0, 3:5, 10, 10] = masks[0, 8, 20, 20:24] = True  # two regions, of two voxels and of four
+    masks[1, 5, 5, 5] = True
+    path = write_seg(tmp_path / "seg.dcm", series, masks)
+    requests = read_requests(str(Path(series[0]).parent), str(path), "mm")
+    assert [request.nodule_id for request in requests] == ["nodule_1_1", "nodule_1_2", "nodule_2"]
+    expected = ct.to_lps([(8, 20, 21), (3, 10, 10), (5, 5, 5)])  # of those in a row, the first of the middle ones
+    np.testing.assert_allclose([request.point_mm for request in requests], expected, atol=1e-6)
+
+
+def test_each_roi_is_a_point_to_predict(series, ct, tmp_path):
+    rois = {1: ("left upper", [outline(ct, depth, circle((12, 14), 4)) for depth in (4, 5, 6)])}
+    path = write_rtstruct(tmp_path / "rt.dcm", rois)
+    (request,) = read_requests(str(Path(series[0]).parent), str(path), "mm")
+    np.testing.assert_allclose(request.point_mm, ct.to_lps((5, 12, 14)), atol=1e-6)
