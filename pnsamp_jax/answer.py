@@ -10,13 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
-from pnsamp_jax.data.patches import patch_affine
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import user_path
 from pnsamp_jax.inference.finding import Finding
-from pnsamp_jax.inference.masks import onto_grid
 from pnsamp_jax.inference.requests import Located, require_ids
 from pnsamp_jax.report import SIMULATED, rows, write
 
@@ -95,12 +92,7 @@ class Answer:
     @cached_property
     def mask(self) -> np.ndarray:
         """Return the mask on the CT's own grid, bool, indexed as the CT's array: (depth, height, width) of a file."""
-        patch = Volume(self.finding.mask, patch_affine(self.finding.point_mm, len(self.finding.mask), self._spacing))
-        return onto_grid(patch, self.located.shape, self.located.affine, self.finding.probability).array
-
-    @property
-    def _spacing(self) -> float:
-        return self.finding.spacing_mm
+        return self.finding.mask_on(self.located.shape, self.located.affine).array
 
     @property
     def affine(self) -> np.ndarray:

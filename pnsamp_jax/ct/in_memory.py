@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pnsamp_jax.ct.itk_files import itk_affine
 from pnsamp_jax.ct.read import check_chest
 from pnsamp_jax.ct.stored_voxels import to_int16
 from pnsamp_jax.ct.volume import Volume, check_geometry
@@ -63,10 +64,6 @@ def _of_itk(image: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the array (d, h, w) of a SimpleITK image, and its affine."""
     import SimpleITK as sitk
 
-    size = image.GetDimension()
-    affine = np.eye(4)
-    if size == 3:  # any other is refused for its shape
-        direction = np.array(image.GetDirection()).reshape(size, size)
-        affine[:3, :3] = (direction * image.GetSpacing())[:, ::-1]  # from ITK's order w, h, d
-        affine[:3, 3] = image.GetOrigin()
+    # An image of another dimension is refused for its shape.
+    affine = itk_affine("the SimpleITK image", image) if image.GetDimension() == 3 else np.eye(4)
     return sitk.GetArrayFromImage(image), affine

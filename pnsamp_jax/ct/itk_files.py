@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -53,14 +54,28 @@ def read_itk(path: str) -> tuple[np.ndarray, np.ndarray]:
         voxel_bytes = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
         check_size(path, reader.GetSize(), voxel_bytes, available, exact)
         image = reader.Execute()
+    affine = itk_affine(path, image)
+    return to_int16(sitk.GetArrayViewFromImage(image).reshape(image.GetSize()[2::-1])), affine
+
+
+def itk_affine(name: str, image: Any) -> np.ndarray:
+    """Return the (4, 4) affine from the array index (d, h, w, 1) of a SimpleITK image to LPS mm.
+
+    Args:
+      name: of the image, for the error message.
+      image: of at least three dimensions, of which the first three are used.
+
+    Raises:
+      UserError: the directions are not unit vectors.
+    """
     dimension = image.GetDimension()
     direction = np.array(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
     if np.abs(np.linalg.norm(direction, axis=0) - 1).max() > 1e-3:
-        raise UserError(f"{path}: the directions are not unit vectors; correct the header")
+        raise UserError(f"{name}: the directions are not unit vectors; correct the header")
     affine = np.eye(4)
     affine[:3, :3] = (direction * image.GetSpacing()[:3])[:, ::-1]  # from ITK's order w, h, d
     affine[:3, 3] = image.GetOrigin()[:3]
-    return to_int16(sitk.GetArrayViewFromImage(image).reshape(image.GetSize()[2::-1])), affine
+    return affine
 
 
 def _check_text_header(path: str) -> tuple[int, bool, str, str]:

@@ -167,6 +167,11 @@ def scans_by_series() -> dict[str, Scan]:
     return {scan.series_uid: scan for scan in read_scans()}
 
 
+def marked_series() -> set[str]:
+    """Return the SeriesInstanceUIDs of the archive's scans that have nodules."""
+    return {uid for uid, scan in scans_by_series().items() if scan.annotations}
+
+
 @functools.cache
 def patient_nodules(patient_id: str) -> list[LidcNodule]:
     """Return the nodules of one patient. Clusters only that patient's scans; the whole archive takes seconds."""

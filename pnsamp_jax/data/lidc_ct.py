@@ -45,8 +45,7 @@ class LidcSource:
           UserError: no such scan was found.
         """
         _index.cache_clear()  # files may have come or gone
-        marked = {uid for uid, scan in lidc.scans_by_series().items() if scan.annotations}
-        found = sorted(_index(self).keys() & marked)
+        found = sorted(_index(self).keys() & lidc.marked_series())
         if not found:
             raise UserError(
                 f"config.data.dicom_root: none of the {len(_index(self))} CT series under {self.dicom_root} is a scan "

@@ -50,8 +50,7 @@ class Luna16Source:
           UserError: no such scan was found.
         """
         _files.cache_clear()  # files may have come or gone
-        marked = {uid for uid, scan in lidc.scans_by_series().items() if scan.annotations}
-        found = sorted(_files(self.root).keys() & marked)
+        found = sorted(_files(self.root).keys() & lidc.marked_series())
         if not found:
             raise UserError(
                 f"config.data.root: none of the {len(_files(self.root))} .mhd files under {self.root} is a scan of "

@@ -12,12 +12,9 @@ from typing import Any
 import numpy as np
 
 from pnsamp_jax.ct.nifti import write_mask
-from pnsamp_jax.ct.volume import Volume
-from pnsamp_jax.data.patches import patch_affine
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.inference.finding import Finding
-from pnsamp_jax.inference.masks import onto_grid
 from pnsamp_jax.inference.requests import NODULE_ID, Failure, Located, Request, image_of
 from pnsamp_jax.report import SIMULATED
 from pnsamp_jax.report.rows import MASK_FILE, columns, details, failed_row, row_of, typed
@@ -110,8 +107,7 @@ def write_mask_file(located: Located, finding: Finding, workdir: Path) -> np.nda
     Returns:
       (V, 3) int32 index (d, h, w) of the V voxels that the mask marks.
     """
-    patch = Volume(finding.mask, patch_affine(finding.point_mm, len(finding.mask), finding.spacing_mm))
-    mask = onto_grid(patch, located.shape, located.affine, finding.probability)
+    mask = finding.mask_on(located.shape, located.affine)
     with atomic_path(workdir / MASK_FILE.format(finding.nodule_id)) as temporary:
         write_mask(mask, temporary)
     return np.argwhere(mask.array).astype(np.int32)
