@@ -197,9 +197,7 @@ def _read_json(file: Path, image: str, units: str, series: str, min_score: float
         kept = [("", box) for box, score in zip(boxes, scores, strict=True) if np.max(score) >= min_score]
         path = named if image else str(file.parent / user_path(named))
         found += _in_image(path, series, kept, "mm") if kept else []
-    if len(cases) == 1:
-        return found
-    return [request._replace(nodule_id=f"nodule_{index}") for index, request in enumerate(found, start=1)]
+    return _told_apart(found)
 
 
 def _read_markups(file: Path, markups: Any, image: str, series: str) -> list[Request]:
@@ -215,9 +213,14 @@ def _read_markups(file: Path, markups: Any, image: str, series: str) -> list[Req
             found += _in_image(image, series, points, _slicer_units(file, markup.get("coordinateSystem")))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: not written by 3D Slicer's Markups module, or damaged ({error})") from error
-    if len({request.nodule_id for request in found}) < len(found):
-        found = [request._replace(nodule_id=f"nodule_{index}") for index, request in enumerate(found, start=1)]
-    return found
+    return _told_apart(found)
+
+
+def _told_apart(requests: list[Request]) -> list[Request]:
+    """Return the requests of several parts of a file, numbered throughout if two parts gave the same name."""
+    if len({request.nodule_id for request in requests}) == len(requests):
+        return requests
+    return [request._replace(nodule_id=f"nodule_{index}") for index, request in enumerate(requests, start=1)]
 
 
 def _numbers(where: str, values: Any) -> np.ndarray:
