@@ -21,6 +21,7 @@ NODULE_COLUMNS = ("nodule_id", "patient_id", "image", "mask", "x_mm", "y_mm", "z
 RATING_COLUMNS = ("nodule_id", "reader", *schema.RATING_NAMES)
 MISSING = ("", "nan", "na", "n/a", "none", "null")  # how tables write that a rating is missing
 CONTEXTS = ("ct", "cube", "slab", "simulated")
+SYNONYMS = {"": "ct", "scan": "ct"}  # of contexts, in nodules.csv
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def _read_rows(root: str, *content: bytes | None) -> dict[str, list[NoduleRow]]:
         if named.setdefault(("nodule", nodule_id), where) != where:
             raise UserError(f"{where}: nodule_id '{nodule_id}' appears twice; ids must be unique")
         _require_one_patient(where, line["patient_id"], image, named)
-        context = line.get("context") or "ct"
+        context = line.get("context") or ""
+        context = SYNONYMS.get(context, context)
         if context not in CONTEXTS:
             raise UserError(f"{where}, column context: '{context}' is none of {', '.join(CONTEXTS)}")
         centre = np.array([number(where, line, column) for column in ("x_mm", "y_mm", "z_mm")])

@@ -44,11 +44,14 @@ def test_each_line_becomes_a_record(root):
     assert read_records(prepared.files)[schema.NODULE_ID].tolist() == sorted(RATINGS)
 
 
-@pytest.mark.parametrize("context", ["slab", "cube", "simulated", "ct", ""])
-def test_context_is_kept_and_defaults_to_ct(root, context):
+@pytest.mark.parametrize(
+    ("context", "expected"),
+    [("slab", "slab"), ("cube", "cube"), ("simulated", "simulated"), ("ct", "ct"), ("scan", "ct"), ("", "ct")],
+)
+def test_context_is_kept_and_defaults_to_ct(root, context, expected):
     nodules, _ = tables()
     write_table(root / "nodules.csv", [{**row, "context": context} for row in nodules])
-    assert {marked.context for marked in load(root)} == {context or "ct"}
+    assert {marked.context for marked in load(root)} == {expected}
 
 
 def test_blank_ratings_are_missing(root):
