@@ -1,0 +1,60 @@
+"""Intervals for the volume and the diameter of a nodule, which hold the readers' in a stated share of nodules.
+
+A mask that barely changes with its threshold is known better than one that does. So the error of a measurement, as the
+logarithm of the readers' value over it, is taken in units of the `doubt` of the mask, and its quantiles among the
+validation nodules of a fold give the interval (Lei et al., "Distribution-free predictive inference for regression",
+JASA 2018). Where several networks or flips disagree, their mean probability is soft, and the doubt is large.
+"""
+
+import numpy as np
+
+from pnsamp_jax.inference.conformal import patient_quantile
+from pnsamp_jax.inference.masks import central_component
+
+COVERAGE = 0.9
+LOOSE, TIGHT = 0.2, 0.8  # thresholds of the mask between which its volume is compared
+SLACK = 0.5  # doubt of a mask with the same volume at both; readers differ even there
+
+
+def doubt(probability: np.ndarray) -> float:
+    """Return how far the logarithm of a mask's volume depends on the threshold, plus `SLACK`.
+
+    Args:
+      probability: (D, H, W) of the mask.
+    """
+    loose, tight = (max(1, central_component(probability > threshold).sum()) for threshold in (LOOSE, TIGHT))
+    return float(np.log(loose / tight)) + SLACK
+
+
+def fit_limits(measured: np.ndarray, true: np.ndarray, doubts: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    """Find the errors, in units of the doubt, between which the share `COVERAGE` lies.
+
+    Nodules without a measurement or without a true value do not count.
+
+    Args:
+      measured: (N,) volumes or diameters of the predicted masks.
+      true: (N,) those of the readers' consensus.
+      doubts: (N,), see `doubt`.
+      patients: (N,) ids.
+
+    Returns:
+      (2,) low and high; infinite where there are too few patients.
+    """
+    known = (measured > 0) & (true > 0)
+    errors, patients = np.log(true[known] / measured[known]) / doubts[known], patients[known]
+    each_side = (1 + COVERAGE) / 2
+    if not known.any():
+        return np.array([-np.inf, np.inf])
+    return np.array([-patient_quantile(-errors, patients, each_side), patient_quantile(errors, patients, each_side)])
+
+
+def interval(measured: float, of_doubt: float, limits: np.ndarray) -> tuple[float, float]:
+    """Return the interval of a measurement, which always holds the measurement itself.
+
+    Args:
+      measured: volume or diameter of a predicted mask.
+      of_doubt: of the mask, see `doubt`.
+      limits: (2,), see `fit_limits`.
+    """
+    low, high = np.exp(np.array([min(limits[0], 0.0), max(limits[1], 0.0)]) * of_doubt)
+    return float(measured * low), float(measured * high)
