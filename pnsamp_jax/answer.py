@@ -120,6 +120,26 @@ class Answer:
         return self.finding.malignant_probability if self.finding.segmented else None
 
     @property
+    def malignancy_set(self) -> tuple[int, ...]:
+        """Return the malignancy classes that hold the radiologists' in 8 of 10 nodules; () if not known."""
+        return self.finding.malignancy_set if self.finding.segmented else ()
+
+    @property
+    def unsure(self) -> bool | None:
+        """Return whether `malignancy_set` reaches from 2 or below to 4 or above; None if it is not known."""
+        return self.finding.unsure if self.finding.segmented else None
+
+    @property
+    def volume_range_mm3(self) -> tuple[float, float] | None:
+        """Return the interval that holds the readers' volume in 9 of 10 nodules; None if not known."""
+        return self.finding.volume_range_mm3 if self.finding.segmented else None
+
+    @property
+    def diameter_range_mm(self) -> tuple[float, float] | None:
+        """Return the interval that holds the readers' longest axial diameter in 9 of 10 nodules; None if not known."""
+        return self.finding.diameter_range_mm if self.finding.segmented else None
+
+    @property
     def ratings(self) -> dict[str, RatingAnswer]:
         """Return the nine ratings by name, in the order of `schema.RATINGS`; none where nothing is segmented."""
         finding = self.finding

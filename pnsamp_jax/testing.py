@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 from pnsamp_jax import input_pipeline, outlines, steps, transforms
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.inference import calibration, ensemble
+from pnsamp_jax.inference import calibration, conformal, ensemble, extent
 from pnsamp_jax.inference.diameters import THRESHOLD
 from pnsamp_jax.inference.masks import central_component
 from pnsamp_jax.run import Run
@@ -24,28 +25,62 @@ def test_fold(run: Run, fold: int) -> None:
 
     The predictions that are written have the shift of the mask, but not yet the temperatures of the ratings.
     """
-    settings, folder, indices = run.settings, run.fold_folder(fold), run.indices(fold)
+    folder, indices = run.fold_folder(fold), run.indices(fold)
     networks, step = load_fold(run, fold)
-    # One answer has one temperature.
-    single = predict_nodules(run, networks, indices["validation"], flips=False, masks=settings.fit_threshold)
-    mask_shift = 0.0
-    if settings.fit_threshold and "mask" in single:
-        mask_shift = calibration.fit_mask_shift(single["mask_probability"], single["consensus"])
-        [(name, network)] = networks.members.items()
-        networks = networks._replace(members={name: network._replace(mask_shift=mask_shift)})
-    if "probabilities" in single:
-        rating_counts = np.asarray(run.records[schema.RATING_COUNTS])[indices["validation"]]
-        truth = cohort.labels(rating_counts, settings.nominal)
-        calibration.write(
-            folder / "calibration.json",
-            single["probabilities"],
-            truth,
-            single.get("features"),
-            settings.checkpoint,
-            step,
-            mask_shift,
+    # One answer has one temperature, and the shift belongs to one network.
+    single = predict_nodules(run, networks, indices["validation"], flips=False, masks=run.settings.fit_threshold)
+    if run.settings.fit_threshold and "mask" in single:
+        networks = _changed(
+            networks, mask_shift=calibration.fit_mask_shift(single["mask_probability"], single["consensus"])
         )
+    if "probabilities" in single:
+        fitted = calibrate(run, networks, step, indices["validation"], single)
+        calibration.write(folder / "calibration.json", fitted, len(indices["validation"]))
     write_predictions(run, fold, networks, indices["test"], folder / "predictions.csv")
+
+
+def calibrate(
+    run: Run, networks: ensemble.Networks, step: int, nodules: np.ndarray, single: dict[str, np.ndarray]
+) -> calibration.Calibration:
+    """Fit what makes the answers of one network mean what they say.
+
+    The temperatures are fitted to single answers, and the limits to answers as they are given: with temperatures, and
+    averaged over flips if the config tests them so.
+
+    Args:
+      run: holds the nodules.
+      networks: one, with the shift of its mask.
+      step: at which its checkpoint was saved.
+      nodules: (n,) indices of the validation nodules.
+      single: what `predict_nodules` found for them without flips; the shift of the mask does not matter.
+    """
+    labels = {name: np.asarray(run.records[name])[nodules] for name in (schema.PATIENT_ID, schema.RATING_COUNTS)}
+    patients, truth = labels[schema.PATIENT_ID], cohort.labels(labels[schema.RATING_COUNTS], run.settings.nominal)
+    predicted = ~np.isnan(single["probabilities"]).all(axis=(0, 2))  # of the ratings, which a model may lack
+    temperatures = calibration.fit_temperatures(single["probabilities"], truth * predicted)
+    [network] = networks.members.values()
+    fitted = calibration.Calibration(
+        temperatures=temperatures,
+        features=single["features"].mean(axis=0) if "features" in single else np.zeros(0),
+        checkpoint=run.settings.checkpoint,
+        step=step,
+        mask_shift=network.mask_shift,
+    )
+    if not predicted.all():
+        return fitted
+    networks = _changed(networks, temperatures=temperatures.astype(np.float32))
+    answers = predict_nodules(run, networks, nodules, flips=run.settings.test_flips, masks=True)
+    fitted = fitted._replace(class_limits=conformal.fit_limits(answers["probabilities"], truth, patients))
+    if "mask" not in answers:
+        return fitted
+    limits = extent.fit(answers["mask_probability"], answers["consensus"], patients, networks.spacing_mm)
+    return fitted._replace(extent_limits=limits)
+
+
+def _changed(networks: ensemble.Networks, **changes: Any) -> ensemble.Networks:
+    """Return the only one of `networks` with some of its fields changed."""
+    [(name, network)] = networks.members.items()
+    return networks._replace(members={name: network._replace(**changes)})
 
 
 def write_predictions(run: Run, fold: int, networks: ensemble.Networks, nodules: np.ndarray, path: Path) -> None:

@@ -37,7 +37,8 @@ def test_temperatures_are_fitted_on_the_validation_nodules(tmp_path, monkeypatch
         probabilities[..., :2] = 0.9, 0.1
         return {"probabilities": probabilities, "features": nodules[:, None].astype(float)}
 
-    monkeypatch.setattr(testing, "load_fold", lambda run, fold: (None, 7))
+    networks = ensemble.Networks(None, 12, 1.0, (), {"fold_0": ensemble.Network({}, np.ones(9, np.float32), None)})
+    monkeypatch.setattr(testing, "load_fold", lambda run, fold: (networks, 7))
     monkeypatch.setattr(testing, "predict_nodules", predict_nodules)
     testing.test_fold(run, 0)
     fitted = calibration.read(tmp_path / "calibration.json")
@@ -57,11 +58,12 @@ def test_the_threshold_of_the_mask_is_fitted_on_the_validation_nodules(tmp_path,
     distance = np.sqrt(((np.indices((12, 12, 12)) - 5.5) ** 2).sum(axis=0))
     records = {
         schema.NODULE_ID: ids,
+        schema.PATIENT_ID: ids,
         schema.IMAGE: np.where(part_of == "test", -800, 0).repeat(12**3).reshape(12, 12, 12, 12).astype(np.int16),
         schema.MASK: np.stack([schema.MASK_UNIT * (distance < 4).astype(np.uint8)] * 12),
     }
     run = SimpleNamespace(
-        settings=SimpleNamespace(checkpoint="best", fit_threshold=True, batch_size=2),
+        settings=SimpleNamespace(checkpoint="best", fit_threshold=True, batch_size=2, test_flips=False),
         records=records,
         fold_folder=lambda fold: tmp_path,
         indices=lambda fold: {name: np.flatnonzero(part_of == name) for name in RIGHT},

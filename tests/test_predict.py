@@ -95,7 +95,27 @@ def test_the_table_has_the_columns_of_the_contract(predicted):
         expected += [f"{rating.name}_{what}" for what in ("pred", "within_one", "expected")[: 1 if nominal else 3]]
         expected += [f"{rating.name}_p{k}" for k in range(1, rating.classes + 1)]
     expected += "short_diameter_mm mean_diameter_mm truncated note".split()
-    assert names == expected + [f"{rating.name}_words" for rating in schema.RATINGS]
+    expected += [f"{rating.name}_words" for rating in schema.RATINGS]
+    expected += "malignancy_set unsure volume_low_mm3 volume_high_mm3 diameter_low_mm diameter_high_mm".split()
+    assert names == expected
+
+
+def test_a_row_says_how_far_its_answer_can_be_trusted(predicted):
+    folder, findings = predicted
+    nodules = json.loads((folder / "predictions.json").read_text())["nodules"]
+    for row, nodule, finding in zip(rows_of(folder), nodules, findings, strict=True):
+        classes = [int(k) for k in row["malignancy_set"].split(";")]
+        assert classes == list(range(classes[0], classes[-1] + 1)), "neighbouring classes"
+        assert classes == nodule["class_sets"]["0.8"]["malignancy"]
+        assert set(classes) <= set(nodule["class_sets"]["0.9"]["malignancy"])
+        assert int(row["malignancy_pred"]) in nodule["class_sets"]["0.9"]["malignancy"]
+        assert row["unsure"] == str(classes[0] <= 2 and classes[-1] >= 4).lower()
+        assert ("radiologists may rate the malignancy anything" in row["note"]) == (row["unsure"] == "true")
+        low, volume, high = (float(row[f"volume_{name}mm3"]) for name in ("low_", "", "high_"))
+        # The limits of both networks are -0.5 and 0.4 units of doubt, which is at least 0.5.
+        assert low <= volume * np.exp(-0.25) and high >= volume * np.exp(0.2)
+        assert np.log(high / volume) / np.log(volume / low) == pytest.approx(0.8, rel=1e-3)
+        assert float(row["diameter_low_mm"]) < finding.diameters.long_mm < float(row["diameter_high_mm"])
 
 
 def test_a_row_says_what_was_found(predicted):

@@ -109,6 +109,14 @@ def test_ratings_are_plain_values(answer):
     json.dumps(answer.to_dict())
 
 
+def test_an_answer_says_how_far_it_can_be_trusted(answer):
+    fields = answer.to_dict()
+    assert ";".join(map(str, answer.malignancy_set)) == fields["malignancy_set"]
+    assert answer.unsure is fields["unsure"] is (min(answer.malignancy_set) <= 2 and max(answer.malignancy_set) >= 4)
+    assert answer.volume_range_mm3[0] < answer.volume_mm3 < answer.volume_range_mm3[1]
+    assert answer.diameter_range_mm[0] < answer.diameter_mm < answer.diameter_range_mm[1]
+
+
 def test_the_words_of_a_class():
     words = {"subtlety": 5, "internal_structure": 4, "calcification": 6, "malignancy": 5}
 

@@ -6,7 +6,7 @@ import numpy as np
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.configs import base
 from pnsamp_jax.data import schema
-from pnsamp_jax.inference import calibration
+from pnsamp_jax.inference import calibration, conformal
 from pnsamp_jax.state import state_shapes
 from pnsamp_jax.workdir import layout
 from pnsamp_jax.workdir.checkpoint import Checkpoints
@@ -41,6 +41,14 @@ def made_up_run(folder, folds):
             checkpoints.save(state, settings.fields, loss=1.0)
         probabilities = random.dirichlet(np.ones(6), (40, 9)) * schema.CLASS_EXISTS
         features = random.normal(size=(40, state.params["heads"]["fusion"]["kernel"].shape[0]))
-        path = folder / f"fold_{fold}" / "calibration.json"
-        calibration.write(path, probabilities, random.integers(1, 5, (40, 9)), features, config.checkpoint, step=1)
+        truth = random.integers(1, 5, (40, 9))
+        fitted = calibration.Calibration(
+            temperatures=calibration.fit_temperatures(probabilities, truth),
+            features=features.mean(axis=0),
+            checkpoint=config.checkpoint,
+            step=1,
+            class_limits=conformal.fit_limits(probabilities, truth, np.arange(40)),
+            extent_limits=np.array([[-0.5, 0.4], [-0.2, 0.2]]),
+        )
+        calibration.write(folder / f"fold_{fold}" / "calibration.json", fitted, nodules=40)
     return folder

@@ -10,7 +10,7 @@ from scipy import ndimage
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.patches import patch_affine
-from pnsamp_jax.inference import attribution, ensemble
+from pnsamp_jax.inference import attribution, conformal, ensemble, extent
 from pnsamp_jax.inference.diameters import THRESHOLD, axial_diameters
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.masks import central_component, distance_mm, is_truncated
@@ -68,10 +68,14 @@ def make_findings(
         attribution.mean_contributions(networks, predictions),
     )
     ensemble_spread, flip_spread = predictions.ensemble_spread, predictions.flip_spread
+    sets, limits = class_sets(networks, predictions), extent_limits(networks)
     findings = []
     for i, nodule in enumerate(located):
         mask = central_component(predictions.mask[i] > THRESHOLD)
         patch = Volume(mask, patch_affine(nodule.point_mm, len(mask), networks.spacing_mm))
+        volume_mm3 = float(mask.sum() * networks.spacing_mm**3)
+        diameters = axial_diameters(predictions.mask[i], mask, (networks.spacing_mm, networks.spacing_mm))
+        doubt = extent.doubt(predictions.mask[i])
         findings.append(
             Finding(
                 nodule_id=nodule.request.nodule_id,
@@ -85,15 +89,36 @@ def make_findings(
                 flip_spread=float(flip_spread[i]),
                 contributions=dict(zip(CONTRIBUTORS, contributions[i].tolist(), strict=True)),
                 saliency=None,
-                volume_mm3=float(mask.sum() * networks.spacing_mm**3),
-                diameters=axial_diameters(predictions.mask[i], mask, (networks.spacing_mm, networks.spacing_mm)),
+                volume_mm3=volume_mm3,
+                diameters=diameters,
                 truncated=is_truncated(patch, nodule.shape, nodule.affine),
                 probability=predictions.mask[i],
                 distance_mm=distance_mm(mask, networks.spacing_mm),
                 locator=nodule.locator,
+                class_sets=None if sets is None else sets[:, i],
+                volume_range_mm3=None if limits is None else extent.interval(volume_mm3, doubt, limits[0]),
+                diameter_range_mm=None if limits is None else extent.interval(diameters.long_mm, doubt, limits[1]),
             )
         )
     return findings
+
+
+def class_sets(networks: ensemble.Networks, predictions: ensemble.Predictions) -> np.ndarray | None:
+    """Return the sets of classes that the networks agree on, (2, N, 9, 6) bool; None if a network has no limits."""
+    assert predictions.probabilities is not None
+    by_network = [
+        conformal.class_sets(answers.mean(axis=0), network.class_limits)
+        for network, answers in zip(networks.members.values(), predictions.probabilities, strict=True)
+        if network.class_limits is not None
+    ]
+    return conformal.merge(np.array(by_network)) if len(by_network) == len(networks.members) else None
+
+
+def extent_limits(networks: ensemble.Networks) -> np.ndarray | None:
+    """Return the mean limits of volume and diameter over the networks, (2, 2); None if a network has none."""
+    limits = [network.extent_limits for network in networks.members.values()]
+    known = [one for one in limits if one is not None]
+    return np.mean(known, axis=0) if len(known) == len(limits) else None
 
 
 def hints(

@@ -1,14 +1,15 @@
-"""What is fitted on the validation nodules of a trained fold: temperatures of the ratings, and a shift of the mask.
+"""What is fitted on the validation nodules of a trained fold, so that its answers mean what they say.
 
 Temperature scaling (Guo et al., "On calibration of modern neural networks", ICML 2017): one number for each rating
 that makes its probabilities match how often they are right. The shift is one number that is added to the logits of the
-mask, so that a threshold of one half gives the best mean Dice. Both are kept next to the fold's checkpoints in
-calibration.json, together with the mean features of the nodules and the checkpoint that they belong to.
+mask, so that a threshold of one half gives the best mean Dice. `conformal` describes the limits of the sets of
+classes, and `extent` those of volume and diameter. All are kept next to the fold's checkpoints in calibration.json,
+together with the mean features of the nodules and the checkpoint that they belong to.
 """
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from pnsamp_jax import outlines
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
+from pnsamp_jax.inference import conformal, extent
 from pnsamp_jax.inference.masks import central_component
 
 RANGE = (0.25, 4.0)  # a few hundred nodules do not support temperatures beyond
@@ -31,6 +33,8 @@ class Calibration(NamedTuple):
       checkpoint: which one was used, "best" or "last".
       step: at which that checkpoint was saved.
       mask_shift: added to the logits of the mask; 0 where none was fitted.
+      class_limits: (2, 9, 6) of the sets of classes, see `conformal`; None where none were fitted.
+      extent_limits: (2, 2) of volume and diameter, see `extent`; None where none were fitted.
     """
 
     temperatures: np.ndarray
@@ -38,6 +42,8 @@ class Calibration(NamedTuple):
     checkpoint: str
     step: int
     mask_shift: float = 0.0
+    class_limits: np.ndarray | None = None
+    extent_limits: np.ndarray | None = None
 
 
 def scale(probabilities: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
@@ -115,40 +121,29 @@ def shift(mask: np.ndarray, amount: float) -> np.ndarray:
     return odds / (odds + (1 - mask))
 
 
-def write(
-    path: Path,
-    probabilities: np.ndarray,
-    truth: np.ndarray,
-    features: np.ndarray | None,
-    checkpoint: str,
-    step: int,
-    mask_shift: float = 0.0,
-) -> None:
-    """Fit the temperatures and write them with the mean features.
-
-    A rating that the model does not predict, whose probabilities are NaN, gets a temperature of 1.
-
-    Args:
-      path: of the JSON file.
-      probabilities: (N, 9, 6) of the N validation nodules.
-      truth: (N, 9) int, 0 where there is no rating.
-      features: (N, F), None for a model without.
-      checkpoint: which one predicted them, "best" or "last".
-      step: at which that checkpoint was saved.
-      mask_shift: see `fit_mask_shift`.
-    """
-    predicted = ~np.isnan(probabilities).all(axis=(0, 2))
-    temperatures = fit_temperatures(probabilities, truth * predicted)
-    content = {
-        "checkpoint": checkpoint,
-        "step": step,
-        "nodules": len(truth),
-        "temperatures": dict(zip(schema.RATING_NAMES, temperatures.tolist(), strict=True)),
-        "mask_shift": mask_shift,
-        "features": [] if features is None else np.asarray(features, np.float64).mean(axis=0).tolist(),
+def write(path: Path, fitted: Calibration, nodules: int) -> None:
+    """Write what is fitted on a number of nodules as JSON."""
+    content: dict[str, Any] = {
+        "checkpoint": fitted.checkpoint,
+        "step": fitted.step,
+        "nodules": nodules,
+        "temperatures": dict(zip(schema.RATING_NAMES, fitted.temperatures.tolist(), strict=True)),
+        "mask_shift": fitted.mask_shift,
     }
+    if fitted.class_limits is not None:
+        content["class_limits"] = {
+            str(coverage): {
+                rating.name: limits[: rating.classes].tolist()
+                for rating, limits in zip(schema.RATINGS, of_ratings, strict=True)
+            }
+            for coverage, of_ratings in zip(conformal.COVERAGES, fitted.class_limits, strict=True)
+        }
+    if fitted.extent_limits is not None:
+        limits = np.where(np.isfinite(fitted.extent_limits), fitted.extent_limits, None)
+        content["extent_limits"] = dict(zip(extent.MEASURES, limits.tolist(), strict=True))
+    content["features"] = np.asarray(fitted.features, np.float64).tolist()
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1))
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False))
 
 
 def read(path: Path) -> Calibration:
@@ -160,11 +155,29 @@ def read(path: Path) -> Calibration:
     advice = "run --mode evaluate on this workdir, which writes it"
     try:
         content = json.loads(path.read_text())
-        temperatures = np.array([float(content["temperatures"][name]) for name in schema.RATING_NAMES])
-        features = np.array(content["features"], np.float32)
-        mask_shift = float(content.get("mask_shift", 0.0))  # older files have none
-        return Calibration(temperatures, features, content["checkpoint"], int(content["step"]), mask_shift)
+        return Calibration(
+            np.array([float(content["temperatures"][name]) for name in schema.RATING_NAMES]),
+            np.array(content["features"], np.float32),
+            content["checkpoint"],
+            int(content["step"]),
+            float(content.get("mask_shift", 0.0)),  # older files lack this and the following
+            _class_limits(content["class_limits"]) if "class_limits" in content else None,
+            _extent_limits(content["extent_limits"]) if "extent_limits" in content else None,
+        )
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; {advice}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); {advice}") from error
+
+
+def _class_limits(content: dict[str, dict[str, list[float]]]) -> np.ndarray:
+    limits = np.zeros((len(conformal.COVERAGES), *schema.CLASS_EXISTS.shape))
+    for of_ratings, coverage in zip(limits, conformal.COVERAGES, strict=True):
+        for of_classes, rating in zip(of_ratings, schema.RATINGS, strict=True):
+            of_classes[: rating.classes] = content[str(coverage)][rating.name]
+    return limits
+
+
+def _extent_limits(content: dict[str, list[float | None]]) -> np.ndarray:
+    limits = np.array([content[measure] for measure in extent.MEASURES], float)  # None becomes NaN
+    return np.where(np.isnan(limits), (-np.inf, np.inf), limits)

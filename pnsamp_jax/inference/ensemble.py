@@ -4,7 +4,7 @@ They are read from the workdir of a run, or from the files that `experiments/exp
 
     config.json                    of the run
     fold_<k>/checkpoints/          of the training; in exported weights fold_<k>/weights/ instead
-    fold_<k>/calibration.json      temperatures, mask shift and mean features, see `calibration`
+    fold_<k>/calibration.json      temperatures, mask shift, limits and mean features, see `calibration`
 
 A fold is ready once it is tested, which writes its calibration.json.
 """
@@ -46,12 +46,16 @@ class Network(NamedTuple):
       temperatures: (9,) float32 of the ratings.
       mean_features: (F,) over the fold's validation nodules; None if not known.
       mask_shift: added to the logits of the mask, see `inference.calibration`.
+      class_limits: (2, 9, 6) of the sets of classes, see `inference.conformal`; None if not known.
+      extent_limits: (2, 2) of volume and diameter, see `inference.extent`; None if not known.
     """
 
     variables: dict
     temperatures: np.ndarray
     mean_features: np.ndarray | None
     mask_shift: float = 0.0
+    class_limits: np.ndarray | None = None
+    extent_limits: np.ndarray | None = None
 
 
 class Networks(NamedTuple):
@@ -265,7 +269,9 @@ def _load_member(fold: Path, like: TrainState, which: str, model: dict) -> Netwo
                 f"config.json names the {which} one, now step {int(state.step)}; run --mode evaluate on this workdir, "
                 "which writes it anew"
             )
-    return Network(variables, fitted.temperatures.astype(np.float32), fitted.features, fitted.mask_shift)
+    temperatures = fitted.temperatures.astype(np.float32)
+    limits = (fitted.class_limits, fitted.extent_limits)
+    return Network(variables, temperatures, fitted.features, fitted.mask_shift, *limits)
 
 
 def _sample_deviation(values: np.ndarray) -> np.ndarray:

@@ -9,9 +9,11 @@ JASA 2018). Where several networks or flips disagree, their mean probability is 
 import numpy as np
 
 from pnsamp_jax.inference.conformal import patient_quantile
+from pnsamp_jax.inference.diameters import THRESHOLD, axial_diameters
 from pnsamp_jax.inference.masks import central_component
 
 COVERAGE = 0.9
+MEASURES = ("volume", "diameter")
 LOOSE, TIGHT = 0.2, 0.8  # thresholds of the mask between which its volume is compared
 SLACK = 0.5  # doubt of a mask with the same volume at both; readers differ even there
 
@@ -46,6 +48,30 @@ def fit_limits(measured: np.ndarray, true: np.ndarray, doubts: np.ndarray, patie
     if not known.any():
         return np.array([-np.inf, np.inf])
     return np.array([-patient_quantile(-errors, patients, each_side), patient_quantile(errors, patients, each_side)])
+
+
+def fit(probability: np.ndarray, consensus: np.ndarray, patients: np.ndarray, spacing_mm: float) -> np.ndarray:
+    """Fit the limits of `MEASURES` to nodules that the network was not trained on.
+
+    Args:
+      probability: (N, S, S, S) of the mask.
+      consensus: (N, S, S, S) bool, the readers'.
+      patients: (N,) ids.
+      spacing_mm: size of a voxel.
+
+    Returns:
+      (2, 2): by measure, see `fit_limits`.
+    """
+    doubts = np.array([doubt(one) for one in probability])
+    measured = np.array([_measure(one, central_component(one > THRESHOLD), spacing_mm) for one in probability])
+    true = np.array([_measure(one.astype(np.float32), one, spacing_mm) for one in consensus])
+    return np.stack([fit_limits(*pair, doubts, patients) for pair in zip(measured.T, true.T, strict=True)])
+
+
+def _measure(probability: np.ndarray, mask: np.ndarray, spacing_mm: float) -> tuple[float, float]:
+    """Return the volume and the long axis of a mask."""
+    long_mm = axial_diameters(probability, mask, (spacing_mm, spacing_mm)).long_mm if mask.any() else 0.0
+    return float(mask.sum() * spacing_mm**3), long_mm
 
 
 def interval(measured: float, of_doubt: float, limits: np.ndarray) -> tuple[float, float]:

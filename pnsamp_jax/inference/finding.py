@@ -52,6 +52,9 @@ class Finding:
       readers_mask: patch of bool, the readers' consensus; None if unknown.
       truth: (9,) int, the readers' class (`cohort.labels`), 0 for a rating that they did not give; None if unknown.
       locator: the axial slice of the CT through the point; None where the CT is not known.
+      class_sets: (2, 9, 6) bool, the sets of classes by `conformal.COVERAGES`; None if not known.
+      volume_range_mm3: interval of the volume, see `extent`; None if not known.
+      diameter_range_mm: that of the long axis.
     """
 
     nodule_id: str
@@ -74,6 +77,9 @@ class Finding:
     readers_mask: np.ndarray | None = None
     truth: np.ndarray | None = None
     locator: Locator | None = None
+    class_sets: np.ndarray | None = None
+    volume_range_mm3: tuple[float, float] | None = None
+    diameter_range_mm: tuple[float, float] | None = None
 
     def without_patches(self) -> "Finding":
         """Return a copy with empty patches and no locator, which take up nearly all of a finding's memory."""
@@ -113,6 +119,9 @@ class Finding:
             notes.append(f"uncertain: only {self.volume_mm3:.0f} mm3 are segmented, less than a ball of 3 mm")
         if self.distance_mm > FAR_MM:
             notes.append(f"uncertain: the mask begins {self.distance_mm:.0f} mm away from the point")
+        if self.unsure:
+            first, *_, last = self.malignancy_set
+            notes.append(f"unsure: radiologists may rate the malignancy anything from {first} to {last}")
         return "; ".join(notes)
 
     @property
@@ -137,6 +146,19 @@ class Finding:
     def expected(self) -> np.ndarray:
         """Return the mean of each rating, (9,) float, NaN for a nominal one: classes without an order have no mean."""
         return np.where(schema.NOMINAL, np.nan, metrics.expected(self.probabilities))
+
+    @property
+    def malignancy_set(self) -> tuple[int, ...]:
+        """Return the malignancy classes that hold the readers' in 8 of 10 nodules; () if not known."""
+        if self.class_sets is None:
+            return ()
+        return tuple(int(k) + 1 for k in np.flatnonzero(self.class_sets[0, schema.MALIGNANCY]))
+
+    @property
+    def unsure(self) -> bool | None:
+        """Return whether the malignancy set reaches from the unsuspicious to the suspicious; None if not known."""
+        classes = self.malignancy_set
+        return min(classes) <= 2 and max(classes) >= 4 if classes else None
 
     @property
     def malignant_probability(self) -> float:

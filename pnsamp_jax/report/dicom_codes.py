@@ -19,6 +19,8 @@ _lidc, _ncit, _radlex = map(_codes_of, ("99LIDCQIICR", "NCIt", "RadLex"))
 _own = _codes_of("99PNSAMP")
 EXTENT = _own("extent", "Extent of the segmentation")
 LOWER_BOUNDS = _own("truncated", "Reaches the border: volume and diameters are lower bounds")
+# Nor that an observer may choose any of several classes.
+MALIGNANCY_SET = _own("malignancy_set", "One of the malignancy classes that hold in 8 of 10 nodules")
 
 _2, _3, _4 = _lidc("002", "2 out of 5"), _lidc("003", "3 out of 5"), _lidc("004", "4 out of 5")
 

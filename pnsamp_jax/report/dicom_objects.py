@@ -6,7 +6,7 @@ from typing import Any
 import highdicom as hd
 import numpy as np
 from pydicom import Dataset
-from pydicom.sr.codedict import codes
+from pydicom.sr.codedict import Code, codes
 from pydicom.uid import generate_uid
 
 from pnsamp_jax import __version__
@@ -15,7 +15,7 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.report import SIMULATED
-from pnsamp_jax.report.dicom_codes import EXTENT, LOWER_BOUNDS, RATING_CODES
+from pnsamp_jax.report.dicom_codes import EXTENT, LOWER_BOUNDS, MALIGNANCY_SET, RATING_CODES
 from pnsamp_jax.report.dicom_headers import UTF8, read_headers
 
 NAME = "PN-SAMP"
@@ -169,16 +169,18 @@ def _measurement_group(
         )
     else:
         mm, axes = codes.UCUM.Millimeter, finding.diameters
+        mm3, volume_mm3 = codes.UCUM.CubicMillimeter, float(finding.volume_mm3)
         measurements += [
-            hd.sr.Measurement(codes.SCT.Volume, round(float(finding.volume_mm3), 2), codes.UCUM.CubicMillimeter),
-            hd.sr.Measurement(codes.SCT.LongAxis, round(axes.long_mm, 2), mm),
+            _measurement(codes.SCT.Volume, volume_mm3, mm3, finding.volume_range_mm3),
+            _measurement(codes.SCT.LongAxis, axes.long_mm, mm, finding.diameter_range_mm),
             hd.sr.Measurement(codes.SCT.ShortAxis, round(axes.short_mm, 2), mm),
             hd.sr.Measurement(codes.SCT.Diameter, round(axes.mean_mm, 2), mm, derivation=codes.SCT.Mean),
         ]
         if finding.truncated:
             evaluations.append(hd.sr.QualitativeEvaluation(EXTENT, LOWER_BOUNDS))
     expected = round(float(finding.expected[schema.MALIGNANCY]), 3)
-    concept, _ = RATING_CODES["malignancy"]
+    concept, classes = RATING_CODES["malignancy"]
+    evaluations += [hd.sr.QualitativeEvaluation(MALIGNANCY_SET, classes[k - 1]) for k in finding.malignancy_set]
     measurements.append(hd.sr.Measurement(concept, expected, codes.UCUM.NoUnits, derivation=codes.SCT.Mean))
     for name, k in zip(schema.RATING_NAMES, finding.arg_max, strict=True):
         concept, classes = RATING_CODES[name]
@@ -193,6 +195,17 @@ def _measurement_group(
         referenced_volume_surface=point,
         referenced_segment=segment,
     )
+
+
+def _measurement(name: Code, value: float, unit: Code, interval: tuple[float, float] | None) -> hd.sr.Measurement:
+    """Build a measurement, with what may be missing below and above it if its interval is known."""
+    properties = None
+    if interval is not None and np.isfinite(interval).all():
+        below, above = (round(abs(value - end), 2) for end in interval)
+        properties = hd.sr.MeasurementProperties(
+            lower_measurement_uncertainty=below, upper_measurement_uncertainty=above
+        )
+    return hd.sr.Measurement(name, round(value, 2), unit, properties=properties)
 
 
 def _report(groups: list, evidence: list[Dataset], simulated: bool) -> hd.sr.Comprehensive3DSR:

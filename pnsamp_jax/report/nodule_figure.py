@@ -125,7 +125,7 @@ def rating_cells(finding: Finding) -> list[Cell]:
 def summary(finding: Finding) -> list[str]:
     """Return the lines below the ratings: size, expected malignancy ± its spread over the ensemble, and what to note.
 
-    The mean diameter has one decimal, as Lung-RADS asks.
+    The mean diameter has one decimal, as Lung-RADS asks. The volume is followed by its interval, if that is known.
     """
     notes = wrap(finding.note, NOTE_LETTERS, max_lines=2, placeholder=" …")
     if not finding.segmented:
@@ -136,10 +136,17 @@ def summary(finding: Finding) -> list[str]:
         malignancy += f" ± {finding.ensemble_spread:.2f}"
     return [
         f"diameter {sign}{axes.lung_rads_mm:.1f} mm ({axes.long_mm:.1f} × {axes.short_mm:.1f})",
-        f"volume {sign}{finding.volume_mm3:,.0f} mm³",
+        f"volume {sign}{finding.volume_mm3:,.0f} mm³{_range(finding.volume_range_mm3)}",
         malignancy,
         *notes,
     ]
+
+
+def _range(interval: tuple[float, float] | None) -> str:
+    """Return an interval in brackets, "" if it is not known or not finite."""
+    if interval is None or not np.isfinite(interval).all():
+        return ""
+    return f" ({interval[0]:,.0f} to {interval[1]:,.0f})"
 
 
 def slice_indices(mask: np.ndarray) -> tuple[int, int, int]:

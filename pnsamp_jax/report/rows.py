@@ -5,13 +5,24 @@ import json
 import numpy as np
 
 from pnsamp_jax.data import schema
+from pnsamp_jax.inference.conformal import COVERAGES
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.requests import Failure
 
 MASK_FILE = "masks/{}.nii.gz"  # by nodule id
 POINT_COLUMNS = ("x_mm", "y_mm", "z_mm")
 WORDS = tuple(f"{name}_words" for name in schema.RATING_NAMES)  # the meaning of the likeliest classes
-TEXTS = ("nodule_id", "image", "status", "mask", "note", *WORDS)  # other columns hold numbers and booleans
+TRUST = ("malignancy_set", "unsure")
+RANGES = ("volume_low_mm3", "volume_high_mm3", "diameter_low_mm", "diameter_high_mm")
+TEXTS = (
+    "nodule_id",
+    "image",
+    "status",
+    "mask",
+    "note",
+    *WORDS,
+    "malignancy_set",
+)  # other columns hold numbers and booleans
 
 
 def columns() -> list[str]:
@@ -21,7 +32,7 @@ def columns() -> list[str]:
         names += [f"{rating.name}_pred"]
         names += [f"{rating.name}_{what}" for what in ("within_one", "expected") if not rating.nominal]
         names += [f"{rating.name}_p{k}" for k in range(1, rating.classes + 1)]
-    return [*names, "short_diameter_mm", "mean_diameter_mm", "truncated", "note", *WORDS]
+    return [*names, "short_diameter_mm", "mean_diameter_mm", "truncated", "note", *WORDS, *TRUST, *RANGES]
 
 
 def row_of(finding: Finding) -> dict:
@@ -43,7 +54,19 @@ def row_of(finding: Finding) -> dict:
             row[f"{rating.name}_expected"] = f"{finding.expected[index]:.6g}"
         p = finding.probabilities[index, : rating.classes]
         row |= {f"{rating.name}_p{k}": f"{value:.6g}" for k, value in enumerate(p, start=1)}
-    return row | dict(zip(WORDS, finding.words, strict=True))
+    return row | dict(zip(WORDS, finding.words, strict=True)) | _trust(finding)
+
+
+def _trust(finding: Finding) -> dict[str, str]:
+    """Return the columns that tell how far an answer can be trusted, as far as the networks know."""
+    found = {}
+    if finding.malignancy_set:
+        found["malignancy_set"] = ";".join(map(str, finding.malignancy_set))
+        found["unsure"] = "true" if finding.unsure else "false"
+    if finding.volume_range_mm3 and finding.diameter_range_mm:
+        values = zip(RANGES, (*finding.volume_range_mm3, *finding.diameter_range_mm), strict=True)
+        found |= {name: f"{value:.6g}" for name, value in values if np.isfinite(value)}
+    return found
 
 
 def _axes(finding: Finding) -> list[tuple[str, float]]:
@@ -64,12 +87,24 @@ def failed_row(failure: Failure) -> dict:
 def details(finding: Finding | None) -> dict:
     """Return the fields of predictions.json that are not in the row; all are None if there is no finding."""
     if finding is None or not finding.segmented:
-        return dict.fromkeys(("malignancy_spread", "suspicion", "contributions"))
+        return dict.fromkeys(("malignancy_spread", "suspicion", "contributions", "class_sets"))
     spreads = {"ensemble": finding.ensemble_spread, "flips": finding.flip_spread}
     return {
         "malignancy_spread": {name: None if np.isnan(value) else value for name, value in spreads.items()},
         "suspicion": finding.malignant_probability,
         "contributions": finding.contributions,
+        "class_sets": None if finding.class_sets is None else _class_sets(finding.class_sets),
+    }
+
+
+def _class_sets(sets: np.ndarray) -> dict[str, dict[str, list[int]]]:
+    """Return the classes in the sets by stated coverage and rating."""
+    return {
+        str(coverage): {
+            name: [int(k) + 1 for k in np.flatnonzero(classes)]
+            for name, classes in zip(schema.RATING_NAMES, of_ratings, strict=True)
+        }
+        for coverage, of_ratings in zip(COVERAGES, sets, strict=True)
     }
 
 

@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.inference import calibration
+from pnsamp_jax.inference import calibration, conformal
 
 
 def softmax(logits):
@@ -62,19 +63,57 @@ def test_perfect_predictions_stop_at_the_range():
     assert calibration.fit_temperatures(p, truth)[0] == pytest.approx(calibration.RANGE[0], rel=1e-3)
 
 
-def test_a_file_names_its_checkpoint_and_one_that_does_not_is_refused(tmp_path):
-    random, path = np.random.default_rng(5), tmp_path / "calibration.json"
-    p, truth = random.dirichlet(np.ones(6), (30, 9)), random.integers(1, 4, (30, 9))
-    features = random.normal(size=(30, 7))
-    calibration.write(path, p, truth, features, "best", step=40)
-    content, found = json.loads(path.read_text()), calibration.read(path)
-    assert (content["checkpoint"], content["step"]) == (found.checkpoint, found.step) == ("best", 40)
-    np.testing.assert_array_equal(found.temperatures, calibration.fit_temperatures(p, truth))
-    np.testing.assert_allclose(found.features, features.mean(axis=0), rtol=1e-6)
+def made_up(random):
+    p, truth = random.dirichlet(np.ones(6), (30, 9)) * schema.CLASS_EXISTS, random.integers(1, 4, (30, 9))
+    return calibration.Calibration(
+        temperatures=random.uniform(0.5, 2, 9),
+        features=random.normal(size=7).astype(np.float32),
+        checkpoint="best",
+        step=40,
+        mask_shift=0.75,
+        class_limits=conformal.fit_limits(p, truth, np.arange(30)),
+        extent_limits=np.array([[-1.5, 0.25], [-np.inf, np.inf]]),
+    )
+
+
+def test_a_file_gives_back_what_was_written(tmp_path):
+    written, path = made_up(np.random.default_rng(5)), tmp_path / "calibration.json"
+    calibration.write(path, written, nodules=30)
+    found = calibration.read(path)
+    assert found._fields == written._fields
+    for name, value in written._asdict().items():
+        np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
+    assert json.loads(path.read_text())["nodules"] == 30
+
+
+def test_a_file_that_does_not_name_its_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "calibration.json"
+    calibration.write(path, made_up(np.random.default_rng(5)), nodules=30)
+    content = json.loads(path.read_text())
     del content["checkpoint"], content["step"]
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"calibration\.json: damaged .*--mode evaluate"):
         calibration.read(path)
+
+
+@pytest.mark.parametrize("damage", [{"0.8": {}}, {"0.8": {}, "0.9": {}}, [], 3])
+def test_damaged_limits_are_refused(tmp_path, damage):
+    path = tmp_path / "calibration.json"
+    calibration.write(path, made_up(np.random.default_rng(5)), nodules=30)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"class_limits": damage}))
+    with pytest.raises(UserError, match=r"calibration\.json: damaged"):
+        calibration.read(path)
+
+
+def test_an_older_file_has_no_limits_and_no_shift(tmp_path):
+    path = tmp_path / "calibration.json"
+    calibration.write(path, made_up(np.random.default_rng(5)), nodules=30)
+    content = json.loads(path.read_text())
+    for name in ("mask_shift", "class_limits", "extent_limits"):
+        del content[name]
+    path.write_text(json.dumps(content))
+    found = calibration.read(path)
+    assert (found.mask_shift, found.class_limits, found.extent_limits) == (0, None, None)
 
 
 def ball(radius, size=24):
@@ -99,13 +138,3 @@ def test_shifting_adds_to_the_logits():
     np.testing.assert_allclose(shifted[1:-1], expected, rtol=1e-5)  # of float32
     assert shifted[0] == 0 and shifted[-1] == 1
     assert calibration.shift(p, 0.0) is p  # the paper's forms stay as they are, to the bit
-
-
-def test_a_file_keeps_the_mask_shift_and_an_older_one_has_none(tmp_path):
-    path = tmp_path / "calibration.json"
-    calibration.write(path, np.full((3, 9, 6), 1 / 6), np.ones((3, 9), int), None, "last", 5, mask_shift=0.75)
-    assert calibration.read(path).mask_shift == 0.75
-    content = json.loads(path.read_text())
-    del content["mask_shift"]
-    path.write_text(json.dumps(content))
-    assert calibration.read(path).mask_shift == 0

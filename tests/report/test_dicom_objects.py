@@ -165,6 +165,22 @@ def test_lower_bounds_and_simulated_training_are_said(tmp_path, simulated):
         assert_valid(tmp_path / "out" / "sr.dcm", "Comprehensive3DSR")
 
 
+def test_intervals_and_the_set_of_classes_are_in_the_report(tmp_path):
+    paths = make_series(tmp_path)
+    sets = np.zeros((2, 9, 6), bool)
+    sets[0, schema.MALIGNANCY, 2:4] = True
+    known = finding(class_sets=sets, volume_mm3=100.0, volume_range_mm3=(60.0, 180.0), diameter_range_mm=(0.0, np.inf))
+    write_and_read(tmp_path, [known], make_masks(paths, 1), paths)
+    (group,) = read_report(tmp_path).content.get_volumetric_roi_measurements()
+    volume, long_axis, *_ = group.get_measurements()
+    texts = [item.ConceptNameCodeSequence[0].CodeMeaning for item in volume.ContentSequence]
+    bounds = [item.MeasuredValueSequence[0].NumericValue for item in volume.ContentSequence if item.ValueType == "NUM"]
+    assert sorted(map(float, bounds)) == [40, 80], texts
+    assert "NUM" not in [item.ValueType for item in long_axis.get("ContentSequence", [])]  # infinite: not known
+    may_be = [item.value for item in group.get_qualitative_evaluations() if item.name.value == "malignancy_set"]
+    assert [code.value for code in may_be] == ["903", "904"]
+
+
 def test_a_finding_without_a_voxel_of_the_series_has_a_point_in_the_report_and_no_segment(tmp_path):
     paths = make_series(tmp_path)
     masks = make_masks(paths, 3)

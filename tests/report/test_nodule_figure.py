@@ -92,6 +92,13 @@ def test_summary_leaves_out_unknown_values():
     assert nodule_figure.summary(alone) == [*size, "expected malignancy 2.00"]
 
 
+def test_the_interval_of_the_volume_is_shown_if_it_is_known():
+    known = make_finding(size=SIZE, volume_mm3=190.0, volume_range_mm3=(101.2, 1330.0))
+    assert "volume 190 mm³ (101 to 1,330)" in nodule_figure.summary(known)
+    unbounded = make_finding(size=SIZE, volume_mm3=190.0, volume_range_mm3=(0.0, np.inf))
+    assert "volume 190 mm³" in nodule_figure.summary(unbounded)
+
+
 def test_a_truncated_mask_has_lower_bounds_and_no_mask_no_ratings():
     cut = nodule_figure.summary(finding_of(diameters=Diameters(30.0, 20.0), volume_mm3=9000.0, truncated=True))
     assert cut[:2] == ["diameter ≥ 25.0 mm (30.0 × 20.0)", "volume ≥ 9,000 mm³"] and "lower" in " ".join(cut[3:])

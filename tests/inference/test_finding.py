@@ -1,0 +1,27 @@
+import numpy as np
+import pytest
+from findings import make_finding
+
+from pnsamp_jax.data import schema
+
+
+def of_set(*classes):
+    sets = np.zeros((2, 9, 6), bool)
+    sets[0, schema.MALIGNANCY, np.array(classes) - 1] = True
+    return make_finding(size=8, class_sets=sets, volume_mm3=500.0)
+
+
+@pytest.mark.parametrize(
+    ("classes", "unsure"),
+    [((3,), False), ((2, 3), False), ((3, 4, 5), False), ((2, 3, 4), True), ((1, 2, 3, 4, 5), True)],
+)
+def test_a_nodule_is_unsure_if_it_may_be_unsuspicious_or_suspicious(classes, unsure):
+    finding = of_set(*classes)
+    assert finding.malignancy_set == classes and finding.unsure is unsure
+    told = f"unsure: radiologists may rate the malignancy anything from {classes[0]} to {classes[-1]}"
+    assert finding.note == (told if unsure else "")
+
+
+def test_a_finding_of_networks_without_limits_is_neither_sure_nor_unsure():
+    finding = make_finding(size=8, volume_mm3=500.0)
+    assert finding.malignancy_set == () and finding.unsure is None and finding.note == ""
