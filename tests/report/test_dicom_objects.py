@@ -171,7 +171,7 @@ def test_intervals_and_the_set_of_classes_are_in_the_report(tmp_path):
     sets[0, schema.MALIGNANCY, 2:4] = True
     known = finding(class_sets=sets, volume_mm3=100.0, volume_range_mm3=(60.0, 180.0), diameter_range_mm=(0.0, np.inf))
     write_and_read(tmp_path, [known], make_masks(paths, 1), paths)
-    (group,) = read_report(tmp_path).content.get_volumetric_roi_measurements()
+    (group,) = read_report(tmp_path).content.get_volumetric_roi_measurement_groups()
     volume, long_axis, *_ = group.get_measurements()
     texts = [item.ConceptNameCodeSequence[0].CodeMeaning for item in volume.ContentSequence]
     bounds = [item.MeasuredValueSequence[0].NumericValue for item in volume.ContentSequence if item.ValueType == "NUM"]
