@@ -35,10 +35,10 @@ LAYERS = {
 
 
 @cache
-def traced(name, mode):
+def traced(name, mode, rotate=0.0):
     """The step of a config in bfloat16, before it is lowered for a platform."""
     config = CONFIGS[name].get_config()
-    config.patch_size, config.model.dtype = SIZE, "bfloat16"
+    config.patch_size, config.model.dtype, config.augment.rotate = SIZE, "bfloat16", rotate
     task = read_settings(config).task
     state, side = state_shapes(*task.shape), SIZE + 2 * config.data.margin
     shapes = {
@@ -57,9 +57,9 @@ def traced(name, mode):
 
 
 @cache
-def operations(name, mode, platform):
+def operations(name, mode, platform, rotate=0.0):
     """All operations of the step's StableHLO; those of a function as often as it is called."""
-    module = traced(name, mode).lower(lowering_platforms=(platform,)).compiler_ir("stablehlo")
+    module = traced(name, mode, rotate).lower(lowering_platforms=(platform,)).compiler_ir("stablehlo")
     functions = {function.attributes["sym_name"].value: function.operation for function in module.body.operations}
 
     def inside(operation):
@@ -70,9 +70,9 @@ def operations(name, mode, platform):
     return list(inside(functions["main"]))
 
 
-def named(name, mode, platform, kind):
-    """The operations of one kind, such as "convolution"."""
-    return [operation for operation in operations(name, mode, platform) if operation.name == f"stablehlo.{kind}"]
+def named(kind, *step, **options):
+    """The operations of one kind, such as "convolution", in a step."""
+    return [operation for operation in operations(*step, **options) if operation.name == f"stablehlo.{kind}"]
 
 
 every_step = pytest.mark.parametrize("mode", ["train", "eval", "predict"])
@@ -91,7 +91,7 @@ def test_convolutions_of_a_step(name, mode, platform):
     if mode == "train":
         count += layers - 1 + (layers if platform != "cpu" else 0)
     dimensions = 2 if platform == "cpu" else 3
-    ranks = Counter(len(conv.results[0].type.shape) for conv in named(name, mode, platform, "convolution"))
+    ranks = Counter(len(conv.results[0].type.shape) for conv in named("convolution", name, mode, platform))
     assert ranks == {dimensions + 2: count}
 
 
@@ -99,7 +99,7 @@ def test_convolutions_of_a_step(name, mode, platform):
 @every_step
 @every_config
 def test_every_convolution_is_in_bfloat16_if_the_config_says_so(name, mode, platform):
-    convolutions = named(name, mode, platform, "convolution")
+    convolutions = named("convolution", name, mode, platform)
     values = [value for conv in convolutions for value in (*conv.operands, *conv.results)]
     assert {str(value.type.element_type) for value in values} == {"bf16"}
 
@@ -112,16 +112,32 @@ def test_bytes_that_the_convolutions_move(name, mode, platform, passes):
     # same three sizes. bfloat16 has two bytes.
     each = [2 * (BATCH * (SIZE * side) ** 3 * (c + f) + 27 * c * f) for side, c, f in LAYERS[name]]
     expected = passes * sum(each) - (each[0] if passes == 3 else 0)  # the patch needs no gradient
-    convolutions = named(name, mode, platform, "convolution")
+    convolutions = named("convolution", name, mode, platform)
     values = [value for conv in convolutions for value in (*conv.operands, *conv.results)]
     assert sum(2 * prod(value.type.shape) for value in values) == expected
+
+
+def most_slices(*step, **options):
+    """The largest number of slices that a gather fetches."""
+    gathers = named("gather", *step, **options)
+    return max(prod(op.results[0].type.shape) // prod(op.attributes["slice_sizes"]) for op in gathers)
+
+
+# On TPU a patch is one slice without a rotation, and with one a slice for each block of 8 voxels on a side. The heads
+# of PN-SAMP Plus fetch the extremes of their maps, which have up to 48 channels.
+@pytest.mark.parametrize(
+    ("name", "rotate", "for_each"), [("m", 0.0, 1), ("m", 10.0, (SIZE // 8) ** 3), ("plus", 0.0, 48)]
+)
+def test_voxels_are_fetched_one_by_one_on_no_tpu(name, rotate, for_each):
+    assert most_slices(name, "train", "tpu", rotate) <= BATCH * for_each
+    assert most_slices(name, "train", "cuda", rotate) == BATCH * SIZE**3  # where that is fast: the count finds them
 
 
 @every_platform
 @every_step
 @every_config
 def test_no_step_calls_the_host(name, mode, platform):
-    targets = {call.attributes["call_target_name"].value for call in named(name, mode, platform, "custom_call")}
+    targets = {call.attributes["call_target_name"].value for call in named("custom_call", name, mode, platform)}
     assert not [target for target in targets if "callback" in target]
     kinds = {operation.name for operation in operations(name, mode, platform)}
     assert not kinds & {f"stablehlo.{kind}" for kind in ("infeed", "outfeed", "send", "recv")}
