@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ct_files import write_itk
 
-from pnsamp_jax.data import schema
+from pnsamp_jax.data import beam, schema
 from pnsamp_jax.data.folder import FolderSource
 from pnsamp_jax.data.folder_tables import NODULE_COLUMNS, RATING_COLUMNS
 from pnsamp_jax.data.patches import Geometry, patch_affine
@@ -146,6 +146,16 @@ def test_a_source_without_readable_series_is_an_error(source, tmp_path):
     with pytest.raises(UserError, match="^no series could be prepared; the first reason: .*nii.gz"):
         build(source, tmp_path)
     assert not list((tmp_path / "tfds").rglob("*.tfrecord*"))
+
+
+@pytest.mark.slow
+def test_beam_builds_the_same_dataset(source, tmp_path):
+    pytest.importorskip("apache_beam", reason="needs Apache Beam: pip install 'pnsamp-jax[beam]'")
+    local = build(source, tmp_path / "local")
+    options = beam.read_options("runner=FnApiRunner,direct_running_mode=multi_processing,direct_num_workers=2")
+    found = build(source, tmp_path / "beam", beam_options=options)
+    assert_same(read(found), read(local))
+    assert found.info.metadata == local.info.metadata and list(found.info.metadata["failures"])
 
 
 def test_configs_and_documentation(source, tmp_path):
