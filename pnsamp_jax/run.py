@@ -111,9 +111,9 @@ def load_records(settings: Settings) -> Arrays:
 
     beam_options = beam.read_options(settings.beam) if settings.beam else None
     prepared = prepare(settings.source, settings.geometry, settings.cache, settings.workers, beam_options)
-    read = open_records if settings.pipeline == "tfdata" else read_records
+    take = open_records if settings.pipeline == "tfdata" else read_records
     try:
-        return read(prepared.files, member)
+        return take(prepared.files, member)
     finally:  # also where none is left
         omissions = read and describe_omissions(
             np.concatenate(read), settings.cohort, settings.min_readers, settings.train_cohort

@@ -54,19 +54,18 @@ def run(job: Job, files: dict[str, Path], options: Any) -> Iterator[tuple[str, s
         return
     import apache_beam as beam
 
-    def work(key: str, path: str) -> str:
-        return json.dumps([key, *job(key, Path(path))])
+    def work(number: int, key: str, path: str) -> None:
+        failure, notes = job(key, Path(path))
+        Path(folder, f"{number}.json").write_text(json.dumps([key, failure, notes]))
 
-    jobs = [(key, str(path)) for key, path in files.items()]
+    jobs = [(number, key, str(path)) for number, (key, path) in enumerate(files.items())]
     with TemporaryDirectory(dir=next(iter(files.values())).parent, prefix=".beam-") as folder:
         try:
             pipeline = beam.Pipeline(options=options)
         except ValueError as error:  # names the runners that there are
             raise UserError(f"config.data.beam: {error}") from error
         with pipeline:
-            done = pipeline | beam.Create(jobs) | beam.Reshuffle() | beam.MapTuple(work)
-            _ = done | beam.io.WriteToText(str(Path(folder, "done")))
-        for part in sorted(Path(folder).glob("done*")):
-            for line in part.read_text().splitlines():
-                key, failure, notes = json.loads(line)
-                yield key, failure, notes
+            _ = pipeline | beam.Create(jobs) | beam.Reshuffle() | beam.MapTuple(work)
+        for number in range(len(jobs)):
+            key, failure, notes = json.loads(Path(folder, f"{number}.json").read_text())
+            yield key, failure, notes
