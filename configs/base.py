@@ -57,8 +57,9 @@ def _data() -> ConfigDict:
     data.nominal = "modal"  # internal structure, calcification: most readers' class, or the rounded "mean" (the paper)
     data.margin = 8  # voxels stored around the patch, from which shifts and rotations fill it up
     data.cache = ""  # folder for prepared patches; by default pnsamp_jax in the user's cache folder
-    data.pipeline = "device"  # "device" keeps all patches on the device; "tfdata" reads TFDS records through tf.data
+    data.pipeline = "device"  # "device" keeps all patches on the device; "tfdata" reads each batch from disk
     data.workers = 0  # processes that prepare patches; 0 for one per core
+    data.beam = ""  # options of Apache Beam, whose workers prepare them instead: "runner=FlinkRunner,parallelism=16"
     return data
 
 

@@ -37,6 +37,7 @@ class Settings:
       geometry: of the stored patches.
       cache: folder of prepared patches and compiled programs.
       workers: processes that prepare patches; 0 for one per core.
+      beam: options of Apache Beam, whose workers prepare them instead, see `beam.read_options`; "" for none.
       pipeline: one of `input_pipeline.PIPELINES`.
       cohort: which nodules are split into folds, one of `cohort.COHORTS`.
       train_cohort: a wider cohort whose further nodules are added to the training subset; "" for none.
@@ -60,6 +61,7 @@ class Settings:
     geometry: Geometry
     cache: Path
     workers: int
+    beam: str
     pipeline: str
     cohort: str
     train_cohort: str

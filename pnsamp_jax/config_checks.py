@@ -1,5 +1,6 @@
 """Whether a config is one: its fields and their types, the values that they may have, and how they fit together."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -90,6 +91,8 @@ def check_values(config: ConfigDict) -> None:
         raise UserError(
             f"config.appearance.largest: {config.appearance.largest} is below {SMALLEST_FACTOR}, the smallest"
         )
+    if config.data.pipeline == "tfdata" and find_spec("tensorflow") is None:
+        raise UserError("config.data.pipeline: 'tfdata' needs TensorFlow; pip install 'pnsamp-jax[tf]'")
     _check_windows(config.model.windows)
     # A baseline without a network takes any size.
     multiple = getattr(models.MODELS.get(config.model.name), "PATCH_MULTIPLE", 1)

@@ -4,6 +4,8 @@ Training goes through an endless sequence of nodules, one random permutation of 
 step s takes the positions s B .. (s + 1) B of it. A run that resumes at step s therefore sees the same batches as an
 uninterrupted one, with no iterator state to save. Batches hold int16 HU and uint8 masks only; windows and augmentation
 are applied inside the compiled step.
+
+The voxels are arrays in memory or on the device, or `ArraysOnDisk`, of which only a batch is in memory at a time.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from pnsamp_jax.data import schema
+from pnsamp_jax.errors import UserError
 
 PIPELINES = ("device", "tfdata")
+BATCHES_AHEAD = 2  # that tf.data keeps ready, besides those that it is reading
 FEATURES = (schema.IMAGE, schema.MASK, schema.RATING_COUNTS)  # of a batch
 
 Arrays = dict[str, Any]  # NumPy arrays on the host, or JAX arrays on the device
@@ -46,7 +50,7 @@ def train_batches(
     Args:
       records: under the names of `schema`.
       nodules: (n,) indices of the training nodules in the records.
-      pipeline: "device" gathers each batch where the records are; "tfdata" prepares batches ahead on the host.
+      pipeline: "device" gathers each batch where the records are; "tfdata" reads batches ahead, in threads.
       seed: decides the order.
       steps: a resumed run begins at the number of steps that it has taken.
       batch_size: nodules in a batch.
@@ -59,18 +63,34 @@ def train_batches(
 
 
 def _prefetched(batch: Callable[[int], Arrays], steps: range, records: Arrays) -> Iterator[Arrays]:
-    """Yield the batches from tf.data, which calls `batch` on arrays in memory ahead of time, in threads of its own."""
+    """Yield the batches from tf.data, which calls `batch` ahead of time in threads of its own.
+
+    Raises:
+      UserError: as `batch`.
+    """
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")  # the accelerators belong to JAX
 
+    types = [records[name].dtype for name in FEATURES]
+    failures: list[UserError] = []
+
+    def read(step: np.ndarray) -> list[np.ndarray]:
+        try:
+            return [np.asarray(values) for values in batch(int(step)).values()]
+        except UserError as error:  # which TensorFlow would print with a traceback
+            failures.append(error)
+            return [np.empty(0, dtype) for dtype in types]
+
     def load(step: tf.Tensor) -> dict[str, tf.Tensor]:
-        types = [records[name].dtype for name in FEATURES]
-        arrays = tf.numpy_function(lambda step: list(batch(int(step)).values()), [step], types, stateful=False)
+        arrays = tf.numpy_function(read, [step], types, stateful=False)
         return dict(zip(FEATURES, arrays, strict=True))
 
     dataset = tf.data.Dataset.range(steps.start, steps.stop).map(load, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    for arrays in dataset.prefetch(BATCHES_AHEAD).as_numpy_iterator():
+        if failures:
+            raise failures[0]
+        yield arrays
 
 
 def eval_batches(records: Arrays, nodules: np.ndarray, batch_size: int) -> Iterator[tuple[Arrays, int]]:

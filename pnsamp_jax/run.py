@@ -8,8 +8,9 @@ from ml_collections import ConfigDict
 
 from pnsamp_jax import input_pipeline
 from pnsamp_jax.config import Settings, read_settings
-from pnsamp_jax.data import cohort, schema
+from pnsamp_jax.data import beam, cohort, schema
 from pnsamp_jax.data.omissions import describe_omissions
+from pnsamp_jax.data.on_disk import open_records
 from pnsamp_jax.data.prepare import prepare, read_records
 from pnsamp_jax.input_pipeline import Arrays
 from pnsamp_jax.workdir import layout, tables
@@ -91,8 +92,9 @@ def prepare_run(config: ConfigDict, workdir: Path) -> None:
 
 
 def load_records(settings: Settings) -> Arrays:
-    """Prepare the data source as far as it is not prepared, read its nodules into memory, and tell which are left out.
+    """Prepare the data source as far as it is not prepared, read its nodules, and tell which are left out.
 
+    The pipeline "tfdata" leaves their voxels on disk until they are asked for.
     These are the nodules of the cohort, and those of the wider `settings.train_cohort` if there is one.
 
     Raises:
@@ -107,13 +109,11 @@ def load_records(settings: Settings) -> Arrays:
             chosen |= cohort.members(rating_counts, settings.train_cohort, settings.min_readers)
         return chosen
 
-    source, geometry, cache, workers = settings.source, settings.geometry, settings.cache, settings.workers
+    beam_options = beam.read_options(settings.beam) if settings.beam else None
+    prepared = prepare(settings.source, settings.geometry, settings.cache, settings.workers, beam_options)
+    take = open_records if settings.pipeline == "tfdata" else read_records
     try:
-        if settings.pipeline == "tfdata":
-            from pnsamp_jax.datasets.lidc_nodules import read_dataset
-
-            return read_dataset(source, geometry, cache, workers, member)
-        return read_records(prepare(source, geometry, cache, workers).files, member)
+        return take(prepared.files, member)
     finally:  # also where none is left
         omissions = read and describe_omissions(
             np.concatenate(read), settings.cohort, settings.min_readers, settings.train_cohort

@@ -27,6 +27,7 @@ LAYERS = (
 
 # What only these modules or folders may import ...
 ONLY_IN = {
+    "apache_beam": {"data/beam", "datasets"},
     "tensorflow": {"input_pipeline", "datasets"},
     "tensorflow_datasets": {"input_pipeline", "datasets"},
     "orbax": {"workdir/checkpoint"},

@@ -1,6 +1,7 @@
 """The whole run, from config to results, on a handful of simulated nodules and a small patch."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -128,11 +129,18 @@ def test_one_fold_alone_equals_the_same_fold_of_all(finished, tmp_path):
 
 @pytest.mark.tf
 def test_a_fold_through_tfdata_equals_the_one_on_the_device(finished, tmp_path):
-    for package in ("tensorflow", "tensorflow_datasets"):
-        pytest.importorskip(package, reason="needs TensorFlow: pip install 'pnsamp-jax[tf]'")
+    pytest.importorskip("tensorflow", reason="needs TensorFlow: pip install 'pnsamp-jax[tf]'")
     train.train_and_evaluate(tiny_config(fold=1, **{"data.pipeline": "tfdata"}), tmp_path)
     name = "fold_1/predictions.csv"
     assert (tmp_path / name).read_text() == (finished[0] / name).read_text()
+
+
+def test_reading_from_disk_needs_tensorflow(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    line = "config.data.pipeline: 'tfdata' needs TensorFlow; pip install 'pnsamp-jax[tf]'"
+    with pytest.raises(UserError, match=f"^{re.escape(line)}$"):
+        train.train_and_evaluate(tiny_config(**{"data.pipeline": "tfdata"}), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_evaluate_mode_can_test_the_last_checkpoint(finished, tmp_path):

@@ -100,7 +100,7 @@ def read_mask_config(mask_run: Path, config: ConfigDict) -> ConfigDict:
                 f"mask_run: {mask_run} has config.{field} {theirs[field]}, this run {config[field]}; give both the "
                 "same"
             )
-    for field in ("cache", "workers", "pipeline"):
+    for field in ("cache", "workers", "beam", "pipeline"):
         theirs.data[field] = config.data[field]
     return theirs
 

@@ -20,20 +20,22 @@ import threading
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from pnsamp_jax.ct.notes import collected
-from pnsamp_jax.data import schema
+from pnsamp_jax.data import beam, schema
 from pnsamp_jax.data.patches import Geometry, MarkedNodule, make_record
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path, readable
 
 FORMAT_VERSION = 3  # part of the description: raise it when the content of a record changes
 
+ReadField = Callable[[BinaryIO, np.lib.npyio.NpzFile, str, np.ndarray], np.ndarray]  # see `read_field`
 Member = Callable[[np.ndarray], np.ndarray]  # (n, 9, 6) rating counts -> (n,) bool: the nodules to read
 
 
@@ -76,7 +78,7 @@ def make_records(source: Source, series: str, geometry: Geometry) -> schema.Reco
     return {name: np.stack([record[name] for record in records]) for name in records[0]}
 
 
-def _prepare_series(source: Source, series: str, geometry: Geometry, path: Path) -> tuple[str | None, list[str]]:
+def _prepare_series(source: Source, geometry: Geometry, series: str, path: Path) -> tuple[str | None, list[str]]:
     """Write one series file. Return None, or the reason if the series cannot be read; and notes about its files."""
     with collected() as notes:
         try:
@@ -120,7 +122,9 @@ def _name(source: Source, content: str) -> str:
     return f"{source.name}-{_digest(content)[:12]}"
 
 
-def prepare(source: Source, geometry: Geometry, cache: Path, workers: int = 0) -> Prepared:
+def prepare(
+    source: Source, geometry: Geometry, cache: Path, workers: int = 0, beam_options: Any | None = None
+) -> Prepared:
     """Write the records of a source to disk unless they are there already.
 
     Args:
@@ -128,6 +132,7 @@ def prepare(source: Source, geometry: Geometry, cache: Path, workers: int = 0) -
       geometry: the patch grid.
       cache: folder of prepared sources.
       workers: number of processes; 0 for one per core, 1 to work in this process.
+      beam_options: of Apache Beam, whose workers prepare instead (see `beam`); None for the processes of this machine.
 
     Raises:
       UserError: no series could be read; the message gives the first reason.
@@ -140,10 +145,12 @@ def prepare(source: Source, geometry: Geometry, cache: Path, workers: int = 0) -
 
     paths = {series: folder / name for series, name in names.items()}
     missing = {series: path for series, path in paths.items() if not path.exists()}
-    failures = {}
-    workers = min(workers or os.cpu_count() or 1, len(missing))
+    job, failures = partial(_prepare_series, source, geometry), {}
+    jobs = _run(job, missing, workers) if beam_options is None else beam.run(job, missing, beam_options)
     with tqdm(total=len(paths), initial=len(paths) - len(missing), desc="Preparing", unit="series") as bar:
-        for series, failure in _run(source, geometry, missing, workers):
+        for series, failure, notes in jobs:
+            for text in notes:
+                tqdm.write(readable(text), file=sys.stderr)
             bar.update()
             if failure is not None:
                 failures[series] = failure
@@ -168,27 +175,21 @@ def _remove_outdated(folder: Path, names: Collection[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _run(source: Source, geometry: Geometry, paths: dict[str, Path], workers: int) -> Iterator[tuple[str, str | None]]:
-    """Prepare each series and yield (series, None or the reason why it failed) as it ends."""
+def _run(job: beam.Job, paths: dict[str, Path], workers: int) -> Iterator[tuple[str, str | None, list[str]]]:
+    """Prepare each series and yield (series, None or the reason why it failed, notes) as it ends."""
+    workers = min(workers or os.cpu_count() or 1, len(paths))
     if workers <= 1:
         for series, path in paths.items():
-            yield series, _tell(*_prepare_series(source, series, geometry, path))
+            yield series, *job(series, path)
         return
     # Spawn instead of fork: a fork of a process that runs JAX can hang.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
-        jobs = {pool.submit(_prepare_series, source, series, geometry, path): series for series, path in paths.items()}
+        running = {pool.submit(job, series, path): series for series, path in paths.items()}
         try:
-            for job in as_completed(jobs):
-                yield jobs[job], _tell(*job.result())
+            for ended in as_completed(running):
+                yield running[ended], *ended.result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _tell(failure: str | None, notes: list[str]) -> str | None:
-    """Print the notes about a series between the steps of the bar, and return its failure."""
-    for text in notes:
-        tqdm.write(readable(text), file=sys.stderr)
-    return failure
 
 
 def _end_with_parent() -> None:
@@ -203,13 +204,21 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def iter_series(files: Iterable[Path], member: Member | None = None) -> Iterator[schema.Records]:
+def read_field(file: BinaryIO, series: np.lib.npyio.NpzFile, name: str, chosen: np.ndarray) -> np.ndarray:
+    """Return a field of the chosen nodules of an open series file."""
+    return series[name][chosen]
+
+
+def iter_series(
+    files: Iterable[Path], member: Member | None = None, read: ReadField = read_field
+) -> Iterator[schema.Records]:
     """Yield the prepared records of each series, so that only one series is in memory at a time.
 
     Args:
       files: of the series, see `Prepared`.
       member: selects the nodules to read: (n, 9, 6) rating counts -> (n,) bool; None for all. The voxels of the other
         nodules are not read, and a series without selected nodules is skipped.
+      read: returns a field of the selected nodules.
 
     Raises:
       UserError: a file is damaged.
@@ -219,7 +228,7 @@ def iter_series(files: Iterable[Path], member: Member | None = None) -> Iterator
             with path.open("rb") as file, np.load(file) as part:  # np.load itself leaves a damaged file open
                 rating_counts = part[schema.RATING_COUNTS]
                 chosen = np.flatnonzero(member(rating_counts)) if member else np.arange(len(rating_counts))
-                records = {name: part[name][chosen] for name in part.files} if len(chosen) else None
+                records = {name: read(file, part, name, chosen) for name in part.files} if len(chosen) else None
         except (zipfile.BadZipFile, ValueError, LookupError, EOFError, OSError, RuntimeError, struct.error) as error:
             raise UserError(f"{path}: damaged ({error}); delete it and run again") from error
         if records:

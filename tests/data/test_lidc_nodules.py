@@ -1,10 +1,8 @@
-"""The TFDS dataset has the same records as the .npz files, and tf.data yields the same batches as the device."""
+"""The TFDS dataset has the same records as the .npz files, whether or not Apache Beam builds it."""
 
 import csv
 import json
-import shutil
 import socket
-import sys
 import tempfile
 from pathlib import Path
 
@@ -12,15 +10,13 @@ import numpy as np
 import pytest
 from ct_files import write_itk
 
-from pnsamp_jax.data import schema
+from pnsamp_jax.data import beam, schema
 from pnsamp_jax.data.folder import FolderSource
 from pnsamp_jax.data.folder_tables import NODULE_COLUMNS, RATING_COLUMNS
 from pnsamp_jax.data.patches import Geometry, patch_affine
 from pnsamp_jax.data.phantom import PhantomSource
-from pnsamp_jax.data.prepare import dataset_name, prepare, read_records
-from pnsamp_jax.datasets.lidc_nodules import read_dataset
+from pnsamp_jax.data.prepare import dataset_name, join_records, prepare, read_records
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.input_pipeline import train_batches
 
 tf = pytest.importorskip("tensorflow", reason="needs TensorFlow: pip install 'pnsamp-jax[tf]'")
 tfds = pytest.importorskip("tensorflow_datasets", reason="needs tensorflow-datasets: pip install 'pnsamp-jax[tf]'")
@@ -102,74 +98,64 @@ def assert_same(actual, expected):
         np.testing.assert_array_equal(actual[name], values, err_msg=name, strict=True)
 
 
-def only_three_readers(rating_counts):
-    return rating_counts[:, schema.MALIGNANCY].sum(axis=-1) == 3
+def build(source, folder, **settings):
+    """Build the dataset of a source, and return its builder. `settings` are those of TFDS's DownloadConfig."""
+    name = dataset_name(source, SMALL)
+    config = LidcNodulesConfig(name=name, source=source, geometry=SMALL, cache=str(folder / "cache"), workers=1)
+    builder = LidcNodules(config=config, data_dir=folder / "tfds")
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False, **settings))
+    return builder
+
+
+def read(builder):
+    """Return all records of a dataset, sorted by id, as `read_records` does."""
+    records = builder.as_dataset(split="all", read_config=tfds.ReadConfig(try_autocache=False)).as_numpy_iterator()
+    plain = [{name: getattr(value, "decode", lambda v=value: v)() for name, value in one.items()} for one in records]
+    return join_records({name: np.array([value]) for name, value in one.items()} for one in plain)
 
 
 @pytest.mark.usefixtures("offline")
 def test_dataset_equals_the_prepared_records(source, tmp_path):
     prepared = prepare(source, SMALL, tmp_path / "prepared", workers=1)
-    records = read_dataset(source, SMALL, tmp_path / "cache", workers=1)
+    records = read(build(source, tmp_path))
     assert_same(records, read_records(prepared.files))
     assert records[schema.NODULE_ID].tolist() == ["a-0", "b-0", "b-1"]
     assert np.isnan(records[schema.READER_DICE]).tolist() == [True, False, True]
     assert records[schema.MASK].any(axis=(1, 2, 3)).all()
-    # Again from the records on disk, with only the selected nodules.
-    chosen = read_dataset(source, SMALL, tmp_path / "cache", workers=1, member=only_three_readers)
-    assert_same(chosen, read_records(prepared.files, only_three_readers))
-    assert chosen[schema.NODULE_ID].tolist() == ["b-0"]
-
-
-def test_selecting_no_nodule_is_an_error(source, tmp_path):
-    with pytest.raises(UserError, match="config.data.cohort: no nodule"):
-        read_dataset(
-            source, SMALL, tmp_path, workers=1, member=lambda rating_counts: np.zeros(len(rating_counts), bool)
-        )
-
-
-def test_complete_dataset_needs_no_preparation(tmp_path, monkeypatch):
-    source = PhantomSource(NODULES, seed=2)
-    records = read_dataset(source, SMALL, tmp_path, workers=1)
-    monkeypatch.setattr(PhantomSource, "load", None)
-    for folder in tmp_path.glob("phantom-*"):
-        shutil.rmtree(folder)
-    assert_same(read_dataset(source, SMALL, tmp_path, workers=1), records)
 
 
 def test_a_damaged_series_is_listed_and_tried_again(source, tmp_path, capsys):
-    def failures():
-        folder = tmp_path / "tfds" / "lidc_nodules" / dataset_name(source, SMALL) / str(LidcNodules.VERSION)
-        return json.loads((folder / "metadata.json").read_text())["failures"]
+    def failures(builder):
+        return json.loads((Path(builder.data_dir) / "metadata.json").read_text())["failures"]
 
-    read_dataset(source, SMALL, tmp_path, workers=1)
+    builder = build(source, tmp_path)
     assert "Left out 1 of 3 series" in capsys.readouterr().out
-    assert list(failures()) == ["images/broken.nii.gz"]
-    assert "broken.nii.gz" in failures()["images/broken.nii.gz"]
+    assert list(failures(builder)) == ["images/broken.nii.gz"]
+    assert "broken.nii.gz" in failures(builder)["images/broken.nii.gz"]
 
     images = Path(source.root) / "images"
     (images / "broken.nii.gz").write_bytes((images / "a.nii.gz").read_bytes())
-    records = read_dataset(source, SMALL, tmp_path, workers=1)
-    assert records[schema.NODULE_ID].tolist() == ["a-0", "b-0", "b-1", "broken-0"]
-    assert failures() == {}
+    builder = build(source, tmp_path)
+    assert read(builder)[schema.NODULE_ID].tolist() == ["a-0", "b-0", "b-1", "broken-0"]
+    assert failures(builder) == {}
 
 
 def test_a_source_without_readable_series_is_an_error(source, tmp_path):
     for image in (Path(source.root) / "images").iterdir():
         image.write_bytes(b"")
     with pytest.raises(UserError, match="^no series could be prepared; the first reason: .*nii.gz"):
-        read_dataset(source, SMALL, tmp_path, workers=1)
+        build(source, tmp_path)
     assert not list((tmp_path / "tfds").rglob("*.tfrecord*"))
 
 
-def test_another_process_may_build_the_dataset_first(source, tmp_path, monkeypatch):
-    original = LidcNodules.download_and_prepare
-
-    def twice(self, **kwargs):
-        original(LidcNodules(config=self.builder_config, data_dir=tmp_path / "tfds"), **kwargs)
-        raise OSError("Directory not empty")
-
-    monkeypatch.setattr(LidcNodules, "download_and_prepare", twice)
-    assert len(read_dataset(source, SMALL, tmp_path, workers=1)[schema.NODULE_ID]) == 3
+@pytest.mark.slow
+def test_beam_builds_the_same_dataset(source, tmp_path):
+    pytest.importorskip("apache_beam", reason="needs Apache Beam: pip install 'pnsamp-jax[beam]'")
+    local = build(source, tmp_path / "local")
+    options = beam.read_options("runner=FnApiRunner,direct_running_mode=multi_processing,direct_num_workers=2")
+    found = build(source, tmp_path / "beam", beam_options=options)
+    assert_same(read(found), read(local))
+    assert found.info.metadata == local.info.metadata and list(found.info.metadata["failures"])
 
 
 def test_configs_and_documentation(source, tmp_path):
@@ -205,31 +191,3 @@ def test_dataset_name_depends_on_source_and_geometry(source):
     }
     assert len(names) == 4
     assert dataset_name(source, SMALL).startswith("folder-")
-
-
-@pytest.mark.parametrize("first_step", [0, 5])
-def test_tfdata_batches_equal_those_on_the_device(first_step):
-    rng = np.random.default_rng(0)
-    records = {
-        schema.IMAGE: rng.integers(-1024, 3072, (7, 4, 4, 4)).astype(np.int16),
-        schema.MASK: rng.integers(0, 253, (7, 4, 4, 4)).astype(np.uint8),
-        schema.RATING_COUNTS: rng.integers(0, 5, (7, 9, 6)).astype(np.uint8),
-        schema.NODULE_ID: np.array(list("abcdefg")),
-    }
-    # With batches of 3 from 7 nodules, several of the 9 steps contain the end of an epoch.
-    nodules, settings = np.arange(7), {"seed": 3, "batch_size": 3}
-    device = list(train_batches(records, nodules, pipeline="device", steps=range(9), **settings))[first_step:]
-    tfdata = list(train_batches(records, nodules, pipeline="tfdata", steps=range(first_step, 9), **settings))
-    assert len(tfdata) == 9 - first_step
-    for actual, expected in zip(tfdata, device, strict=True):
-        assert_same(actual, {name: np.asarray(values) for name, values in expected.items()})
-
-
-@pytest.mark.parametrize("module", ["tensorflow", "tensorflow_datasets"])
-def test_without_tensorflow(module, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(
-        UserError, match=r"^config.data.pipeline: 'tfdata' needs TensorFlow; pip install 'pnsamp-jax\[tf\]'$"
-    ):
-        read_dataset(PhantomSource(NODULES), SMALL, tmp_path)
-    assert not list(tmp_path.iterdir())

@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from experiments.trials import damage, interruptions, memory, small_run
+from experiments.trials import damage, data_memory, interruptions, memory, small_run
+from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
@@ -86,6 +87,24 @@ def test_growing_memory_is_a_failure(growth, failures):
     assert result["resident"]["ratio"] == pytest.approx((1 + 0.87 * growth) / (1 + 0.37 * growth), rel=0.01)
     with pytest.raises(UserError, match="--steps: 100 take too little time"):
         memory.summarise(samples[:60], steps=100)
+
+
+@pytest.mark.parametrize(("last", "failures"), [(640.0, 0), (1500.0, 1)])
+def test_memory_that_grows_with_the_data_is_a_failure(tmp_path, last, failures):
+    peaks = {"device": [800.0, 1000.0, 2000.0], "tfdata": [600.0, 620.0, last]}
+    results = {"nodules": [100, 300, 1000], "data_mb": [150.0, 450.0, 1500.0], "peak_mb": peaks}
+    found = data_memory.summarise(results)
+    assert len(found["failures"]) == failures and found["share_from_disk"] == pytest.approx((last - 600) / 1350)
+    data_memory.draw(results, tmp_path / "data_memory.png")
+    assert (tmp_path / "data_memory.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_simulated_nodules_are_read_through_both_pipelines(tmp_path):
+    files = data_memory.write_simulated(tmp_path / "data", 4)
+    device, disk = (data_memory.READ[pipeline](files) for pipeline in ("device", "tfdata"))
+    for name, values in device.items():
+        np.testing.assert_array_equal(disk[name][np.arange(4)], values)
+    assert device[schema.IMAGE].shape == (4, 80, 80, 80) and data_memory.read("device", files) > 1e7
 
 
 def test_samples_follow_the_steps(tmp_path):

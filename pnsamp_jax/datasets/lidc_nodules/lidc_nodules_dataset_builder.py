@@ -7,11 +7,16 @@ Any other source, selection or patch grid needs its own config with a unique nam
 
     config = LidcNodulesConfig(name=dataset_name(source, geometry), source=source, geometry=geometry)
     builder = LidcNodules(config=config, data_dir=...)
+
+With `DownloadConfig(beam_options=...)` or `tfds build --beam_pipeline_options=...`, workers of Apache Beam prepare the
+series and write the records; see docs/how-to/large-archives.md.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -89,6 +94,7 @@ class LidcNodules(tfds.core.GeneratorBasedBuilder):
         LidcNodulesConfig(name="folder", description="The user's own images and masks, with two tables."),
     ]
     DEFAULT_BUILDER_CONFIG_NAME = "phantom"
+    _beam_options: Any | None = None  # of the build; None for no Beam
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     lidc: manual_dir contains the DICOM files of LIDC-IDRI (https://doi.org/10.7937/K9/TCIA.2015.LO9QL9SX).
     folder: manual_dir contains nodules.csv, ratings.csv, images/ and masks/, as pnsamp_jax/data/folder.py describes.
@@ -145,16 +151,32 @@ class LidcNodules(tfds.core.GeneratorBasedBuilder):
             metadata=tfds.core.MetadataDict(failures={}),  # series that could not be prepared, with the reasons
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+    def _download_and_prepare(
+        self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
+    ) -> None:
+        self._beam_options = download_config.beam_options
+        super()._download_and_prepare(dl_manager, download_config)
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         config = self.builder_config
         source = config.source
         if source is None:
             source = {"lidc": LidcSource, "folder": FolderSource}[config.name](str(dl_manager.manual_dir))
-        prepared = prepare(source, config.geometry, Path(config.cache or dl_manager.download_dir), config.workers)
+        cache = Path(config.cache or dl_manager.download_dir)
+        prepared = prepare(source, config.geometry, cache, config.workers, self._beam_options)
         self.info.metadata["failures"] = prepared.failures
         return {"train": self._generate_examples(prepared.files)}
 
-    def _generate_examples(self, files: list[Path]) -> Iterator[tuple[str, dict]]:
-        for series in iter_series(files):
-            for index, nodule_id in enumerate(series[schema.NODULE_ID].tolist()):
-                yield nodule_id, {name: values[index] for name, values in series.items()}
+    def _generate_examples(self, files: list[Path]) -> Any:
+        """Return the examples of all series, or a transform of Beam that yields them if there are options for it."""
+        if self._beam_options is None:
+            return itertools.chain.from_iterable(map(_examples, files))
+        beam = tfds.core.lazy_imports.apache_beam
+        return beam.Create(files) | beam.Reshuffle() | beam.FlatMap(_examples)
+
+
+def _examples(path: Path) -> Iterator[tuple[str, dict]]:
+    """Yield (nodule id, example) for each nodule of a prepared series."""
+    for series in iter_series([path]):
+        for index, nodule_id in enumerate(series[schema.NODULE_ID].tolist()):
+            yield nodule_id, {name: values[index] for name, values in series.items()}
