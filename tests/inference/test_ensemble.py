@@ -79,6 +79,18 @@ def test_predictions_are_means_over_networks_and_flips(networks, patches):
     assert (answers.ensemble_spread > 0).all() and (answers.flip_spread > 0).all()
 
 
+def test_an_accelerator_is_asked_once_for_all_flips_and_answers_the_same(networks, patches, monkeypatch):
+    shifted = {name: network._replace(mask_shift=0.5) for name, network in networks.members.items()}
+    networks = networks._replace(members=shifted)
+    on_cpu = ensemble.predict(networks, patches)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    on_accelerator = ensemble.predict(networks, patches)
+    # Two compiled programs.
+    np.testing.assert_allclose(on_accelerator.mask, on_cpu.mask, atol=1e-5)
+    np.testing.assert_allclose(on_accelerator.probabilities, on_cpu.probabilities, atol=1e-5)
+    np.testing.assert_allclose(on_accelerator.features, on_cpu.features, rtol=1e-4, atol=1e-5)
+
+
 def test_flipping_the_patch_flips_the_mask_and_nothing_else(networks, patches):
     answers, mirrored = ensemble.predict(networks, patches), ensemble.predict(networks, patches[:, :, ::-1])
     np.testing.assert_allclose(mirrored.mask[:, :, ::-1], answers.mask, atol=1e-6)
