@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.configs import base
@@ -24,9 +25,17 @@ def tiny_config(**changes):
     return config
 
 
-def made_up_run(folder, folds):
-    """Writes what a training of these folds leaves for those who predict: random networks that mark some voxels."""
+def tiny_plus_config():
+    """The same with PN-SAMP Plus."""
     config = tiny_config()
+    widths = {name: config.model[name] for name in ("windows", "dropout", "dtype", "features", "mask_features")}
+    config.model = ConfigDict({"name": "pn_samp_plus", **widths})
+    return config
+
+
+def made_up_run(folder, folds, config=None, mask_shift=0.0):
+    """Writes what a training of these folds leaves for those who predict: random networks that mark some voxels."""
+    config = config or tiny_config()
     settings = read_settings(config)
     task = settings.task
     layout.write_config(folder, settings.fields)
@@ -42,5 +51,6 @@ def made_up_run(folder, folds):
         probabilities = random.dirichlet(np.ones(6), (40, 9)) * schema.CLASS_EXISTS
         features = random.normal(size=(40, state.params["heads"]["fusion"]["kernel"].shape[0]))
         path = folder / f"fold_{fold}" / "calibration.json"
-        calibration.write(path, probabilities, random.integers(1, 5, (40, 9)), features, config.checkpoint, step=1)
+        truth = random.integers(1, 5, (40, 9))
+        calibration.write(path, probabilities, truth, features, config.checkpoint, 1, mask_shift)
     return folder

@@ -48,14 +48,12 @@ class Network(NamedTuple):
       temperatures: (9,) float32 of the ratings.
       mean_features: (F,) over the fold's validation nodules; None if not known.
       mask_shift: added to the logits of the mask, see `inference.calibration`.
-      program: what answers in place of JAX, see `Networks.ask`; None for JAX itself.
     """
 
     variables: dict
     temperatures: np.ndarray
     mean_features: np.ndarray | None
     mask_shift: float = 0.0
-    program: Ask | None = None
 
 
 class Networks(NamedTuple):
@@ -68,6 +66,7 @@ class Networks(NamedTuple):
       windows: (width, centre) in HU of each input channel.
       members: by the name of their fold.
       simulated: whether they were trained on simulated voxels, which say nothing about a real CT.
+      programs: what answers for each member in place of JAX; None for JAX itself.
     """
 
     model: nn.Module
@@ -76,6 +75,7 @@ class Networks(NamedTuple):
     windows: steps.Windows
     members: dict[str, Network]
     simulated: bool = False
+    programs: dict[str, Ask] | None = None
 
     def member(self, fold: int) -> "Networks":
         """Return the network of one fold alone.
@@ -163,9 +163,8 @@ def _answers(networks: Networks, images: np.ndarray, flips: tuple[Flip, ...]) ->
     """Yield the answers of the networks in turn, in the way that is fastest on the device; see `inference.flips`."""
     static = (networks.model, networks.patch_size, networks.windows)
     calibrated = [(one.variables, one.temperatures, one.mask_shift) for one in networks.members.values()]
-    programs = [one.program for one in networks.members.values() if one.program]
-    if programs:
-        return one_by_one(programs, images, flips, workers=1)
+    if networks.programs:
+        return one_by_one([networks.programs[name] for name in networks.members], images, flips, workers=1)
     if jax.default_backend() == "cpu":  # where one forward pass keeps one and a half cores busy
         step = steps.compile_predict_step(*static)
         return one_by_one([partial(step, *one) for one in calibrated], images, flips, min(4, os.cpu_count() or 1))
@@ -241,10 +240,10 @@ def load(folder: Path, runtime: str = "jax") -> Networks:
     folds = _tested_folds(folder)
     members = {fold.name: _load_member(fold, like, which, config["model"]) for fold in folds}
     networks = Networks(model, patch_size, spacing_mm, windows, members, simulated)
-    if runtime == "openvino":
-        programs = {name: OpenVINOProgram(networks.ask(network)) for name, network in members.items()}
-        members = {name: network._replace(program=programs[name]) for name, network in members.items()}
-    return networks._replace(members=members)
+    if runtime == "jax":
+        return networks
+    programs: dict[str, Ask] = {name: OpenVINOProgram(networks.ask(one)) for name, one in members.items()}
+    return networks._replace(programs=programs)
 
 
 def _tested_folds(folder: Path) -> list[Path]:
