@@ -127,5 +127,6 @@ def _predict() -> ConfigDict:
     predict.min_score = 0.0  # leave out detections with a lower score, where the file of points has scores
     predict.checkpoint = ""  # workdir of a training; by default the weights that come with the package
     predict.flips = True  # average over the eight flips of the patch
+    predict.runtime = "jax"  # what computes the networks' answers: "jax", or on CPU "openvino" (extra `openvino`)
     predict.shown = 100  # largest number of nodules in the report and the figures; the first ones are taken
     return predict

@@ -4,7 +4,8 @@
         --compare=native --compare=torch --compare=keras [--config.model.dtype=bfloat16] [--dicom=/path/to/LIDC-IDRI]
     python -m experiments.benchmark --config pn_samp_m --workdir runs/benchmark --sweep=batch
 
-Batch size, patch size and precision are those of the config. The systems take turns, each in its own process. Writes
+Batch size, patch size and precision are those of the config. The systems take turns, each in its own process;
+`openvino` predicts only, in float32. Writes
 benchmark.json with all measurements, benchmark.md with the table, and logs/. If `config.predict` has an image and
 points, that prediction is timed too. A sweep varies the batch size, the patch size, or the number of devices that the
 CPU is divided into (real devices would be faster), and writes sweep_<name>.json and .png.
@@ -37,7 +38,7 @@ from pnsamp_jax.data.prepare import make_records
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
 
-COMPARED = {"native": ("native",), "torch": ("torch", "torch_compile"), "keras": ("keras",)}
+COMPARED = {"native": ("native",), "torch": ("torch", "torch_compile"), "keras": ("keras",), "openvino": ("openvino",)}
 SWEEPS = {"batch": (1, 2, 4, 8, 16, 32, 64), "patch": (32, 48, 64, 96), "devices": (1, 2)}
 ENVIRONMENT = {
     "OMP_NUM_THREADS": str(os.cpu_count()),  # for PyTorch; JAX and TensorFlow use all cores by default

@@ -88,8 +88,23 @@ def pnsamp(context: click.Context) -> None:
 @click.option("--min-score", default=0.0, metavar="P", help="Leave out detections with a lower score.")
 @click.option("--series", default="", metavar="UID", help="SeriesInstanceUID, if the folder holds several CT series.")
 @click.option("--checkpoint", default="", metavar="DIR", help="Workdir of a training.  [default: shipped weights]")
+@click.option(
+    "--runtime",
+    type=click.Choice(["jax", "openvino"]),
+    default="jax",
+    show_default=True,
+    help="What computes the networks' answers.",
+)
 def predict(
-    ct: str, points: str, example: bool, out: str, units: str, min_score: float, series: str, checkpoint: str
+    ct: str,
+    points: str,
+    example: bool,
+    out: str,
+    units: str,
+    min_score: float,
+    series: str,
+    checkpoint: str,
+    runtime: str,
 ) -> None:
     """Predict the nodules at the given points of a CT.
 
@@ -114,7 +129,7 @@ def predict(
     points = str(EXAMPLE) if example else points
     values: dict[str, str | float] = {
         **{"image": ct, "points": points, "units": units, "series": series, "checkpoint": checkpoint},
-        "min_score": min_score,
+        **{"min_score": min_score, "runtime": runtime},
     }
     config.predict.update(values)
     try:
@@ -170,6 +185,30 @@ def evaluate(config: str, workdir: str, overrides: Sequence[str]) -> None:
 def prepare(config: str, workdir: str, overrides: Sequence[str]) -> None:
     """Prepare the data, without training."""
     run("prepare", config_file.load(config, overrides), user_path(workdir))
+
+
+@pnsamp.command(
+    epilog="""\b
+    Examples:
+      pnsamp export shipped --format onnx --out pn_samp.onnx
+      pnsamp export runs/m --format openvino --out pn_samp.xml
+      pnsamp export runs/m --format stablehlo --out pn_samp.stablehlo"""
+)
+@click.argument("networks", metavar="DIR")
+@click.option(
+    "--format", "form", type=click.Choice(["stablehlo", "onnx", "openvino"]), required=True, help="Format of the file."
+)
+@click.option("--out", required=True, metavar="PATH", help="File to write: .stablehlo, .onnx or .xml.")
+def export(networks: str, form: str, out: str) -> None:
+    """Write networks as a file that runs without this package.
+
+    DIR is the workdir of a training, or "shipped" for the networks that come with the package. The file answers with
+    the mean of all networks: from patches in HU to the probabilities of the mask and of the classes of each rating.
+    """
+    from pnsamp_jax.export.artifact import export as write  # imports JAX
+
+    for path in write(networks, form, user_path(out)):
+        click.echo(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB")
 
 
 @pnsamp.command(

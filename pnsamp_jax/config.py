@@ -137,6 +137,7 @@ class PredictSettings:
       image, points, units, series, min_score: see `point_files.read_requests`.
       checkpoint: workdir of a training; "" for the weights that come with the package.
       flips: whether to average over the eight flips of a patch.
+      runtime: what computes the networks' answers, one of `ensemble.RUNTIMES`.
       max_shown: most nodules in the report and the figures.
       batch_size: nodules in a batch.
       cache: folder of compiled programs.
@@ -149,6 +150,7 @@ class PredictSettings:
     min_score: float
     checkpoint: str
     flips: bool
+    runtime: str
     max_shown: int
     batch_size: int
     cache: Path
@@ -181,11 +183,21 @@ def read_predict_settings(config: ConfigDict) -> PredictSettings:
     check_fields(config)
     options = config.predict
     check_choice("predict.units", options.units)
+    check_choice("predict.runtime", options.runtime)
     if config.batch_size < 1:
         raise UserError(f"config.batch_size: {config.batch_size} must be positive")
     if options.shown < 0:
         raise UserError(f"config.predict.shown: {options.shown} is negative; give a count, or 0 for no report")
-    same = ("image", "points", "units", "series", "min_score", "checkpoint", "flips")  # named as in the config
+    same = (
+        "image",
+        "points",
+        "units",
+        "series",
+        "min_score",
+        "checkpoint",
+        "flips",
+        "runtime",
+    )  # named as in the config
     return PredictSettings(
         **{name: options[name] for name in same},
         max_shown=options.shown,

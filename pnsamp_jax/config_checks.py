@@ -13,6 +13,7 @@ from pnsamp_jax.configs import base
 from pnsamp_jax.data.cohort import COHORTS, NOMINAL_RULES
 from pnsamp_jax.data.folds import SPLITS
 from pnsamp_jax.errors import UsageError, UserError
+from pnsamp_jax.inference.ensemble import RUNTIMES
 from pnsamp_jax.inference.requests import UNITS
 from pnsamp_jax.input_pipeline import PIPELINES
 from pnsamp_jax.state import SCHEDULES
@@ -30,6 +31,7 @@ CHOICES = {
     "loss.labels": transforms.LABELS,
     "model.dtype": ("float32", "bfloat16"),
     "predict.units": UNITS,
+    "predict.runtime": RUNTIMES,
 }
 POSITIVE = (
     "patch_size",

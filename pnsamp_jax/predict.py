@@ -44,7 +44,7 @@ def predict(config: ConfigDict, workdir: Path) -> list[Finding]:
     requests = read_requests(settings.image, settings.points, settings.units, settings.series, settings.min_score)
     folder = ensemble.chosen_folder("config.predict.checkpoint", settings.checkpoint or "shipped")
     write.check_workdir(workdir)  # before the weights are read, which takes longer
-    networks = ensemble.load(folder) if any(request.path.exists() for request in requests) else None
+    networks = ensemble.load(folder, settings.runtime) if any(request.path.exists() for request in requests) else None
     write.remove_earlier(workdir)
 
     batch_size = asking.batch_size_of(min(settings.batch_size, len(requests)))

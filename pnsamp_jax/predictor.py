@@ -38,15 +38,16 @@ from pnsamp_jax.inference.requests import (
 BATCH_SIZE = 8  # patches that are predicted together
 
 
-def load(networks: str | os.PathLike[str] = "shipped", *, flips: bool = True) -> "Predictor":
+def load(networks: str | os.PathLike[str] = "shipped", *, flips: bool = True, runtime: str = "jax") -> "Predictor":
     """Return a predictor with the networks of a run.
 
     Args:
       networks: the workdir of a training, or "shipped" for the networks that come with the package.
       flips: whether to average over the eight flips of a patch, which takes eight times as long.
+      runtime: what computes the networks' answers, "jax" or, on CPU, "openvino".
 
     Raises:
-      UserError: the folder holds no networks that are ready.
+      UserError: the folder holds no networks that are ready, or the runtime is not installed.
 
     Examples:
         >>> import pnsamp_jax
@@ -55,7 +56,7 @@ def load(networks: str | os.PathLike[str] = "shipped", *, flips: bool = True) ->
     """
     use_compilation_cache(default_cache_folder())
     name = os.fspath(networks)
-    return Predictor(ensemble.load(ensemble.chosen_folder("networks", name)), name, flips)
+    return Predictor(ensemble.load(ensemble.chosen_folder("networks", name), runtime), name, flips)
 
 
 class Predictor:

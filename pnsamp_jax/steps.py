@@ -18,7 +18,7 @@ from flax import linen as nn
 from pnsamp_jax import losses, models, transforms
 from pnsamp_jax.appearance import Appearance, change_appearance
 from pnsamp_jax.data import schema
-from pnsamp_jax.models.outputs import Outputs, given
+from pnsamp_jax.models.outputs import Outputs, probabilities_of
 from pnsamp_jax.state import ADAM, TrainState
 
 Array = jax.Array
@@ -195,34 +195,47 @@ def dice(predicted: Array, mask: Array) -> Array:
     return jnp.where(total > 0, 2 * (predicted & mask).sum(space) / jnp.maximum(total, 1), 1.0)
 
 
-def probabilities_of(outputs: Outputs, temperatures: Array) -> dict[str, Array]:
-    """Turn a model's logits into probabilities.
-
-    Args:
-      outputs: of a model.
-      temperatures: (9,) that divide the logits of the ratings, see `inference.calibration`.
-
-    Returns:
-      `mask` (B, D, H, W), `probabilities` (B, 9, 6) and `features` (B, F), as far as the model has them.
-      Probabilities of a rating that the model does not predict are NaN.
-    """
-    results = {}
-    if outputs.mask is not None:
-        results["mask"] = jax.nn.sigmoid(outputs.mask)
-    if outputs.ratings is not None:
-        softmax = jax.nn.softmax(outputs.ratings / temperatures[:, None])
-        results["probabilities"] = jnp.where(given(outputs.ratings)[..., None], softmax, jnp.nan)
-    if outputs.features is not None:
-        results["features"] = outputs.features
-    return results
-
-
 def predict_step(
-    model: nn.Module, patch_size: int, windows: Windows, variables: dict, temperatures: Array, images: Array
+    model: nn.Module,
+    patch_size: int,
+    windows: Windows,
+    variables: dict,
+    temperatures: Array,
+    mask_shift: Array,
+    images: Array,
 ) -> dict[str, Array]:
     """Predict the nodules of this device's share of a batch of (B, S, S, S) HU; see `probabilities_of`."""
     inputs = transforms.window(jax.vmap(partial(transforms.crop, size=patch_size))(images), windows)
-    return probabilities_of(apply_model(model, variables, inputs), temperatures)
+    return probabilities_of(apply_model(model, variables, inputs), temperatures, mask_shift)
+
+
+def predict_flips_step(
+    model: nn.Module,
+    patch_size: int,
+    windows: Windows,
+    variables: dict,
+    temperatures: Array,
+    mask_shift: Array,
+    flips: Array,
+    images: Array,
+) -> dict[str, Array]:
+    """Predict flips of the nodules as `predict_step` does, one flip after the other.
+
+    A row of `flips` (F, 3) tells whether depth, height and width are flipped.
+
+    Returns:
+      `mask` (B, D, H, W), the sum over the flips, each flipped back; `probabilities` (B, F, 9, 6) and `features`
+      (B, F, C).
+    """
+
+    def predict_flip(flip: Array) -> dict[str, Array]:
+        flipped = transforms.flip(images, flip)
+        outputs = predict_step(model, patch_size, windows, variables, temperatures, mask_shift, flipped)
+        return outputs | ({"mask": transforms.flip(outputs["mask"], flip)} if "mask" in outputs else {})
+
+    outputs = jax.lax.map(predict_flip, flips)
+    summed = {"mask": outputs.pop("mask").sum(0)} if "mask" in outputs else {}
+    return summed | {name: values.swapaxes(0, 1) for name, values in outputs.items()}
 
 
 def shard(tree: Any) -> Any:
@@ -260,9 +273,20 @@ def compile_eval_step(task: Task) -> Callable:
 
 @cache
 def compile_predict_step(model: nn.Module, patch_size: int, windows: Windows) -> Callable:
-    """Compile (variables, temperatures, images of (B, S, S, S)) -> the (B, ...) results of `predict_step`.
+    """Compile (variables, temperatures, mask_shift, images of (B, S, S, S)) -> the (B, ...) results of `predict_step`.
 
     B has to be a multiple of the number of local devices.
     """
-    step = jax.pmap(partial(predict_step, model, patch_size, windows), AXIS, in_axes=(None, None, 0))
-    return lambda variables, temperatures, images: unshard(step(variables, temperatures, shard(images)))
+    step = jax.pmap(partial(predict_step, model, patch_size, windows), AXIS, in_axes=(None, None, None, 0))
+    return lambda variables, temperatures, mask_shift, images: unshard(
+        step(variables, temperatures, np.float32(mask_shift), shard(images))
+    )
+
+
+@cache
+def compile_predict_flips_step(model: nn.Module, patch_size: int, windows: Windows) -> Callable:
+    """Compile (variables, temperatures, mask_shift, flips, images) -> the results of `predict_flips_step`."""
+    step = jax.pmap(partial(predict_flips_step, model, patch_size, windows), AXIS, in_axes=(None,) * 4 + (0,))
+    return lambda variables, temperatures, mask_shift, flips, images: unshard(
+        step(variables, temperatures, np.float32(mask_shift), np.asarray(flips), shard(images))
+    )

@@ -50,6 +50,13 @@ def window(hu: Array, windows: tuple[tuple[float, float], ...]) -> Array:
     return jnp.clip((hu[..., None].astype(jnp.float32) - centre) / width + 0.5, 0.0, 1.0)
 
 
+def flip(volumes: Array, axes: Array) -> Array:
+    """Flip volumes (B, D, H, W) along the axes that (3,) bool names, which may be traced."""
+    for axis in (1, 2, 3):
+        volumes = jnp.where(axes[axis - 1], jnp.flip(volumes, axis), volumes)
+    return volumes
+
+
 def flip_matrix(key: Array) -> Array:
     """Draw a (3, 3) matrix that flips each axis with probability one half."""
     return jnp.diag(jax.random.rademacher(key, (3,), jnp.float32))

@@ -45,7 +45,7 @@ def refusal(capsys, *arguments: str) -> tuple[int, str]:
     return caught.value.code, line
 
 
-@pytest.mark.parametrize("command", ["", "predict", "train", "evaluate", "prepare", "cohort"])
+@pytest.mark.parametrize("command", ["", "predict", "train", "evaluate", "prepare", "export", "cohort"])
 def test_help_explains_with_examples(command):
     result = CliRunner().invoke(cli.pnsamp, [*command.split(), "--help"], prog_name="pnsamp")
     assert result.exit_code == 0
@@ -82,6 +82,7 @@ def test_a_config_runs_as_with_mode(command, calls):
     [
         (["ct.nii", "--points", "-1,2,3;4,5,6"], {"image": "ct.nii", "points": "-1,2,3;4,5,6"}),
         (["--points", "points.csv"], {"points": "points.csv"}),
+        (["--points", "points.csv", "--runtime=openvino"], {"points": "points.csv", "runtime": "openvino"}),
         (
             ["--points=1,2,3", "folder", "--units=voxel", "--checkpoint=runs/m", "--series=1.2.3"],
             {"image": "folder", "points": "1,2,3", "units": "voxel", "checkpoint": "runs/m", "series": "1.2.3"},

@@ -70,7 +70,7 @@ def predict(variables, batch):
     """The compiled prediction step on a batch, with temperatures of 1."""
     task = make_task()
     step = steps.compile_predict_step(task.model, task.patch_size, task.windows)
-    return step(variables, np.ones(len(schema.RATINGS), np.float32), batch[schema.IMAGE])
+    return step(variables, np.ones(len(schema.RATINGS), np.float32), 0.0, batch[schema.IMAGE])
 
 
 def run_some_steps():
@@ -290,10 +290,38 @@ def test_temperatures_divide_the_logits(initial):
     task, batch = make_task(), make_records(BATCH)
     step = steps.compile_predict_step(task.model, task.patch_size, task.windows)
     temperatures = np.linspace(0.5, 2.5, 9, dtype=np.float32)
-    plain, scaled = (step(initial.variables, t, batch[schema.IMAGE]) for t in (np.ones(9, np.float32), temperatures))
+    plain, scaled = (
+        step(initial.variables, t, 0.0, batch[schema.IMAGE]) for t in (np.ones(9, np.float32), temperatures)
+    )
     expected = calibration.scale(plain["probabilities"], temperatures)
     np.testing.assert_allclose(scaled["probabilities"], expected, rtol=1e-4)
     np.testing.assert_array_equal(scaled["mask"], plain["mask"])
+
+
+def test_the_mask_shift_is_added_to_the_logits_of_the_mask(initial):
+    task, batch = make_task(), make_records(BATCH)
+    step = steps.compile_predict_step(task.model, task.patch_size, task.windows)
+    ones = np.ones(9, np.float32)
+    plain, shifted = (step(initial.variables, ones, shift, batch[schema.IMAGE]) for shift in (0.0, 1.5))
+    p = np.asarray(plain["mask"], np.float64)
+    assert 0 < p.min() < p.max() < 1
+    np.testing.assert_allclose(shifted["mask"], 1 / (1 + (1 - p) / p * np.exp(-1.5)), rtol=1e-5)  # of float32
+    np.testing.assert_array_equal(shifted["probabilities"], plain["probabilities"])
+
+
+def test_the_step_over_flips_predicts_each_flip(initial):
+    task, batch = make_task(), make_records(BATCH)
+    flips, images = ((False, False, False), (True, False, True)), batch[schema.IMAGE]
+    static, ones = (task.model, task.patch_size, task.windows), np.ones(9, np.float32)
+    single, together = steps.compile_predict_step(*static), steps.compile_predict_flips_step(*static)
+    first, second = (single(initial.variables, ones, 0.5, x) for x in (images, np.flip(images, (1, 3))))
+    both = together(initial.variables, ones, 0.5, flips, images)
+    # Two compiled programs.
+    np.testing.assert_allclose(both["mask"], first["mask"] + np.flip(second["mask"], (1, 3)), atol=1e-5)
+    for name in ("probabilities", "features"):
+        expected = np.stack([first[name], second[name]], axis=1)
+        np.testing.assert_allclose(both[name], expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(first["probabilities"] - second["probabilities"]).max() > 1e-4
 
 
 def test_dice_is_that_of_the_metrics():

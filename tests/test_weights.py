@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ct_files import REAL
 
+import pnsamp_jax
 from pnsamp_jax import metrics, outlines
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.lidc_ct import LidcSource
@@ -63,3 +64,16 @@ def test_weights_outline_the_nodule_of_a_real_scan_and_find_it_suspicious_as_its
     dice = outlines.dice(predicted.mask > 0.5, record[schema.MASK][None] >= schema.MASK_UNIT / 2)
     assert dice > 0.7  # 0.81 in the scan's own grid; readers agree to about 0.8
     assert metrics.expected(predicted.mean_probabilities[:, schema.MALIGNANCY])[0] > 3.5  # the readers: 5, 5, 5 and 4
+
+
+@pytest.mark.slow  # a network of full size is compiled
+def test_openvino_predicts_the_example_as_jax_does():
+    pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'pnsamp-jax[openvino]'")
+    predictors = [pnsamp_jax.load(flips=False, runtime=runtime) for runtime in ensemble.RUNTIMES]
+    ours, theirs = (predictor(pnsamp_jax.EXAMPLE_CT, (56.4, 86.3, -116.0)) for predictor in predictors)
+    assert ours.status == theirs.status == "ok"
+    # In float32, summed in another order; a voxel may lie on the threshold.
+    assert (ours.mask != theirs.mask).sum() <= 2 and theirs.volume_mm3 == pytest.approx(ours.volume_mm3, rel=0.005)
+    np.testing.assert_allclose(theirs.finding.probability, ours.finding.probability, atol=1e-4)
+    np.testing.assert_allclose(theirs.finding.probabilities, ours.finding.probabilities, atol=1e-4)
+    assert theirs.contributions == pytest.approx(ours.contributions, abs=1e-4)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.configs import base
@@ -24,9 +25,17 @@ def tiny_config(**changes):
     return config
 
 
-def made_up_run(folder, folds):
-    """Writes what a training of these folds leaves for those who predict: random networks that mark some voxels."""
+def tiny_plus_config():
+    """The same with PN-SAMP Plus."""
     config = tiny_config()
+    widths = {name: config.model[name] for name in ("windows", "dropout", "dtype", "features", "mask_features")}
+    config.model = ConfigDict({"name": "pn_samp_plus", **widths})
+    return config
+
+
+def made_up_run(folder, folds, config=None, mask_shift=0.0):
+    """Writes what a training of these folds leaves for those who predict: random networks that mark some voxels."""
+    config = config or tiny_config()
     settings = read_settings(config)
     task = settings.task
     layout.write_config(folder, settings.fields)
@@ -47,6 +56,7 @@ def made_up_run(folder, folds):
             features=features.mean(axis=0),
             checkpoint=config.checkpoint,
             step=1,
+            mask_shift=mask_shift,
             class_limits=conformal.fit_limits(probabilities, truth, np.arange(40)),
             extent_limits=np.array([[-0.5, 0.4], [-0.2, 0.2]]),
         )

@@ -103,7 +103,7 @@ def create(system: str, config: ConfigDict) -> System:
     step = Program(lambda *args: train(*args, settings.seed, settings.learning_rate), donate_argnums=0)
     predict = steps.compile_predict_step(task.model, task.patch_size, task.windows)
     uncalibrated = np.ones(len(schema.RATINGS), np.float32)
-    forward, latency = (Program(partial(predict, variables, uncalibrated)) for _ in range(2))
+    forward, latency = (Program(partial(predict, variables, uncalibrated, 0.0)) for _ in range(2))
 
     def train_step() -> None:
         nonlocal state

@@ -81,7 +81,7 @@ def summarise(runs: dict[str, list[dict]], batch: int) -> dict:
             results[part]["ratio"] = spread(per_call(turns, part) / per_call(runs["jax"], part))
         calls = 1e3 * np.concatenate([turn["seconds"]["latency"] for turn in turns])
         results["latency"] |= {f"p{percent}_ms": float(np.percentile(calls, percent)) for percent in (50, 99)}
-        for part, count in flops.items():
+        for part, count in [(part, count) for part, count in flops.items() if part in results]:
             rate, costs = results[part]["patches_per_second"]["median"], turns[0]["costs"].get(part, {})
             results[part]["of_matmul"] = rate * count / rates["flops"]
             if "xla_bytes" in costs:
@@ -91,17 +91,18 @@ def summarise(runs: dict[str, list[dict]], batch: int) -> dict:
 
 
 def row(results: dict) -> dict[str, str]:
-    """Return a system's row of the table."""
-    step, cells = results["train_step"], {"system": f"{results['name']} {results['version']}"}
+    """Return a system's row of the table; "-" for what it does not do."""
+    step, cells = results.get("train_step"), {"system": f"{results['name']} {results['version']}"}
     for part, title in (("train_step", "training"), ("forward", "forward")):
         for metric, label in (("ms_per_patch", "ms a patch"), ("ratio", "times ours")):
-            cells[f"{title}, {label}"] = "{median:.2f} [{min:.2f}, {max:.2f}]".format(**results[part][metric])
+            values = results.get(part, {}).get(metric)
+            cells[f"{title}, {label}"] = "{median:.2f} [{min:.2f}, {max:.2f}]".format(**values) if values else "-"
     return cells | {
         "one patch, p50 and p99 ms": "{p50_ms:.2f}, {p99_ms:.2f}".format(**results["latency"]),
-        "compile, s": f"{step['compile_s']['median']:.1f}",
+        "compile, s": f"{(step or results['forward'])['compile_s']['median']:.1f}",
         "peak, GB": f"{results['peak_bytes']['median'] / 1e9:.2f}",
-        "of matmul, %": f"{100 * step['of_matmul']:.1f}",
-        "of copy, %": f"{100 * step['of_copy']:.1f}" if "of_copy" in step else "-",
+        "of matmul, %": f"{100 * step['of_matmul']:.1f}" if step else "-",
+        "of copy, %": f"{100 * step['of_copy']:.1f}" if step and "of_copy" in step else "-",
     }
 
 

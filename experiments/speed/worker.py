@@ -21,7 +21,12 @@ from pnsamp_jax.allocator import give_back_freed_memory, keep_freed_memory
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 
-MODULES = {"torch": "torch_pn_samp", "torch_compile": "torch_pn_samp", "keras": "keras_pn_samp"}  # else jax_systems
+MODULES = {  # else jax_systems
+    "torch": "torch_pn_samp",
+    "torch_compile": "torch_pn_samp",
+    "keras": "keras_pn_samp",
+    "openvino": "openvino_pn_samp",
+}
 
 
 class Job(NamedTuple):

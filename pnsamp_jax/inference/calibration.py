@@ -113,14 +113,6 @@ def fit_mask_shift(mask: np.ndarray, consensus: np.ndarray) -> float:
     return float(np.log1p(-best) - np.log(best))
 
 
-def shift(mask: np.ndarray, amount: float) -> np.ndarray:
-    """Add an amount to the logits of probabilities."""
-    if amount == 0:
-        return mask
-    odds = mask * np.float32(np.exp(amount))
-    return odds / (odds + (1 - mask))
-
-
 def write(path: Path, fitted: Calibration, nodules: int) -> None:
     """Write what is fitted on a number of nodules as JSON."""
     content: dict[str, Any] = {

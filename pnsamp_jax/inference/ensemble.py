@@ -9,13 +9,13 @@ They are read from the workdir of a run, or from the files that `experiments/exp
 A fold is ready once it is tested, which writes its calibration.json.
 """
 
-import itertools
 import json
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,13 +29,15 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import readable, user_path
 from pnsamp_jax.inference import calibration
+from pnsamp_jax.inference.flips import FLIPS, Answer, Ask, Flip, at_once, one_by_one
+from pnsamp_jax.inference.openvino_program import OpenVINOProgram
 from pnsamp_jax.models.pn_samp import PNSAMP
 from pnsamp_jax.models.pn_samp_plus import PNSAMPPlus
 from pnsamp_jax.state import TrainState, state_shapes
 from pnsamp_jax.workdir.checkpoint import Checkpoints, load_weights
 
+RUNTIMES = ("jax", "openvino")
 SHIPPED = Path(pnsamp_jax.__file__).with_name("weights")  # the networks that come with the package
-FLIPS = tuple(itertools.product((False, True), repeat=3))  # of depth, height and width; the first flips nothing
 
 
 class Network(NamedTuple):
@@ -68,6 +70,7 @@ class Networks(NamedTuple):
       windows: (width, centre) in HU of each input channel.
       members: by the name of their fold.
       simulated: whether they were trained on simulated voxels, which say nothing about a real CT.
+      programs: what answers for each member in place of JAX; None for JAX itself.
     """
 
     model: nn.Module
@@ -76,6 +79,7 @@ class Networks(NamedTuple):
     windows: steps.Windows
     members: dict[str, Network]
     simulated: bool = False
+    programs: dict[str, Ask] | None = None
 
     def member(self, fold: int) -> "Networks":
         """Return the network of one fold alone.
@@ -87,6 +91,13 @@ class Networks(NamedTuple):
         if name not in self.members:
             raise UserError(f"{name}: is not trained and tested; ready are {', '.join(self.members)}")
         return self._replace(members={name: self.members[name]})
+
+    def ask(self, network: Network) -> Callable[[jax.Array], dict[str, jax.Array]]:
+        """Return a network as a function that JAX can trace, from images (N, S, S, S) to `steps.predict_step`'s."""
+        static = (self.model, self.patch_size, self.windows)
+        return partial(
+            steps.predict_step, *static, network.variables, network.temperatures, np.float32(network.mask_shift)
+        )
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,7 @@ class Predictions:
 
 
 def predict(networks: Networks, images: np.ndarray, flips: bool = True) -> Predictions:
-    """Ask all networks about nodules, in one batch for each network and flip.
+    """Ask all networks about nodules.
 
     Args:
       networks: at least one.
@@ -134,31 +145,35 @@ def predict(networks: Networks, images: np.ndarray, flips: bool = True) -> Predi
       flips: whether to predict all eight flips of the patch, or the patch as it is only.
     """
     chosen = FLIPS if flips else FLIPS[:1]
-    predict_step = steps.compile_predict_step(networks.model, networks.patch_size, networks.windows)
-
-    def ask(network: Network, flip: tuple[bool, ...]) -> dict[str, np.ndarray]:
-        axes = tuple(axis for axis, flipped in enumerate(flip, start=1) if flipped)
-        outputs = jax.device_get(predict_step(network.variables, network.temperatures, np.flip(images, axes)))
-        if "mask" in outputs:
-            outputs["mask"] = np.flip(calibration.shift(outputs["mask"], network.mask_shift), axes)
-        return outputs
-
     count = len(networks.members) * len(chosen)
     mask: Any = None
     rest: dict[str, list[np.ndarray]] = {"probabilities": [], "features": []}
-    # On CPU one forward pass keeps one and a half cores busy; on other devices several would only queue.
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1) as pool:
-        for outputs in pool.map(ask, *zip(*itertools.product(networks.members.values(), chosen), strict=True)):
-            if "mask" in outputs:
-                mask = (0.0 if mask is None else mask) + outputs["mask"] / count
-            for name, values in rest.items():
-                if name in outputs:
-                    values.append(outputs[name])
+    for outputs in _answers(networks, images, chosen):
+        if "mask" in outputs:
+            mask = (0.0 if mask is None else mask) + outputs["mask"] / count
+        for name, values in rest.items():
+            if name in outputs:
+                values.append(outputs[name])
 
     def stacked(values: list[np.ndarray]) -> np.ndarray | None:
-        return np.stack(values).reshape(len(networks.members), len(chosen), *values[0].shape) if values else None
+        if not values:
+            return None
+        return np.concatenate(values).reshape(len(networks.members), len(chosen), *values[0].shape[1:])
 
     return Predictions(mask, stacked(rest["probabilities"]), stacked(rest["features"]))
+
+
+def _answers(networks: Networks, images: np.ndarray, flips: tuple[Flip, ...]) -> Iterator[Answer]:
+    """Yield the answers of the networks in turn, in the way that is fastest on the device; see `inference.flips`."""
+    static = (networks.model, networks.patch_size, networks.windows)
+    calibrated = [(one.variables, one.temperatures, one.mask_shift) for one in networks.members.values()]
+    if networks.programs:
+        return one_by_one([networks.programs[name] for name in networks.members], images, flips, workers=1)
+    if jax.default_backend() == "cpu":  # where one forward pass keeps one and a half cores busy
+        step = steps.compile_predict_step(*static)
+        return one_by_one([partial(step, *one) for one in calibrated], images, flips, min(4, os.cpu_count() or 1))
+    step = steps.compile_predict_flips_step(*static)
+    return at_once([partial(step, *one, flips) for one in calibrated], images)
 
 
 def chosen_folder(field: str, value: str) -> Path:
@@ -196,13 +211,19 @@ def described(networks: Networks | None, name: str, flips: bool) -> dict[str, An
     }
 
 
-def load(folder: Path) -> Networks:
+def load(folder: Path, runtime: str = "jax") -> Networks:
     """Read the networks of a folder. Folds that are not tested yet are left out and named on stderr.
+
+    Args:
+      folder: the workdir of a run, or exported weights.
+      runtime: what computes their answers, one of `RUNTIMES`. Gradients, for the saliency, are always JAX's.
 
     Raises:
       UserError: the folder holds no network that is ready, the networks do not predict mask and ratings, or a
-        calibration belongs to another checkpoint than config.json names.
+        calibration belongs to another checkpoint than config.json names; or the runtime is none, or not installed.
     """
+    if runtime not in RUNTIMES:
+        raise UserError(f"runtime: '{runtime}' is none of {', '.join(RUNTIMES)}")
     config_file = folder / "config.json"
     try:
         config = json.loads(config_file.read_text())
@@ -222,7 +243,11 @@ def load(folder: Path) -> Networks:
     like = state_shapes(model, patch_size, len(windows), config.get("average_decay", 0.0) > 0)
     folds = _tested_folds(folder)
     members = {fold.name: _load_member(fold, like, which, config["model"]) for fold in folds}
-    return Networks(model, patch_size, spacing_mm, windows, members, simulated)
+    networks = Networks(model, patch_size, spacing_mm, windows, members, simulated)
+    if runtime == "jax":
+        return networks
+    programs: dict[str, Ask] = {name: OpenVINOProgram(networks.ask(one)) for name, one in members.items()}
+    return networks._replace(programs=programs)
 
 
 def _tested_folds(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ Array = jax.Array
 
 def stack_logits(logits: dict[str, Array]) -> Array:
     """Stack the logits of some ratings, (B, classes) each, to (B, 9, 6) float32, filled up with `ABSENT`."""
-    no_classes = jnp.zeros((len(next(iter(logits.values()))), 0))
+    no_classes = jnp.zeros((next(iter(logits.values())).shape[0], 0))
     rows = [logits.get(name, no_classes).astype(jnp.float32) for name in schema.RATING_NAMES]
     missing = [((0, 0), (0, schema.MAX_CLASSES - row.shape[1])) for row in rows]
     return jnp.stack([jnp.pad(row, pad, constant_values=ABSENT) for row, pad in zip(rows, missing, strict=True)], 1)

@@ -138,13 +138,14 @@ def regional_features(maps: Array, regions: list[Array]) -> Array:
     return jnp.concatenate([*found, _greatest(inside), -_greatest(-inside)], axis=-1)
 
 
+@jax.jit  # see `pooling`
 def _greatest(maps: Array) -> Array:
     """Return the maximum over space: (B, D, H, W, C) -> (B, C).
 
     It is read at its index. The derivative of `max` looks for the maximum again by its value, and finds none where the
     compiler has meanwhile computed that value in another order, which makes the gradient 0 / 0.
     """
-    flat = maps.reshape(len(maps), -1, maps.shape[-1])
+    flat = maps.reshape(maps.shape[0], -1, maps.shape[-1])
     return jnp.take_along_axis(flat, flat.argmax(axis=1, keepdims=True), axis=1)[:, 0]
 
 

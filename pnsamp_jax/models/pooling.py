@@ -1,4 +1,7 @@
-"""Pooling and up-pooling of feature maps."""
+"""Pooling and up-pooling of feature maps.
+
+`jax.jit` keeps a function as one piece, for which `export` can then use the operator that ONNX has for it.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +10,7 @@ from jax import lax
 Array = jax.Array
 
 
+@jax.jit
 def max_pool(x: Array) -> Array:
     """Halve depth, height and width by the maximum of each 2x2x2 cell: (B, 2D, 2H, 2W, C) -> (B, D, H, W, C)."""
     for axis in (1, 2, 3):
@@ -16,12 +20,14 @@ def max_pool(x: Array) -> Array:
     return x
 
 
+@jax.jit
 def mean_pool(x: Array) -> Array:
     """Halve depth, height and width by the mean of each 2x2x2 cell: (B, 2D, 2H, 2W, C) -> (B, D, H, W, C)."""
     batch, depth, height, width, channels = x.shape
     return x.reshape(batch, depth // 2, 2, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4, 6))
 
 
+@jax.jit
 def up_pool(x: Array) -> Array:
     """Double depth, height and width by repeating each voxel (nearest): (B, D, H, W, C) -> (B, 2D, 2H, 2W, C)."""
     batch, depth, height, width, channels = x.shape

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import benchmark
-from experiments.speed import jax_systems, worker
+from experiments.speed import jax_systems, report, worker
 from experiments.speed.worker import Job
 from pnsamp_jax import steps, transforms
 from pnsamp_jax.config import read_settings
@@ -174,6 +174,24 @@ def test_turns_and_files(tmp_path, monkeypatch, capsys):
     assert step["of_matmul"] == pytest.approx(30 * 0.5 / 100) and step["of_copy"] == pytest.approx(40 * 0.5 / 200)
     assert latency["p50_ms"] == 4000 and 27_000 < latency["p99_ms"] <= 36_000
     assert "| a system 1 | 2000.00 [1500.00, 2000.00] | 2.00 [1.00, 3.00] " in text and text in capsys.readouterr().out
+
+
+def test_a_system_that_only_predicts_has_no_cells_of_training():
+    predicting = turn(0.5, {})
+    del predicting["seconds"]["train_step"]
+    runs = {"machine": [MACHINE], "jax": [turn(1.0, COSTS)], "openvino": [predicting]}
+    found = report.summarise(runs, batch=2)["systems"]["openvino"]
+    assert found["forward"]["ratio"]["median"] == 0.5 and "train_step" not in found
+    cells = report.row(found)
+    assert cells["training, ms a patch"] == cells["of copy, %"] == "-" and cells["forward, times ours"].startswith(
+        "0.5"
+    )
+
+
+def test_openvino_is_measured(tmp_path):
+    pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'pnsamp-jax[openvino]'")
+    found = benchmark.take_turn(Job("openvino", small_config(), 0.0), tmp_path / "log")
+    assert list(found["seconds"]) == ["forward", "latency"] and found["about"]["device"] == "CPU"
 
 
 def test_a_sweep(tmp_path, monkeypatch):

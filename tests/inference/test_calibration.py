@@ -127,14 +127,5 @@ def test_the_mask_shift_finds_the_outline_that_was_under_segmented():
     consensus = np.stack([ball(6), ball(8)])
     mask = np.select([np.stack([ball(3), ball(4)]), consensus, np.stack([ball(8), ball(10)])], [0.8, 0.3, 0.12], 0.0)
     amount = calibration.fit_mask_shift(mask.astype(np.float32), consensus)
-    shifted = calibration.shift(mask.astype(np.float32), amount)
-    np.testing.assert_array_equal(shifted > 0.5, consensus)
-
-
-def test_shifting_adds_to_the_logits():
-    p = np.array([0.0, 0.01, 0.3, 0.5, 0.99, 1.0], np.float32)
-    expected = 1 / (1 + np.exp(-(np.log(p[1:-1]) - np.log1p(-p[1:-1]) + 1.5)))
-    shifted = calibration.shift(p, 1.5)
-    np.testing.assert_allclose(shifted[1:-1], expected, rtol=1e-5)  # of float32
-    assert shifted[0] == 0 and shifted[-1] == 1
-    assert calibration.shift(p, 0.0) is p  # the paper's forms stay as they are, to the bit
+    with np.errstate(divide="ignore"):  # outside, the logits are infinite
+        np.testing.assert_array_equal(np.log(mask) - np.log1p(-mask) + amount > 0, consensus)

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -77,6 +78,36 @@ def test_predictions_are_means_over_networks_and_flips(networks, patches):
     np.testing.assert_allclose(answers.ensemble_spread, expected.mean(1).std(0, ddof=1), atol=1e-6)
     np.testing.assert_allclose(answers.flip_spread, expected.mean(0).std(0, ddof=1), atol=1e-6)
     assert (answers.ensemble_spread > 0).all() and (answers.flip_spread > 0).all()
+
+
+def test_an_accelerator_is_asked_once_for_all_flips_and_answers_the_same(networks, patches, monkeypatch):
+    shifted = {name: network._replace(mask_shift=0.5) for name, network in networks.members.items()}
+    networks = networks._replace(members=shifted)
+    on_cpu = ensemble.predict(networks, patches)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    on_accelerator = ensemble.predict(networks, patches)
+    # Two compiled programs.
+    np.testing.assert_allclose(on_accelerator.mask, on_cpu.mask, atol=1e-5)
+    np.testing.assert_allclose(on_accelerator.probabilities, on_cpu.probabilities, atol=1e-5)
+    np.testing.assert_allclose(on_accelerator.features, on_cpu.features, rtol=1e-4, atol=1e-5)
+
+
+def test_openvino_answers_the_same(workdir, networks, patches):
+    pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'pnsamp-jax[test]'")
+    theirs, ours = ensemble.predict(ensemble.load(workdir, "openvino"), patches), ensemble.predict(networks, patches)
+    # The same sums in another order.
+    np.testing.assert_allclose(theirs.mask, ours.mask, atol=1e-4)
+    np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=1e-4)
+    np.testing.assert_allclose(theirs.features, ours.features, rtol=1e-3, atol=1e-4)
+
+
+def test_a_runtime_that_is_none_or_not_installed_is_told_in_one_line(workdir, monkeypatch):
+    with pytest.raises(UserError, match="runtime: 'tvm' is none of jax, openvino"):
+        ensemble.load(workdir, "tvm")
+    for package in ("onnx", "openvino"):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(UserError, match=r"is not installed; run `pip install 'pnsamp-jax\[openvino\]'`"):
+            ensemble.load(workdir, "openvino")
 
 
 def test_flipping_the_patch_flips_the_mask_and_nothing_else(networks, patches):
