@@ -10,7 +10,7 @@ import numpy as np
 from pnsamp_jax import input_pipeline, outlines, steps, transforms
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.inference import calibration, ensemble
+from pnsamp_jax.inference import attribution, calibration, ensemble
 from pnsamp_jax.inference.diameters import THRESHOLD
 from pnsamp_jax.inference.masks import central_component
 from pnsamp_jax.run import Run
@@ -36,6 +36,7 @@ def test_fold(run: Run, fold: int) -> None:
     if "probabilities" in single:
         rating_counts = np.asarray(run.records[schema.RATING_COUNTS])[indices["validation"]]
         truth = cohort.labels(rating_counts, settings.nominal)
+        class_terms = attribution.class_terms(networks, single["probabilities"], single.get("features"))
         calibration.write(
             folder / "calibration.json",
             single["probabilities"],
@@ -44,6 +45,7 @@ def test_fold(run: Run, fold: int) -> None:
             settings.checkpoint,
             step,
             mask_shift,
+            class_terms,
         )
     write_predictions(run, fold, networks, indices["test"], folder / "predictions.csv")
 

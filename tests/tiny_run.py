@@ -24,9 +24,15 @@ def tiny_config(**changes):
     return config
 
 
-def made_up_run(folder, folds):
-    """Writes what a training of these folds leaves for those who predict: random networks that mark some voxels."""
+def made_up_run(folder, folds, additive=False):
+    """Writes what a training of these folds leaves for those who predict: random networks that mark some voxels.
+
+    They are of PN-SAMP M or, where the malignancy is to be a sum over the attributes, of PN-SAMP Plus.
+    """
     config = tiny_config()
+    if additive:
+        config.model.name = "pn_samp_plus"
+        del config.model.segment, config.model.rate
     settings = read_settings(config)
     task = settings.task
     layout.write_config(folder, settings.fields)
@@ -42,5 +48,7 @@ def made_up_run(folder, folds):
         probabilities = random.dirichlet(np.ones(6), (40, 9)) * schema.CLASS_EXISTS
         features = random.normal(size=(40, state.params["heads"]["fusion"]["kernel"].shape[0]))
         path = folder / f"fold_{fold}" / "calibration.json"
-        calibration.write(path, probabilities, random.integers(1, 5, (40, 9)), features, config.checkpoint, step=1)
+        truth, class_terms = random.integers(1, 5, (40, 9)), random.normal(size=(8, 6, 5)) if additive else None
+        written = probabilities, truth, features, config.checkpoint
+        calibration.write(path, *written, step=1, class_terms=class_terms)
     return folder

@@ -67,6 +67,8 @@ def make_findings(
         predictions.mean_probabilities,
         attribution.mean_contributions(networks, predictions),
     )
+    average_malignancy = attribution.average_malignancy(networks)
+    what_ifs = attribution.what_ifs(networks, predictions)
     ensemble_spread, flip_spread = predictions.ensemble_spread, predictions.flip_spread
     findings = []
     for i, nodule in enumerate(located):
@@ -91,6 +93,8 @@ def make_findings(
                 probability=predictions.mask[i],
                 distance_mm=distance_mm(mask, networks.spacing_mm),
                 locator=nodule.locator,
+                average_malignancy=average_malignancy,
+                what_if=what_ifs[i],
             )
         )
     return findings

@@ -3,7 +3,8 @@
 Temperature scaling (Guo et al., "On calibration of modern neural networks", ICML 2017): one number for each rating
 that makes its probabilities match how often they are right. The shift is one number that is added to the logits of the
 mask, so that a threshold of one half gives the best mean Dice. Both are kept next to the fold's checkpoints in
-calibration.json, together with the mean features of the nodules and the checkpoint that they belong to.
+calibration.json, together with the mean features of the nodules, the checkpoint that they belong to and, for networks
+whose malignancy is a sum over the attributes, what `what_if` needs.
 """
 
 import json
@@ -17,6 +18,7 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.inference.masks import central_component
+from pnsamp_jax.inference.what_if import ATTRIBUTES
 
 RANGE = (0.25, 4.0)  # a few hundred nodules do not support temperatures beyond
 THRESHOLDS = np.arange(0.1, 0.61, 0.05)  # of the mask, which are tried
@@ -31,6 +33,7 @@ class Calibration(NamedTuple):
       checkpoint: which one was used, "best" or "last".
       step: at which that checkpoint was saved.
       mask_shift: added to the logits of the mask; 0 where none was fitted.
+      class_terms: (8, 6, 5), see `what_if.fit_class_terms`; None where there are none.
     """
 
     temperatures: np.ndarray
@@ -38,6 +41,7 @@ class Calibration(NamedTuple):
     checkpoint: str
     step: int
     mask_shift: float = 0.0
+    class_terms: np.ndarray | None = None
 
 
 def scale(probabilities: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
@@ -123,6 +127,7 @@ def write(
     checkpoint: str,
     step: int,
     mask_shift: float = 0.0,
+    class_terms: np.ndarray | None = None,
 ) -> None:
     """Fit the temperatures and write them with the mean features.
 
@@ -136,6 +141,7 @@ def write(
       checkpoint: which one predicted them, "best" or "last".
       step: at which that checkpoint was saved.
       mask_shift: see `fit_mask_shift`.
+      class_terms: (8, 6, 5), see `what_if.fit_class_terms`; None for a model whose malignancy is no sum.
     """
     predicted = ~np.isnan(probabilities).all(axis=(0, 2))
     temperatures = fit_temperatures(probabilities, truth * predicted)
@@ -147,6 +153,8 @@ def write(
         "mask_shift": mask_shift,
         "features": [] if features is None else np.asarray(features, np.float64).mean(axis=0).tolist(),
     }
+    if class_terms is not None:
+        content["class_terms"] = _by_class(class_terms)
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1))
 
@@ -163,8 +171,28 @@ def read(path: Path) -> Calibration:
         temperatures = np.array([float(content["temperatures"][name]) for name in schema.RATING_NAMES])
         features = np.array(content["features"], np.float32)
         mask_shift = float(content.get("mask_shift", 0.0))  # older files have none
-        return Calibration(temperatures, features, content["checkpoint"], int(content["step"]), mask_shift)
+        class_terms = _from_classes(content["class_terms"]) if "class_terms" in content else None
+        checkpoint, step = content["checkpoint"], int(content["step"])
+        return Calibration(temperatures, features, checkpoint, step, mask_shift, class_terms)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; {advice}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); {advice}") from error
+
+
+def _by_class(class_terms: np.ndarray) -> dict[str, dict[str, list[float]]]:
+    """Return the known mean terms by attribute and class."""
+    return {
+        name: {str(k): term.tolist() for k, term in enumerate(terms, start=1) if np.isfinite(term).all()}
+        for name, terms in zip(ATTRIBUTES, np.asarray(class_terms, np.float64), strict=True)
+    }
+
+
+def _from_classes(content: dict[str, dict[str, list[float]]]) -> np.ndarray:
+    """Return what `_by_class` was given, (8, 6, 5) float32."""
+    classes = schema.RATINGS[schema.MALIGNANCY].classes
+    found = np.full((len(ATTRIBUTES), schema.MAX_CLASSES, classes), np.nan, np.float32)
+    for index, name in enumerate(ATTRIBUTES):
+        for k, term in content[name].items():
+            found[index, int(k) - 1] = term
+    return found

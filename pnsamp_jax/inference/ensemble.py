@@ -46,12 +46,14 @@ class Network(NamedTuple):
       temperatures: (9,) float32 of the ratings.
       mean_features: (F,) over the fold's validation nodules; None if not known.
       mask_shift: added to the logits of the mask, see `inference.calibration`.
+      class_terms: (8, 6, 5) float32, see `inference.what_if`; None if not known.
     """
 
     variables: dict
     temperatures: np.ndarray
     mean_features: np.ndarray | None
     mask_shift: float = 0.0
+    class_terms: np.ndarray | None = None
 
 
 class Networks(NamedTuple):
@@ -265,7 +267,8 @@ def _load_member(fold: Path, like: TrainState, which: str, model: dict) -> Netwo
                 f"config.json names the {which} one, now step {int(state.step)}; run --mode evaluate on this workdir, "
                 "which writes it anew"
             )
-    return Network(variables, fitted.temperatures.astype(np.float32), fitted.features, fitted.mask_shift)
+    temperatures = fitted.temperatures.astype(np.float32)
+    return Network(variables, temperatures, fitted.features, fitted.mask_shift, fitted.class_terms)
 
 
 def _sample_deviation(values: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from pnsamp_jax.data.patches import patch_affine
 from pnsamp_jax.inference.diameters import Diameters
 from pnsamp_jax.inference.locator import Locator
 from pnsamp_jax.inference.masks import onto_grid
+from pnsamp_jax.inference.what_if import WhatIf
 
 # A ball of 3 mm: LIDC-IDRI's readers were asked to outline no smaller nodules. On 28 of them that PN-SAMP M at 0.6 mm
 # segmented smaller, Dice was 0.49; just above, 0.64 on 43.
@@ -52,6 +53,9 @@ class Finding:
       readers_mask: patch of bool, the readers' consensus; None if unknown.
       truth: (9,) int, the readers' class (`cohort.labels`), 0 for a rating that they did not give; None if unknown.
       locator: the axial slice of the CT through the point; None where the CT is not known.
+      average_malignancy: expected malignancy of an average nodule, which the contributions add up from; None where
+        they do not add up.
+      what_if: for moving the ratings of the attributes; None where the networks do not allow it.
     """
 
     nodule_id: str
@@ -74,6 +78,8 @@ class Finding:
     readers_mask: np.ndarray | None = None
     truth: np.ndarray | None = None
     locator: Locator | None = None
+    average_malignancy: float | None = None
+    what_if: WhatIf | None = None
 
     def without_patches(self) -> "Finding":
         """Return a copy with empty patches and no locator, which take up nearly all of a finding's memory."""

@@ -109,3 +109,14 @@ def test_a_file_keeps_the_mask_shift_and_an_older_one_has_none(tmp_path):
     del content["mask_shift"]
     path.write_text(json.dumps(content))
     assert calibration.read(path).mask_shift == 0
+
+
+def test_a_file_keeps_the_mean_terms_of_the_classes_and_an_older_one_has_none(tmp_path):
+    path, random = tmp_path / "calibration.json", np.random.default_rng(6)
+    terms = random.normal(size=(8, 6, 5)).astype(np.float32)
+    terms[random.random((8, 6)) < 0.4] = np.nan
+    written = np.full((3, 9, 6), 1 / 6), np.ones((3, 9), int), None, "last", 5
+    calibration.write(path, *written, class_terms=terms)
+    np.testing.assert_array_equal(calibration.read(path).class_terms, terms)
+    calibration.write(path, *written)
+    assert calibration.read(path).class_terms is None
