@@ -36,7 +36,6 @@ def test_fold(run: Run, fold: int) -> None:
     if "probabilities" in single:
         rating_counts = np.asarray(run.records[schema.RATING_COUNTS])[indices["validation"]]
         truth = cohort.labels(rating_counts, settings.nominal)
-        class_terms = attribution.class_terms(networks, single["probabilities"], single.get("features"))
         calibration.write(
             folder / "calibration.json",
             single["probabilities"],
@@ -45,7 +44,7 @@ def test_fold(run: Run, fold: int) -> None:
             settings.checkpoint,
             step,
             mask_shift,
-            class_terms,
+            attribution.attribute_terms(networks, single.get("features")),
         )
     write_predictions(run, fold, networks, indices["test"], folder / "predictions.csv")
 

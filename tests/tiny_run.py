@@ -48,7 +48,7 @@ def made_up_run(folder, folds, additive=False):
         probabilities = random.dirichlet(np.ones(6), (40, 9)) * schema.CLASS_EXISTS
         features = random.normal(size=(40, state.params["heads"]["fusion"]["kernel"].shape[0]))
         path = folder / f"fold_{fold}" / "calibration.json"
-        truth, class_terms = random.integers(1, 5, (40, 9)), random.normal(size=(8, 6, 5)) if additive else None
+        truth, terms = random.integers(1, 5, (40, 9)), random.normal(size=(40, 8, 5)) if additive else None
         written = probabilities, truth, features, config.checkpoint
-        calibration.write(path, *written, step=1, class_terms=class_terms)
+        calibration.write(path, *written, step=1, terms=terms)
     return folder

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from pnsamp_jax import metrics, steps, transforms
 from pnsamp_jax.data import schema
-from pnsamp_jax.inference.what_if import WhatIf, fit_class_terms
+from pnsamp_jax.inference.what_if import WhatIf
 from pnsamp_jax.models.pn_samp import ATTRIBUTES, RatingHeads
 from pnsamp_jax.models.pn_samp_plus import AdditiveHeads, PNSAMPPlus
 
@@ -160,22 +160,20 @@ def average_malignancy(networks: "Networks") -> float | None:
     return float(np.mean(found))
 
 
-def class_terms(networks: "Networks", probabilities: np.ndarray, features: np.ndarray | None) -> np.ndarray | None:
-    """Fit the mean terms of a single network's attributes by class; see `what_if.fit_class_terms`.
+def attribute_terms(networks: "Networks", features: np.ndarray | None) -> np.ndarray | None:
+    """Compute what each attribute adds to the logits of malignancy in a single network.
 
     Args:
       networks: of one member.
-      probabilities: (N, 9, 6) of nodules that it was not trained on.
-      features: (N, F) of the same; None for a model without.
+      features: (N, F) of nodules; None for a model without.
 
     Returns:
-      (8, 6, 5), or None if the malignancy is no sum over the attributes.
+      (N, 8, 5), or None if the malignancy is no sum over the attributes.
     """
     if not is_additive(networks) or features is None:
         return None
     [network] = networks.members.values()
-    terms = malignancy_terms(network.variables["params"]["heads"], features)
-    return fit_class_terms(np.asarray(terms)[:, :-1], probabilities)
+    return np.asarray(malignancy_terms(network.variables["params"]["heads"], features))[:, :-1]
 
 
 def what_ifs(networks: "Networks", predictions: "Predictions") -> list[WhatIf | None]:

@@ -18,7 +18,7 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.inference.masks import central_component
-from pnsamp_jax.inference.what_if import ATTRIBUTES
+from pnsamp_jax.inference.what_if import ATTRIBUTES, fit_class_terms
 
 RANGE = (0.25, 4.0)  # a few hundred nodules do not support temperatures beyond
 THRESHOLDS = np.arange(0.1, 0.61, 0.05)  # of the mask, which are tried
@@ -127,7 +127,7 @@ def write(
     checkpoint: str,
     step: int,
     mask_shift: float = 0.0,
-    class_terms: np.ndarray | None = None,
+    terms: np.ndarray | None = None,
 ) -> None:
     """Fit the temperatures and write them with the mean features.
 
@@ -141,7 +141,7 @@ def write(
       checkpoint: which one predicted them, "best" or "last".
       step: at which that checkpoint was saved.
       mask_shift: see `fit_mask_shift`.
-      class_terms: (8, 6, 5), see `what_if.fit_class_terms`; None for a model whose malignancy is no sum.
+      terms: (N, 8, 5) of which the malignancy is a sum, see `what_if.fit_class_terms`; None where it is none.
     """
     predicted = ~np.isnan(probabilities).all(axis=(0, 2))
     temperatures = fit_temperatures(probabilities, truth * predicted)
@@ -153,8 +153,8 @@ def write(
         "mask_shift": mask_shift,
         "features": [] if features is None else np.asarray(features, np.float64).mean(axis=0).tolist(),
     }
-    if class_terms is not None:
-        content["class_terms"] = _by_class(class_terms)
+    if terms is not None:
+        content["class_terms"] = _by_class(fit_class_terms(terms, scale(probabilities, temperatures)))
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1))
 

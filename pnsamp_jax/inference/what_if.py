@@ -2,7 +2,7 @@
 
 It needs networks whose malignancy is a sum of one term for each attribute (`models.pn_samp_plus`). A term follows from
 the features of its attribute, not from the rating alone. So when a rating is moved, the nodule keeps what is its own,
-and its term moves as the mean term of the validation nodules does from the one rating to the other. At the
+and its term moves as the terms of the validation nodules do, on average, from the one rating to the other. At the
 networks' own rating nothing moves, and the answer is the prediction itself. The HTML report does the same sums in the
 browser.
 """
@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pnsamp_jax import metrics
 from pnsamp_jax.data import schema
 
 ATTRIBUTES = schema.RATING_NAMES[: schema.MALIGNANCY]
-FEWEST = 3  # nodules of a class whose mean term is used
+FEWEST = 3  # nodules that a class needs; one between two classes counts for both in proportion
 
 
 class WhatIf(NamedTuple):
@@ -22,7 +23,7 @@ class WhatIf(NamedTuple):
 
     Attributes:
       logits: (M, F, 5) of the malignancy, divided by the temperature of the network.
-      class_terms: (M, 8, 6, 5) mean terms by class, see `fit_class_terms`, divided likewise.
+      class_terms: (M, 8, 6, 5) of `fit_class_terms`, divided likewise.
       own: (8,) the networks' own ratings: the expected value, or the likeliest class of a nominal attribute.
     """
 
@@ -64,29 +65,41 @@ class WhatIf(NamedTuple):
     def _mean_term(self, attribute: str, rating: float) -> np.ndarray:
         """Return the mean term at a rating, which may lie between two classes: (M, 5)."""
         known = self.classes(attribute)
-        above = int(np.clip(known.searchsorted(rating), 1, len(known) - 1))
-        low, high = known[above - 1], known[above]
-        share = np.clip((rating - low) / (high - low), 0, 1)
-        terms = self.class_terms[:, ATTRIBUTES.index(attribute)]
-        return (1 - share) * terms[:, low - 1] + share * terms[:, high - 1]
+        [shares] = class_shares(np.array([rating]), known)
+        return np.einsum("k,mkt->mt", shares, self.class_terms[:, ATTRIBUTES.index(attribute), known - 1])
+
+
+def class_shares(ratings: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return how ratings share in the classes next to them, as in linear interpolation: (N,), (K,) -> (N, K).
+
+    Each row sums to 1; ratings beyond the classes, which are in ascending order, count as the first or last one.
+    """
+    return np.stack([np.interp(ratings, classes, one) for one in np.eye(len(classes))], axis=1)
 
 
 def fit_class_terms(terms: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Average the terms of each attribute over the nodules that the network rates alike.
+    """Fit the mean term of each attribute as a function of the network's own rating, linear between two classes.
 
     Args:
       terms: (N, 8, 5) what each attribute adds to the logits of malignancy, of nodules that the network was not
         trained on.
-      probabilities: (N, 9, 6) of the ratings.
+      probabilities: (N, 9, 6) of their ratings, calibrated.
 
     Returns:
-      (8, 6, 5) by attribute and likeliest class; NaN for a class with fewer than `FEWEST` nodules.
+      (8, 6, 5) mean terms by attribute and class, by least squares; of a nominal attribute the means by the likeliest
+      class. NaN for a class with fewer than `FEWEST` nodules.
     """
-    likeliest = probabilities[:, : len(ATTRIBUTES)].argmax(axis=-1)
     found = np.full((len(ATTRIBUTES), schema.MAX_CLASSES, terms.shape[-1]), np.nan, np.float32)
-    for attribute in range(len(ATTRIBUTES)):
-        for k in range(schema.MAX_CLASSES):
-            rated_so = likeliest[:, attribute] == k
-            if rated_so.sum() >= FEWEST:
-                found[attribute, k] = terms[rated_so, attribute].mean(axis=0)
+    p = probabilities[:, : len(ATTRIBUTES)]
+    nominal = schema.NOMINAL[: len(ATTRIBUTES)]
+    ratings = np.where(nominal, metrics.arg_max(p), metrics.expected(p))
+    for attribute, own in enumerate(ratings.T):
+        classes = np.arange(1, schema.MAX_CLASSES + 1)
+        known = classes[class_shares(own, classes).sum(axis=0) >= FEWEST]
+        if nominal[attribute]:
+            own, those = own[np.isin(own, known)], terms[np.isin(own, known), attribute]
+        else:
+            those = terms[:, attribute]
+        if len(known):
+            found[attribute, known - 1] = np.linalg.lstsq(class_shares(own, known), those, rcond=None)[0]
     return found

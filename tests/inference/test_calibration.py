@@ -5,6 +5,7 @@ import pytest
 
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import calibration
+from pnsamp_jax.inference.what_if import fit_class_terms
 
 
 def softmax(logits):
@@ -111,12 +112,14 @@ def test_a_file_keeps_the_mask_shift_and_an_older_one_has_none(tmp_path):
     assert calibration.read(path).mask_shift == 0
 
 
-def test_a_file_keeps_the_mean_terms_of_the_classes_and_an_older_one_has_none(tmp_path):
+def test_a_file_keeps_the_mean_terms_of_calibrated_ratings_and_an_older_one_has_none(tmp_path):
     path, random = tmp_path / "calibration.json", np.random.default_rng(6)
-    terms = random.normal(size=(8, 6, 5)).astype(np.float32)
-    terms[random.random((8, 6)) < 0.4] = np.nan
-    written = np.full((3, 9, 6), 1 / 6), np.ones((3, 9), int), None, "last", 5
-    calibration.write(path, *written, class_terms=terms)
-    np.testing.assert_array_equal(calibration.read(path).class_terms, terms)
-    calibration.write(path, *written)
+    p, truth = random.dirichlet(np.ones(6), (30, 9)), random.integers(1, 5, (30, 9))
+    terms = random.normal(size=(30, 8, 5))
+    calibration.write(path, p, truth, None, "last", 5, terms=terms)
+    found = calibration.read(path)
+    expected = fit_class_terms(terms, calibration.scale(p, found.temperatures))
+    np.testing.assert_array_equal(found.class_terms, expected)
+    assert np.isnan(expected).any() and np.isfinite(expected).any()
+    calibration.write(path, p, truth, None, "last", 5)
     assert calibration.read(path).class_terms is None

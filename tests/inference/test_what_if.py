@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pnsamp_jax.inference.what_if import ATTRIBUTES, WhatIf, fit_class_terms
+from pnsamp_jax.inference.what_if import ATTRIBUTES, WhatIf, class_shares, fit_class_terms
 
 SPICULATION, CALCIFICATION = ATTRIBUTES.index("spiculation"), ATTRIBUTES.index("calcification")
 
@@ -70,14 +70,32 @@ def test_an_attribute_of_one_known_class_or_of_an_unknown_kind_cannot_be_moved(w
             what_if.probabilities(**{name: 3})
 
 
-def test_mean_terms_are_those_of_the_nodules_that_are_rated_so():
+def test_a_rating_between_two_classes_shares_in_both():
+    shares = class_shares(np.array([1.0, 2.5, 4.9, 0.2]), np.array([1, 2, 4]))
+    np.testing.assert_allclose(shares, [[1, 0, 0], [0, 0.75, 0.25], [0, 0, 1], [1, 0, 0]])
+
+
+def test_terms_that_are_linear_between_classes_are_found():
     random = np.random.default_rng(1)
+    probabilities = random.dirichlet(np.ones(5), (400, 9))
+    probabilities[:, :, :3] /= 50  # hardly any nodule is rated below 3
+    probabilities = np.pad(probabilities / probabilities.sum(axis=-1, keepdims=True), ((0, 0), (0, 0), (0, 1)))
+    rating = (probabilities[:, SPICULATION] @ np.arange(1, 7)).clip(4)
+    terms = random.normal(size=(400, 8, 5))
+    slope = random.normal(size=5)
+    terms[:, SPICULATION] = 1 + rating[:, None] * slope
+    found = fit_class_terms(terms, probabilities)[SPICULATION]
+    np.testing.assert_allclose(found[3:5], 1 + np.outer([4, 5], slope), rtol=1e-4)
+    assert np.isnan(found[[0, 1, 5]]).all()
+
+
+def test_terms_of_a_kind_without_an_order_are_means_over_the_nodules_that_are_rated_so():
+    random = np.random.default_rng(2)
     terms, probabilities = random.normal(size=(20, 8, 5)), random.dirichlet(np.ones(6), (20, 9))
-    rated = probabilities[:, 3].argmax(axis=1)
-    rated[:2], probabilities[:2, 3] = 5, np.eye(6)[5]
-    probabilities[2:, 3, 5] = 0  # only two nodules have this class
-    found = fit_class_terms(terms, probabilities)
-    assert found.shape == (8, 6, 5) and np.isnan(found[3, 5]).all()
-    chosen = probabilities[:, 3].argmax(axis=1) == 1
+    probabilities[:2, CALCIFICATION] = np.eye(6)[5]
+    probabilities[2:, CALCIFICATION, 5] = 0  # only two nodules have this class
+    found = fit_class_terms(terms, probabilities)[CALCIFICATION]
+    assert np.isnan(found[5]).all()
+    chosen = probabilities[:, CALCIFICATION].argmax(axis=1) == 1
     assert chosen.sum() >= 3
-    np.testing.assert_allclose(found[3, 1], terms[chosen, 3].mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found[1], terms[chosen, CALCIFICATION].mean(axis=0), rtol=1e-5)
