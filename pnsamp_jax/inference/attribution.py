@@ -179,10 +179,13 @@ def attribute_terms(networks: "Networks", features: np.ndarray | None) -> np.nda
 def what_ifs(networks: "Networks", predictions: "Predictions") -> list[WhatIf | None]:
     """Return for each nodule what moving its ratings needs; None where a network lacks its `class_terms`."""
     assert predictions.probabilities is not None, "a model without ratings has no probabilities"
+    nothing: list[WhatIf | None] = [None] * predictions.probabilities.shape[2]
+    if not is_additive(networks):
+        return nothing
     members = networks.members.values()
     class_terms = [network.class_terms for network in members if network.class_terms is not None]
-    if not is_additive(networks) or len(class_terms) < len(members):
-        return [None] * predictions.probabilities.shape[2]
+    if len(class_terms) < len(members):
+        return nothing
     temperatures = np.array([network.temperatures[schema.MALIGNANCY] for network in members])
     by_class = np.stack(class_terms) / temperatures[:, None, None, None]
     malignancy = predictions.probabilities[..., schema.MALIGNANCY, : by_class.shape[-1]]
