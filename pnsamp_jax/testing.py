@@ -11,7 +11,8 @@ import numpy as np
 from pnsamp_jax import input_pipeline, outlines, steps, transforms
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.inference import calibration, conformal, ensemble, extent
+from pnsamp_jax.inference import attribution, calibration, conformal, ensemble, extent
+from pnsamp_jax.inference.what_if import fit_class_terms
 from pnsamp_jax.inference.diameters import THRESHOLD
 from pnsamp_jax.inference.masks import central_component
 from pnsamp_jax.run import Run
@@ -59,12 +60,16 @@ def calibrate(
     predicted = ~np.isnan(single["probabilities"]).all(axis=(0, 2))  # of the ratings, which a model may lack
     temperatures = calibration.fit_temperatures(single["probabilities"], truth * predicted)
     [network] = networks.members.values()
+    terms = attribution.attribute_terms(networks, single.get("features"))
     fitted = calibration.Calibration(
         temperatures=temperatures,
         features=single["features"].mean(axis=0) if "features" in single else np.zeros(0),
         checkpoint=run.settings.checkpoint,
         step=step,
         mask_shift=network.mask_shift,
+        class_terms=None
+        if terms is None
+        else fit_class_terms(terms, calibration.scale(single["probabilities"], temperatures)),
     )
     if not predicted.all():
         return fitted

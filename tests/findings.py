@@ -1,5 +1,6 @@
 """Synthetic findings for tests: a ball in smooth noise."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy import ndimage
 from pnsamp_jax.data import schema
 from pnsamp_jax.inference.diameters import Diameters
 from pnsamp_jax.inference.finding import Finding
+from pnsamp_jax.inference.what_if import WhatIf
 
 
 def make_finding(nodule_id="nodule_1", seed=0, size=64, known=True, **changes):
@@ -39,3 +41,32 @@ def make_finding(nodule_id="nodule_1", seed=0, size=64, known=True, **changes):
         "truth": random.integers(1, 5, len(schema.RATINGS)) if known else None,
     }
     return Finding(**fields | changes)
+
+
+def make_additive(nodule_id="nodule_1", seed=0, **changes):
+    """Return a finding of two networks whose malignancy is a sum over the attributes, so that its ratings move.
+
+    No nodule of spiculation 5 is known, nor any with another internal structure than this one's.
+    """
+    random = np.random.default_rng(seed)
+    logits, class_terms = random.normal(0, 1.5, (2, 4, 5)), random.normal(size=(2, 8, 6, 5))
+    for attribute, rating in enumerate(schema.RATINGS[:-1]):
+        class_terms[:, attribute, rating.classes :] = np.nan
+    class_terms[:, schema.RATING_NAMES.index("spiculation"), 4] = np.nan
+    finding = make_finding(nodule_id, seed, **changes)
+    probabilities = finding.probabilities.copy()
+    odds = np.exp(logits)
+    probabilities[schema.MALIGNANCY, :5] = (odds / odds.sum(axis=-1, keepdims=True)).mean(axis=(0, 1))
+    expected = probabilities @ np.arange(1, schema.MAX_CLASSES + 1)
+    own = np.where(schema.NOMINAL, probabilities.argmax(axis=1) + 1, expected)[:-1]
+    structure = schema.RATING_NAMES.index("internal_structure")
+    others = np.arange(1, schema.MAX_CLASSES + 1) != own[structure]
+    class_terms[:, structure, others] = np.nan
+    contributions = random.normal(0, 0.3, 8)
+    return replace(
+        finding,
+        probabilities=probabilities,
+        contributions={**dict(zip(schema.RATING_NAMES, contributions, strict=False)), "image": 0.0},
+        average_malignancy=float(expected[schema.MALIGNANCY] - contributions.sum()),
+        what_if=WhatIf(logits, class_terms, own),
+    )

@@ -8,6 +8,7 @@ from pnsamp_jax.config import read_settings
 from pnsamp_jax.configs import base
 from pnsamp_jax.data import schema
 from pnsamp_jax.inference import calibration, conformal
+from pnsamp_jax.inference.what_if import fit_class_terms
 from pnsamp_jax.state import state_shapes
 from pnsamp_jax.workdir import layout
 from pnsamp_jax.workdir.checkpoint import Checkpoints
@@ -50,7 +51,7 @@ def made_up_run(folder, folds, config=None, mask_shift=0.0):
             checkpoints.save(state, settings.fields, loss=1.0)
         probabilities = random.dirichlet(np.ones(6), (40, 9)) * schema.CLASS_EXISTS
         features = random.normal(size=(40, state.params["heads"]["fusion"]["kernel"].shape[0]))
-        truth = random.integers(1, 5, (40, 9))
+        truth, terms = random.integers(1, 5, (40, 9)), random.normal(size=(40, 8, 5))
         fitted = calibration.Calibration(
             temperatures=calibration.fit_temperatures(probabilities, truth),
             features=features.mean(axis=0),
@@ -59,6 +60,7 @@ def made_up_run(folder, folds, config=None, mask_shift=0.0):
             mask_shift=mask_shift,
             class_limits=conformal.fit_limits(probabilities, truth, np.arange(40)),
             extent_limits=np.array([[-0.5, 0.4], [-0.2, 0.2]]),
+            class_terms=fit_class_terms(terms, probabilities) if config.model.name == "pn_samp_plus" else None,
         )
         calibration.write(folder / f"fold_{fold}" / "calibration.json", fitted, nodules=40)
     return folder

@@ -67,6 +67,8 @@ def make_findings(
         predictions.mean_probabilities,
         attribution.mean_contributions(networks, predictions),
     )
+    average_malignancy = attribution.average_malignancy(networks)
+    what_ifs = attribution.what_ifs(networks, predictions)
     ensemble_spread, flip_spread = predictions.ensemble_spread, predictions.flip_spread
     sets, limits = class_sets(networks, predictions), extent_limits(networks)
     findings = []
@@ -98,6 +100,8 @@ def make_findings(
                 class_sets=None if sets is None else sets[:, i],
                 volume_range_mm3=None if limits is None else extent.interval(volume_mm3, doubt, limits[0]),
                 diameter_range_mm=None if limits is None else extent.interval(diameters.long_mm, doubt, limits[1]),
+                average_malignancy=average_malignancy,
+                what_if=what_ifs[i],
             )
         )
     return findings

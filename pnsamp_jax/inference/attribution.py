@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from pnsamp_jax import steps, transforms
+from pnsamp_jax import metrics, steps, transforms
 from pnsamp_jax.data import schema
+from pnsamp_jax.inference.what_if import WhatIf
 from pnsamp_jax.models.pn_samp import ATTRIBUTES, RatingHeads
 from pnsamp_jax.models.pn_samp_plus import AdditiveHeads, PNSAMPPlus
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Array = jax.Array
 
 GAUSS_POINTS = 16  # of the path integral; the integrand is smooth, so the sum is exact to rounding
+TINY = 1e-30  # a probability that float32 can still hold
 LUNG_HU = -850.0  # aerated lung, with which the saliency compares each voxel
 
 
@@ -78,13 +80,11 @@ def additive_contributions(heads: dict, features: Array, average: Array, tempera
     Returns:
       (B, 9) in classes of malignancy: of the eight attributes and, last, 0 for what is read from the image directly.
     """
-    (own, bias), (start, _) = (
-        AdditiveHeads().apply({"params": heads}, x, method="malignancy_terms") for x in (features, average)
-    )
-    change = own - start  # (B, 8, 5)
+    own, start = malignancy_terms(heads, features), malignancy_terms(heads, average)
+    change = (own - start)[:, :-1]  # (B, 8, 5); the bias is the same for all nodules
 
     def slope(position: Array) -> Array:
-        logits = (start + position * change).sum(axis=-2) + bias
+        logits = start.sum(axis=-2) + position * change.sum(axis=-2)
         gradient = jax.grad(lambda z: _expected_rating(z, temperature).sum())(logits)
         return jnp.einsum("bk,bak->ba", gradient, change, precision="highest")
 
@@ -92,6 +92,22 @@ def additive_contributions(heads: dict, features: Array, average: Array, tempera
     slopes = jax.lax.map(slope, jnp.asarray((positions + 1) / 2, jnp.float32))
     found = jnp.tensordot(jnp.asarray(weights / 2, jnp.float32), slopes, axes=1)
     return jnp.pad(found, ((0, 0), (0, 1)))
+
+
+@jax.jit
+def malignancy_terms(heads: dict, features: Array) -> Array:
+    """Compute what the logits of malignancy are the sum of, where they are a sum over the attributes.
+
+    Args:
+      heads: parameters of `AdditiveHeads`.
+      features: (..., F) of nodules, as in `Outputs.features`.
+
+    Returns:
+      (..., 9, 5): what each of the eight attributes adds and, last, the bias.
+    """
+    terms, bias = AdditiveHeads().apply({"params": heads}, features, method="malignancy_terms")
+    bias = jnp.broadcast_to(bias, (*terms.shape[:-2], 1, terms.shape[-1]))
+    return jnp.concatenate([terms, bias], axis=-2)
 
 
 def _expected_rating(logits: Array, temperature: Array) -> Array:
@@ -110,7 +126,7 @@ def mean_contributions(networks: "Networks", predictions: "Predictions") -> np.n
       (N, 9) float32.
     """
     assert predictions.features is not None, "a model without ratings has no features"
-    contributions_of = additive_contributions if isinstance(networks.model, PNSAMPPlus) else contributions
+    contributions_of = additive_contributions if is_additive(networks) else contributions
     found = []
     for network, features_of_flips in zip(networks.members.values(), predictions.features, strict=True):
         assert network.mean_features is not None, "an untested network has no mean features"
@@ -119,6 +135,64 @@ def mean_contributions(networks: "Networks", predictions: "Predictions") -> np.n
             contributions_of(heads, features, network.mean_features, temperature) for features in features_of_flips
         ]
     return np.mean(found, axis=0)
+
+
+def is_additive(networks: "Networks") -> bool:
+    """Return whether the malignancy is a sum of one term for each attribute."""
+    return isinstance(networks.model, PNSAMPPlus)
+
+
+def average_malignancy(networks: "Networks") -> float | None:
+    """Compute the expected malignancy of an average nodule, the mean over tested networks.
+
+    With the `mean_contributions` of a nodule, it adds up to the nodule's own expected malignancy.
+
+    Returns:
+      None where contributions do not add up, because the malignancy is no sum over the attributes.
+    """
+    if not is_additive(networks):
+        return None
+    found = []
+    for network in networks.members.values():
+        assert network.mean_features is not None, "an untested network has no mean features"
+        terms = malignancy_terms(network.variables["params"]["heads"], network.mean_features)
+        found.append(_expected_rating(terms.sum(axis=0), network.temperatures[schema.MALIGNANCY]))
+    return float(np.mean(found))
+
+
+def attribute_terms(networks: "Networks", features: np.ndarray | None) -> np.ndarray | None:
+    """Compute what each attribute adds to the logits of malignancy in a single network.
+
+    Args:
+      networks: of one member.
+      features: (N, F) of nodules; None for a model without.
+
+    Returns:
+      (N, 8, 5), or None if the malignancy is no sum over the attributes.
+    """
+    if not is_additive(networks) or features is None:
+        return None
+    [network] = networks.members.values()
+    return np.asarray(malignancy_terms(network.variables["params"]["heads"], features))[:, :-1]
+
+
+def what_ifs(networks: "Networks", predictions: "Predictions") -> list[WhatIf | None]:
+    """Return for each nodule what moving its ratings needs; None where a network lacks its `class_terms`."""
+    assert predictions.probabilities is not None, "a model without ratings has no probabilities"
+    nothing: list[WhatIf | None] = [None] * predictions.probabilities.shape[2]
+    if not is_additive(networks):
+        return nothing
+    members = networks.members.values()
+    class_terms = [network.class_terms for network in members if network.class_terms is not None]
+    if len(class_terms) < len(members):
+        return nothing
+    temperatures = np.array([network.temperatures[schema.MALIGNANCY] for network in members])
+    by_class = np.stack(class_terms) / temperatures[:, None, None, None]
+    malignancy = predictions.probabilities[..., schema.MALIGNANCY, : by_class.shape[-1]]
+    logits = np.log(np.maximum(malignancy, TINY))  # up to a constant, which a softmax does not see
+    p = predictions.mean_probabilities[:, : schema.MALIGNANCY]
+    own = np.where(schema.NOMINAL[: schema.MALIGNANCY], metrics.arg_max(p), metrics.expected(p))
+    return [WhatIf(logits[:, :, i], by_class, own[i]) for i in range(len(own))]
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -3,8 +3,9 @@
 Temperature scaling (Guo et al., "On calibration of modern neural networks", ICML 2017): one number for each rating
 that makes its probabilities match how often they are right. The shift is one number that is added to the logits of the
 mask, so that a threshold of one half gives the best mean Dice. `conformal` describes the limits of the sets of
-classes, and `extent` those of volume and diameter. All are kept next to the fold's checkpoints in calibration.json,
-together with the mean features of the nodules and the checkpoint that they belong to.
+classes, `extent` those of volume and diameter, and `what_if` the terms of malignancy by class. All are kept next to
+the fold's checkpoints in calibration.json, together with the mean features of the nodules and the checkpoint that they
+belong to.
 """
 
 import json
@@ -19,6 +20,7 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.inference import conformal, extent
 from pnsamp_jax.inference.masks import central_component
+from pnsamp_jax.inference.what_if import ATTRIBUTES
 
 RANGE = (0.25, 4.0)  # a few hundred nodules do not support temperatures beyond
 THRESHOLDS = np.arange(0.1, 0.61, 0.05)  # of the mask, which are tried
@@ -35,6 +37,7 @@ class Calibration(NamedTuple):
       mask_shift: added to the logits of the mask; 0 where none was fitted.
       class_limits: (2, 9, 6) of the sets of classes, see `conformal`; None where none were fitted.
       extent_limits: (2, 2) of volume and diameter, see `extent`; None where none were fitted.
+      class_terms: (8, 6, 5), see `what_if.fit_class_terms`; None where there are none.
     """
 
     temperatures: np.ndarray
@@ -44,6 +47,7 @@ class Calibration(NamedTuple):
     mask_shift: float = 0.0
     class_limits: np.ndarray | None = None
     extent_limits: np.ndarray | None = None
+    class_terms: np.ndarray | None = None
 
 
 def scale(probabilities: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
@@ -133,6 +137,8 @@ def write(path: Path, fitted: Calibration, nodules: int) -> None:
     if fitted.extent_limits is not None:
         limits = np.where(np.isfinite(fitted.extent_limits), fitted.extent_limits, None)
         content["extent_limits"] = dict(zip(extent.MEASURES, limits.tolist(), strict=True))
+    if fitted.class_terms is not None:
+        content["class_terms"] = _by_class(fitted.class_terms)
     content["features"] = np.asarray(fitted.features, np.float64).tolist()
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False))
@@ -155,6 +161,7 @@ def read(path: Path) -> Calibration:
             float(content.get("mask_shift", 0.0)),  # older files lack this and the following
             _class_limits(content["class_limits"]) if "class_limits" in content else None,
             _extent_limits(content["extent_limits"]) if "extent_limits" in content else None,
+            _from_classes(content["class_terms"]) if "class_terms" in content else None,
         )
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; {advice}") from error
@@ -173,3 +180,21 @@ def _class_limits(content: dict[str, dict[str, list[float]]]) -> np.ndarray:
 def _extent_limits(content: dict[str, list[float | None]]) -> np.ndarray:
     limits = np.array([content[measure] for measure in extent.MEASURES], float)  # None becomes NaN
     return np.where(np.isnan(limits), (-np.inf, np.inf), limits)
+
+
+def _by_class(class_terms: np.ndarray) -> dict[str, dict[str, list[float]]]:
+    """Return the known mean terms by attribute and class."""
+    return {
+        name: {str(k): term.tolist() for k, term in enumerate(terms, start=1) if np.isfinite(term).all()}
+        for name, terms in zip(ATTRIBUTES, np.asarray(class_terms, np.float64), strict=True)
+    }
+
+
+def _from_classes(content: dict[str, dict[str, list[float]]]) -> np.ndarray:
+    """Return what `_by_class` was given, (8, 6, 5) float32."""
+    classes = schema.RATINGS[schema.MALIGNANCY].classes
+    found = np.full((len(ATTRIBUTES), schema.MAX_CLASSES, classes), np.nan, np.float32)
+    for index, name in enumerate(ATTRIBUTES):
+        for k, term in content[name].items():
+            found[index, int(k) - 1] = term
+    return found

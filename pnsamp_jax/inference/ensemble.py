@@ -50,6 +50,7 @@ class Network(NamedTuple):
       mask_shift: added to the logits of the mask, see `inference.calibration`.
       class_limits: (2, 9, 6) of the sets of classes, see `inference.conformal`; None if not known.
       extent_limits: (2, 2) of volume and diameter, see `inference.extent`; None if not known.
+      class_terms: (8, 6, 5) float32, see `inference.what_if`; None if not known.
     """
 
     variables: dict
@@ -58,6 +59,7 @@ class Network(NamedTuple):
     mask_shift: float = 0.0
     class_limits: np.ndarray | None = None
     extent_limits: np.ndarray | None = None
+    class_terms: np.ndarray | None = None
 
 
 class Networks(NamedTuple):
@@ -295,8 +297,9 @@ def _load_member(fold: Path, like: TrainState, which: str, model: dict) -> Netwo
                 "which writes it anew"
             )
     temperatures = fitted.temperatures.astype(np.float32)
-    limits = (fitted.class_limits, fitted.extent_limits)
-    return Network(variables, temperatures, fitted.features, fitted.mask_shift, *limits)
+    fields = fitted._asdict()
+    limits = {name: fields[name] for name in ("mask_shift", "class_limits", "extent_limits", "class_terms")}
+    return Network(variables, temperatures, fitted.features, **limits)
 
 
 def _sample_deviation(values: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from pnsamp_jax.data.patches import patch_affine
 from pnsamp_jax.inference.diameters import Diameters
 from pnsamp_jax.inference.locator import Locator
 from pnsamp_jax.inference.masks import onto_grid
+from pnsamp_jax.inference.what_if import WhatIf
 
 # A ball of 3 mm: LIDC-IDRI's readers were asked to outline no smaller nodules. On 28 of them that PN-SAMP M at 0.6 mm
 # segmented smaller, Dice was 0.49; just above, 0.64 on 43.
@@ -55,6 +56,9 @@ class Finding:
       class_sets: (2, 9, 6) bool, the sets of classes by `conformal.COVERAGES`; None if not known.
       volume_range_mm3: interval of the volume, see `extent`; None if not known.
       diameter_range_mm: that of the long axis.
+      average_malignancy: expected malignancy of an average nodule, which the contributions add up from; None where
+        they do not add up.
+      what_if: for moving the ratings of the attributes; None where the networks do not allow it.
     """
 
     nodule_id: str
@@ -80,6 +84,8 @@ class Finding:
     class_sets: np.ndarray | None = None
     volume_range_mm3: tuple[float, float] | None = None
     diameter_range_mm: tuple[float, float] | None = None
+    average_malignancy: float | None = None
+    what_if: WhatIf | None = None
 
     def without_patches(self) -> "Finding":
         """Return a copy with empty patches and no locator, which take up nearly all of a finding's memory."""

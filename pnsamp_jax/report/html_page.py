@@ -26,6 +26,7 @@ from pnsamp_jax.inference.locator import Locator
 TEMPLATE = Path(__file__).with_name("html_page.html")
 HU_STEP = 8  # 256 levels end at 1016 HU, above soft tissue, contrast and most calcifications
 HEADER = ("checkpoint", "version", "networks", "flips", "date")
+LOGIT_DIGITS = 4  # after the point
 SALIENCY_CELLS = 32  # along each side, at most: a network's saliency has no finer detail
 
 
@@ -47,13 +48,15 @@ def write_page(
       warning: shown above the nodules; "" for none.
       header: of `inference.ensemble.described`, which networks predicted and when; None where it is not known.
     """
+    class_terms: list[np.ndarray] = []  # those of the same networks are kept once
     content = {
         "lowest_hu": AIR,
         "step_hu": HU_STEP,
         "ratings": [
             {"name": rating.name, "words": rating.words, "nominal": rating.nominal} for rating in schema.RATINGS
         ],
-        "findings": [_describe(finding) for finding in findings],
+        "findings": [_describe(finding) | _what_if(finding, class_terms) for finding in findings],
+        "class_terms": [_by_class(terms) for terms in class_terms],
         "failures": [[readable(text) for text in failure] for failure in failures or []],
         "warning": warning,
         "header": None if header is None else {name: header[name] for name in HEADER},
@@ -115,7 +118,32 @@ def _measurements(finding: Finding) -> dict:
         "ensemble_spread": _number(finding.ensemble_spread),
         "flip_spread": _number(finding.flip_spread),
         "contributions": {name: _number(value) for name, value in finding.contributions.items()},
+        "average_malignancy": None if finding.average_malignancy is None else _number(finding.average_malignancy),
     }
+
+
+def _what_if(finding: Finding, class_terms: list[np.ndarray]) -> dict:
+    """Return the numbers with which the page moves ratings, without those of `class_terms` that they point at."""
+    what_if = finding.what_if
+    if what_if is None or not finding.segmented:
+        return {"what_if": None}
+    known = [i for i, terms in enumerate(class_terms) if np.array_equal(terms, what_if.class_terms, equal_nan=True)]
+    if not known:
+        class_terms.append(what_if.class_terms)
+    return {
+        "what_if": {
+            "logits": np.round(what_if.logits.astype(np.float64), LOGIT_DIGITS).tolist(),
+            "own": [_number(value) for value in what_if.own],
+            "class_terms": known[0] if known else len(class_terms) - 1,
+        }
+    }
+
+
+def _by_class(class_terms: np.ndarray) -> list:
+    """Return mean terms (M, 8, 6, 5) as nested lists, None in place of the five numbers of an unknown class."""
+    if class_terms.ndim > 1:
+        return [_by_class(terms) for terms in class_terms]
+    return np.round(class_terms.astype(np.float64), LOGIT_DIGITS).tolist() if np.isfinite(class_terms).all() else None
 
 
 def _number(value: float) -> float | None:

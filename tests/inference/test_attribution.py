@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_run import made_up_run
+from tiny_run import made_up_run, tiny_plus_config
 
 from pnsamp_jax.data import schema
 from pnsamp_jax.inference import attribution, ensemble
+from pnsamp_jax.inference.what_if import ATTRIBUTES
 from pnsamp_jax.models.pn_samp import RatingHeads
+from pnsamp_jax.models.pn_samp_plus import AdditiveHeads
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -17,6 +19,12 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def networks(tmp_path_factory, quick_compilation):
     """Return the networks of two folds of a run."""
     return ensemble.load(made_up_run(tmp_path_factory.mktemp("run"), (0, 2)))
+
+
+@pytest.fixture(scope="module")
+def additive(tmp_path_factory, quick_compilation):
+    """Return the networks of two folds of a run whose malignancy is a sum over the attributes."""
+    return ensemble.load(made_up_run(tmp_path_factory.mktemp("additive"), (0, 2), config=tiny_plus_config()))
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +132,55 @@ def test_mean_contributions_are_means_over_networks_and_flips(networks, patches)
     np.testing.assert_allclose(
         attribution.mean_contributions(networks, predictions), np.mean(parts, axis=0), atol=1e-6
     )
+
+
+def test_terms_and_bias_add_up_to_the_logits(additive, patches):
+    network = additive.members["fold_0"]
+    heads = network.variables["params"]["heads"]
+    features = ensemble.predict(additive, patches, flips=False).features[0, 0]
+    logits = AdditiveHeads().apply({"params": heads}, features, train=False)[:, schema.MALIGNANCY, :5]
+    terms = attribution.malignancy_terms(heads, features)
+    assert terms.shape == (3, 9, 5)
+    # Sums of nine float32 in another order.
+    np.testing.assert_allclose(terms.sum(axis=1), logits, rtol=1e-5, atol=1e-5 * np.abs(terms).max())
+
+
+def test_contributions_lead_from_the_average_nodule_to_the_prediction(additive, networks, patches):
+    predictions = ensemble.predict(additive, patches)
+    expected = predictions.mean_probabilities[:, schema.MALIGNANCY] @ np.arange(1, 7)
+    sums = attribution.mean_contributions(additive, predictions).sum(axis=1)
+    # The sum of a path integral over random networks, whose logits are far larger than those of trained ones.
+    np.testing.assert_allclose(attribution.average_malignancy(additive) + sums, expected, atol=2e-3)
+    assert np.abs(sums).max() > 0.1
+    assert attribution.average_malignancy(networks) is None  # where the image speaks directly
+
+
+def test_an_unmoved_what_if_is_the_prediction(additive, patches):
+    predictions = ensemble.predict(additive, patches)
+    found = attribution.what_ifs(additive, predictions)
+    p = predictions.mean_probabilities
+    for i, what_if in enumerate(found):
+        assert what_if.logits.shape == (2, 8, 5)
+        np.testing.assert_allclose(what_if.probabilities(), p[i, schema.MALIGNANCY, :5], atol=1e-6)
+        own = dict(zip(ATTRIBUTES, what_if.own, strict=True))
+        np.testing.assert_allclose(what_if.probabilities(**own), what_if.probabilities(), atol=1e-12)
+        assert own["spiculation"] == pytest.approx(p[i, 6] @ np.arange(1, 7))
+        assert own["calcification"] == 1 + p[i, 2].argmax()
+
+
+def test_ratings_cannot_be_moved_where_a_network_lacks_its_mean_terms(additive, networks, patches):
+    older = {"fold_2": additive.members["fold_2"]._replace(class_terms=None)}
+    for some in (additive._replace(members={**additive.members, **older}), networks):
+        assert attribution.what_ifs(some, ensemble.predict(some, patches, flips=False)) == [None] * 3
+
+
+def test_terms_of_the_attributes_are_those_of_an_additive_network(additive, networks):
+    features = np.random.default_rng(3).normal(size=(4, len(additive.members["fold_0"].mean_features)))
+    terms = attribution.malignancy_terms(additive.members["fold_0"].variables["params"]["heads"], features)
+    found = attribution.attribute_terms(additive.member(0), features)
+    np.testing.assert_array_equal(found, np.asarray(terms)[:, :8])
+    assert attribution.attribute_terms(networks.member(0), features) is None
+    assert attribution.attribute_terms(additive.member(0), None) is None
 
 
 # Saliency

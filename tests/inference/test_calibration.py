@@ -73,6 +73,7 @@ def made_up(random):
         mask_shift=0.75,
         class_limits=conformal.fit_limits(p, truth, np.arange(30)),
         extent_limits=np.array([[-1.5, 0.25], [-np.inf, np.inf]]),
+        class_terms=np.where(random.random((8, 6, 1)) < 0.2, np.nan, random.normal(size=(8, 6, 5))).astype(np.float32),
     )
 
 
@@ -109,11 +110,12 @@ def test_an_older_file_has_no_limits_and_no_shift(tmp_path):
     path = tmp_path / "calibration.json"
     calibration.write(path, made_up(np.random.default_rng(5)), nodules=30)
     content = json.loads(path.read_text())
-    for name in ("mask_shift", "class_limits", "extent_limits"):
+    for name in ("mask_shift", "class_limits", "extent_limits", "class_terms"):
         del content[name]
     path.write_text(json.dumps(content))
     found = calibration.read(path)
-    assert (found.mask_shift, found.class_limits, found.extent_limits) == (0, None, None)
+    assert found.mask_shift == 0
+    assert found.class_limits is found.extent_limits is found.class_terms is None
 
 
 def ball(radius, size=24):

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-from findings import make_finding
+from findings import make_additive, make_finding
 from page_data import HEADER, HOSTILE, make_place
 
 from pnsamp_jax.report import html_page
@@ -52,6 +52,7 @@ def test_axe_finds_nothing_to_complain_about(user, tmp_path, scheme):
     findings = [
         make_finding("nodule_1", **places),
         make_finding("nodule_2", mask=np.zeros((64,) * 3, bool), volume_mm3=0),
+        make_additive("nodule_3"),
     ]
     failures = [("lost", "ct.nii", "no such file")]
     html_page.write_page(findings, "t", tmp_path / "page.html", failures, "Only a test.", HEADER)
@@ -60,6 +61,8 @@ def test_axe_finds_nothing_to_complain_about(user, tmp_path, scheme):
     assert serious_findings(user) == []
     user.find("summary").click()
     user.open("nodule_2")
+    assert serious_findings(user) == []
+    user.open("nodule_3")
     assert serious_findings(user) == []
     user.open("nodule_1")
     user.find("#show-saliency").click()
@@ -83,7 +86,7 @@ def serious_findings(user):
 def test_nothing_overflows_on_a_phone(user, tmp_path):
     long = make_finding("long." * 20, image="folder/" * 30 + "image.nrrd", volume_mm3=123456.7)
     html_page.write_page(
-        [long, make_finding("nodule_2"), make_finding("nodule_10", known=False)], "l" * 99, tmp_path / "l.html"
+        [long, make_additive("nodule_2"), make_finding("nodule_10", known=False)], "l" * 99, tmp_path / "l.html"
     )
     user.emulate(width=360, height=740)
     user.load(tmp_path / "l.html")

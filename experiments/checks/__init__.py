@@ -1,0 +1,1 @@
+"""Checks of the explanations, each of which could show that they are wrong."""
