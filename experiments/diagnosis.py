@@ -188,8 +188,8 @@ def heading(patients: Patients, settings: Settings, diagnoses: Mapping[str, Diag
     simulated = f" {CONTEXT_NOTES['simulated']}." if "simulated" in contexts else ""
     return (
         f"{len(patients.names)} patients with {len(patients.table['patient_id'])} nodules ({nodules}) of the cohort "
-        f"'{settings.cohort}', tested in folds {folds} of {settings.num_folds}; {missing} more patients with a known "
-        f"diagnosis are not among them.{simulated} Per cent, with 95 % intervals by patients."
+        f"'{settings.cohort}', tested in folds {folds} of {settings.num_folds}. Patients with a known "
+        f"diagnosis who are not in these folds: {missing}.{simulated} Per cent, with 95 % intervals by patients."
     )
 
 

@@ -14,8 +14,8 @@ What a head may read:
   is more certain than it will be about new patients, and this can only weaken the head, not flatter it.
 * **Facts** about the patient that a user has without a reader: `FACTS`, with diameters of the predicted mask.
 
-Benign patients are few and unevenly dealt to the folds; classes are weighted equally, so that the scores of the heads
-of different folds are on one scale.
+A score is the log odds of malignant, less those of the patients that the head was fitted on. Without the latter a fold
+with many benign patients would get high scores, since few of them are left for its fitting.
 """
 
 from collections.abc import Mapping
@@ -106,7 +106,9 @@ def head_scores(read: Mapping[int, np.ndarray], malignant: np.ndarray, fold_of: 
         if fewest < 2 or not test.any():
             continue
         inner = StratifiedKFold(int(min(INNER_FOLDS, fewest)), shuffle=True, random_state=seed)
-        regression = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
-        search = GridSearchCV(regression, {"logisticregression__C": STRENGTHS}, scoring="roc_auc", cv=inner)
-        scores[test] = search.fit(values[fitted], malignant[fitted]).predict_proba(values[test])[:, 1]
+        regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+        search = GridSearchCV(regression, {"logisticregression__C": STRENGTHS}, scoring="neg_log_loss", cv=inner)
+        log_odds = search.fit(values[fitted], malignant[fitted]).decision_function(values[test])
+        share = malignant[fitted].mean()
+        scores[test] = log_odds - np.log(share / (1 - share))
     return scores

@@ -56,8 +56,8 @@ def sensitivity_at(score: np.ndarray, positive: np.ndarray, weights: np.ndarray,
     rank = np.unique(-score, return_inverse=True)[1]
     negatives = np.append(0, np.cumsum(np.bincount(rank, weights * ~positive)))
     positives = np.append(0, np.cumsum(np.bincount(rank, weights * positive)))
-    highest = np.append(np.diff(negatives) > 0, True)  # of the cuts with as many false positives
-    return float(np.interp(false_positives, negatives[highest], positives[highest]) / positives[-1])
+    # Of the cuts with as many false positives, `interp` takes the last one, which has the highest sensitivity.
+    return float(np.interp(false_positives, negatives, positives) / positives[-1])
 
 
 def statistics(
