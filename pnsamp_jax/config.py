@@ -43,6 +43,7 @@ class Settings:
       train_cohort: a wider cohort whose further nodules are added to the training subset; "" for none.
       min_readers: least number of readers of a nodule.
       nominal: how the nominal ratings of several readers become one class, one of `cohort.NOMINAL_RULES`.
+      diagnosis: table of the patients' diagnoses, which the evaluation reads; "" for none.
       split: one of `folds.SPLITS`.
       init: the networks to start from: "" for random weights, "shipped", or the workdir of a run.
       num_folds, folds: number of folds in the split, and those that the run trains or tests.
@@ -67,6 +68,7 @@ class Settings:
     train_cohort: str
     min_readers: int
     nominal: str
+    diagnosis: str
     split: str
     init: str
     num_folds: int

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from pnsamp_jax import intervals, metrics
+from pnsamp_jax import diagnosed, intervals, metrics
 from pnsamp_jax.data import cohort, schema
-from pnsamp_jax.files import atomic_path, readable
+from pnsamp_jax.data.diagnosis import read_diagnoses
+from pnsamp_jax.files import atomic_path, readable, user_path
 from pnsamp_jax.report.evaluation_figures import draw_evaluation
-from pnsamp_jax.report.evaluation_table import format_table
+from pnsamp_jax.report.evaluation_table import format_diagnosis, format_table
 from pnsamp_jax.workdir.tables import OUTLINE_SCORES, Table, as_in_paper, nominal, rated, read_tables
 
 CONTEXT_NOTES = {
@@ -223,7 +224,7 @@ def evaluate(workdir: Path) -> dict:
 
     Returns:
       The content of results.json, in which an undefined value is null: {"contexts": {context: results}, "paper": the
-      paper's results for the same variant, ...}.
+      paper's results for the same variant, ...}, and "diagnosis" where `config.data.diagnosis` names a table.
     """
     config = json.loads((workdir / "config.json").read_text())
     table = read_tables(workdir)
@@ -239,6 +240,10 @@ def evaluate(workdir: Path) -> dict:
             figures.append(figure)
         published = {} if context == "simulated" else paper  # the paper's nodules were real
         print("\n" + format_table(results["contexts"][context], CONTEXT_NOTES[context], published))
+    if config["data"].get("diagnosis"):  # a run of an older version has no such field
+        diagnoses = read_diagnoses(user_path(config["data"]["diagnosis"]))
+        results["diagnosis"] = diagnosed.auc_results(table, diagnoses)
+        print("\n" + format_diagnosis(results["diagnosis"]))
     with atomic_path(workdir / "results.json") as temporary:
         temporary.write_text(json.dumps(_null_for_nan(results), indent=1))
     tables = ", ".join(str(workdir / name) for name in ("predictions.csv", "readers.csv", "results.json"))

@@ -9,9 +9,11 @@ from ml_collections import ConfigDict
 from pnsamp_jax import input_pipeline
 from pnsamp_jax.config import Settings, read_settings
 from pnsamp_jax.data import beam, cohort, schema
+from pnsamp_jax.data.diagnosis import read_diagnoses
 from pnsamp_jax.data.omissions import describe_omissions
 from pnsamp_jax.data.on_disk import open_records
 from pnsamp_jax.data.prepare import prepare, read_records
+from pnsamp_jax.files import user_path
 from pnsamp_jax.input_pipeline import Arrays
 from pnsamp_jax.workdir import layout, tables
 
@@ -70,6 +72,8 @@ def open_run(config: ConfigDict, workdir: Path, longer: bool = False) -> Run:
     """
     settings = read_settings(config)
     layout.check_config(workdir, settings.fields, longer)
+    if settings.diagnosis:  # which the evaluation reads, hours later
+        read_diagnoses(user_path(settings.diagnosis))
     records = load_records(settings)
     folds = load_folds(settings, records, workdir / "folds.json")
     layout.claim(workdir, settings.fields, longer)

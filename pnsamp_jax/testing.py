@@ -12,9 +12,9 @@ from pnsamp_jax import input_pipeline, outlines, steps, transforms
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import attribution, calibration, conformal, ensemble, extent
-from pnsamp_jax.inference.what_if import fit_class_terms
 from pnsamp_jax.inference.diameters import THRESHOLD
 from pnsamp_jax.inference.masks import central_component
+from pnsamp_jax.inference.what_if import fit_class_terms
 from pnsamp_jax.run import Run
 from pnsamp_jax.state import TrainState, state_shapes
 from pnsamp_jax.workdir import layout, tables

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 SAMPLE_DATA = Path(__file__).parents[2] / "shared" / "data"  # of the developers; see ct_files.DATA
-SAMPLE_FIXTURES = {"lidc_subset", "real", "real_paths", "scan"}  # which read them
+SAMPLE_FIXTURES = {"diagnosis_files", "lidc_subset", "real", "real_paths", "scan"}  # which read them
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,3 +48,10 @@ def quick_compilation():
         jax.config.update("jax_disable_most_optimizations", True)
         yield
         jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def diagnosis_files() -> tuple[Path, Path]:
+    """TCIA's table of diagnoses: as published, and the same as CSV with plain names and words."""
+    folder = SAMPLE_DATA / "diagnosis"
+    return folder / "tcia-diagnosis-data-2012-04-20.xls", folder / "patients.csv"

@@ -358,3 +358,24 @@ def test_the_models_dice_is_also_given_on_the_readers_nodules(tmp_path, capsys):
     assert results["dice_three_readers"]["n"] == results["reader_dice"]["n"] == 10
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "at least three readers" in line]
     assert "90.0 [90.0, 90.0], n = 10" in line and "80.0 [80.0, 80.0], n = 10" in line
+
+
+def test_a_table_of_diagnoses_adds_the_area_by_patient(workdir, capsys):
+    """The first half of the patients is benign but for p00; the network rates p15 to p19 3, the readers 5."""
+    evaluate.evaluate(workdir)
+    assert "diagnosis" not in capsys.readouterr().out
+    diagnoses = ["benign"] * 10 + ["primary"] * 10
+    diagnoses[0], diagnoses[19] = "metastatic", "unknown"
+    lines = [f"p{i:02d},{diagnosis},biopsy" for i, diagnosis in enumerate(diagnoses)]
+    (workdir / "diagnoses.csv").write_text("\n".join(["patient_id,diagnosis,method", *lines]))
+    data = CONFIG["data"] | {"diagnosis": str(workdir / "diagnoses.csv")}
+    (workdir / "config.json").write_text(json.dumps(CONFIG | {"data": data}))
+    found = evaluate.evaluate(workdir)["diagnosis"]
+    assert found["patients"] == 19 and found["nodules"] == {"cube": 10, "slab": 28}
+    areas = {name: (one["network"]["value"], one["readers"]["value"]) for name, one in found["against_benign"].items()}
+    assert areas == {"malignant": (0.95, 0.95), "primary": (1, 1), "metastatic": (0.5, 0.5)}
+    out = capsys.readouterr().out
+    assert "19 patients with a known diagnosis, each by the highest nodule (nodules: 10 cube, 28 slab)" in out
+    assert "AUC of metastatic against benign: network 50.0" in out and "n = 10 of which 1 metastatic" in out
+    kept = json.loads((workdir / "results.json").read_text())["diagnosis"]
+    assert kept["against_benign"]["malignant"]["n"] == 19

@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "pnsamp_jax"
 # `__main__`, which is a command line and belongs to the first layer.
 LAYERS = (
     {"main", "cli"},
-    {"train", "testing", "evaluate", "predict", "predictor"},
+    {"train", "testing", "evaluate", "predict", "predictor", "diagnosed"},
     {"answer"},
     {"run"},
     {"config", "config_checks"},
@@ -46,6 +46,7 @@ NEVER_IN = {
         "metrics",
         "intervals",
         "outlines",
+        "diagnosed",
         "main",
         "cli",
         "config_file",
