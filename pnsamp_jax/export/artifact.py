@@ -19,7 +19,8 @@ import pnsamp_jax
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UsageError, UserError
 from pnsamp_jax.export.onnx_model import translate
-from pnsamp_jax.export.packages import needed, openvino
+from pnsamp_jax.export.openvino_model import convert, openvino
+from pnsamp_jax.export.packages import needed
 from pnsamp_jax.inference import ensemble
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -109,21 +110,14 @@ def write_stablehlo(function: Function, size: int, metadata: dict[str, Any], pat
 
 
 def write_onnx(function: Function, size: int, metadata: dict[str, Any], path: Path) -> None:
-    """Write an ONNX model with its metadata as JSON; for the arguments see `write_stablehlo`."""
-    path.write_bytes(_onnx(function, size, metadata))
+    """Write an ONNX model with its metadata; for the arguments see `write_stablehlo`."""
+    path.write_bytes(translate(function, (None, size, size, size), _as_text(metadata)).SerializeToString())
 
 
 def write_openvino(function: Function, size: int, metadata: dict[str, Any], path: Path) -> None:
-    """Write the two files of an OpenVINO model in float32, the metadata in rt_info; see `write_stablehlo`."""
-    runtime = openvino()
-    model = runtime.Core().read_model(_onnx(function, size, metadata))
-    for name, value in _as_text(metadata).items():
-        model.set_rt_info(value, ["pnsamp", name])
-    runtime.save_model(model, path, compress_to_fp16=False)
-
-
-def _onnx(function: Function, size: int, metadata: dict[str, Any]) -> bytes:
-    return translate(function, (None, size, size, size), _as_text(metadata)).SerializeToString()
+    """Write the two files of an OpenVINO model in float32; for the arguments see `write_stablehlo`."""
+    model = convert(function, (None, size, size, size), _as_text(metadata))
+    openvino().save_model(model, path, compress_to_fp16=False)
 
 
 def _as_text(metadata: dict[str, Any]) -> dict[str, str]:

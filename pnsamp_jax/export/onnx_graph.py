@@ -12,6 +12,8 @@ import numpy as np
 
 from pnsamp_jax.export.packages import needed
 
+BATCH = "batch"  # name of the free axis
+
 
 class Tensor(NamedTuple):
     """A value that the model computes.
@@ -60,11 +62,19 @@ class Graph:
         return Tensor(self.node(operator, *inputs, **attributes)[0], tuple(shape))
 
     def repeated(self, value: Value, shape: Sequence) -> Value:
-        """Return a value with all the axes that it has in JAX, at their full length."""
+        """Return a value with all the axes that it has in JAX, at their full length.
+
+        Raises:
+          NotImplementedError: another axis than the first would be repeated as often as the batch is long.
+        """
         if value.shape == tuple(shape):
             return value
+        free = [axis for axis, size in enumerate(shape) if not is_known(size)]
+        has_them = len(value.shape) == len(shape) and all(value.shape[axis] == shape[axis] for axis in free)
         sizes: Value | list[int] = [size if is_known(size) else 1 for size in shape]
-        if not is_known(shape[0]):
+        if not has_them:
+            if free != [0] or str(shape[0]) != BATCH:
+                raise NotImplementedError(f"a value that is repeated to {shape} is not translated to ONNX")
             batch = self.tensor((1,), "Shape", Tensor("images", ()), start=0, end=1)
             sizes = self.tensor((len(shape),), "Concat", batch, np.array(sizes[1:], np.int64), axis=0)
         return self.tensor(shape, "Expand", value, sizes)

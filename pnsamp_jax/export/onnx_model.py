@@ -14,11 +14,10 @@ import numpy as np
 from jax import export
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
-from pnsamp_jax.export.onnx_graph import Graph, Tensor, Value, is_known
+from pnsamp_jax.export.onnx_graph import BATCH, Graph, Tensor, Value, is_known
 from pnsamp_jax.export.onnx_operators import FUNCTIONS, PRIMITIVES
 
 OPSET, IR_VERSION = 17, 8  # of 2022
-BATCH = "batch"  # name of the free axis
 SMALL = 2**16  # values
 CALLS = ("jit", "pjit", "custom_jvp_call", "custom_vjp_call")
 

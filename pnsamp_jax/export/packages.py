@@ -1,6 +1,5 @@
 """The packages that only an export, or a prediction by another runtime, needs."""
 
-import sys
 from importlib import import_module
 from typing import Any
 
@@ -17,13 +16,3 @@ def needed(package: str, extra: str) -> Any:
         return import_module(package)
     except ModuleNotFoundError as error:
         raise UserError(f"{package} is not installed; run `pip install 'pnsamp-jax[{extra}]'`") from error
-
-
-def openvino() -> Any:
-    """Import OpenVINO without its telemetry, which would report to a server each time that a model is compiled.
-
-    Raises:
-      UserError: it is not installed.
-    """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # so that its import fails
-    return needed("openvino", "openvino")

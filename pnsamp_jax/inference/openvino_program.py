@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from pnsamp_jax.export.onnx_model import translate
-from pnsamp_jax.export.packages import needed, openvino
+from pnsamp_jax.export.openvino_model import convert, openvino
+from pnsamp_jax.export.packages import needed
 
 
 class OpenVINOProgram:
@@ -35,6 +35,5 @@ class OpenVINOProgram:
         return {output.any_name: results[output] for output in program.outputs}
 
     def _compile(self, shape: tuple[int, ...]) -> Any:
-        model = self.core.read_model(translate(self.function, shape, {}).SerializeToString())
         # Left alone, OpenVINO would compute in bfloat16 where the processor can.
-        return self.core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return self.core.compile_model(convert(self.function, shape, {}), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
