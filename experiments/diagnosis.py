@@ -238,7 +238,8 @@ def run(config: ConfigDict, workdir: Path, out: Path, forest: Path | None) -> No
         temporary.write_text(f"{text}\n![Disagreement](disagreement.png)\n")
     tables.write_csv(page, out / "diagnosis.csv")
     write_patients(out / "patients.csv", patients, {**scores, "calibrated probability": probability})
-    draw_cases(disagreements(patients, readers, network, records, settings.geometry.spacing_mm), out / FIGURE)
+    cases = disagreements(patients, readers, network, records, settings.geometry.spacing_mm)
+    draw_cases(cases, "Where readers and diagnosis disagree most, by the readers' highest nodule", out / FIGURE)
     print(
         f"{text}\n{', '.join(str(out / name) for name in ('diagnosis.md', 'diagnosis.csv', 'patients.csv', FIGURE))}"
     )

@@ -32,7 +32,8 @@ NOTES = [
     "no image of the lung shows it.",
     f"Sensitivity: the readers' cut is a mean rating over {READERS_CUT:g}. Every other score has the cut at which its "
     "specificity on these very patients is the readers'; between two cuts it is interpolated.",
-    "Heads are logistic regressions in nested folds. No number is corrected for the number of comparisons.",
+    "Heads are logistic regressions in nested folds; there is none where too few folds are tested to fit one.",
+    "No number is corrected for the number of comparisons.",
 ]
 
 Statistic = Callable[[np.ndarray], float]  # of the patients' weights (P,)

@@ -31,9 +31,10 @@ SCORES = {  # the readers let one of four benign patients through
 
 
 @pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    """Intervals are not what is tested here."""
+def few_repetitions(monkeypatch):
+    """Neither the intervals nor the choice of the regularisation are tested to the last digit."""
     monkeypatch.setattr(by_diagnosis, "RESAMPLES", 40)
+    monkeypatch.setattr(diagnosis_head, "STRENGTHS", np.array([0.01, 1]))
 
 
 @pytest.mark.parametrize(
