@@ -123,6 +123,12 @@ def find(run: Run, networks: ensemble.Networks, fold: int, nodules: int, count: 
     return Fold(test, pool, neighbours, metrics.expected(found[0]["probabilities"]))
 
 
+def mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Return the mean over the second axis without NaN, NaN where there is nothing else: (N, K, ...) -> (N, ...)."""
+    known = ~np.isnan(values)
+    return np.where(known, values, 0).sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
+
+
 def errors(folds: list[Fold]) -> dict[str, np.ndarray]:
     """Return |rating - readers' mean rating| of the neighbours' mean in each space, and of the network's own rating.
 
@@ -132,11 +138,7 @@ def errors(folds: list[Fold]) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {}
     for fold in folds:
         for space, indices in fold.nearest.items():
-            of_neighbours = fold.pool.means[indices]  # (N, K, 9)
-            rated = ~np.isnan(of_neighbours)
-            mean = np.where(rated, of_neighbours, 0).sum(axis=1) / np.where(
-                rated.any(axis=1), rated.sum(axis=1), np.nan
-            )
+            mean = mean_of_known(fold.pool.means[indices])
             found.setdefault(space, []).append(np.abs(mean - fold.test.means))
         found.setdefault("the network itself", []).append(np.abs(fold.predicted - fold.test.means))
     return {name: np.concatenate(parts) for name, parts in found.items()}
@@ -150,7 +152,7 @@ def compare(folds: list[Fold]) -> dict[str, Any]:
     def columns(name: str) -> dict[str, np.ndarray]:
         return {
             "malignancy": every[name][:, schema.MALIGNANCY],
-            "ordinal": np.nanmean(every[name][:, ORDINAL], axis=1),
+            "ordinal": mean_of_known(every[name][:, ORDINAL]),
         }
 
     def mean_result(values: np.ndarray) -> dict:

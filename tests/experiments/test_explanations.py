@@ -89,7 +89,7 @@ def test_a_redrawn_nodule_differs_only_by_its_evidence(item):
     with_spicules, without = (sample(one.ct, consensus_centroid(one.readers), 64, 0.6) for one in drawn)
     change = with_spicules - without
     assert (np.abs(change) > 1).mean() < 0.1  # noise, vessels and wall are the same
-    assert change[np.abs(change) > 1].mean() > 50  # spicules are brighter than lung
+    assert change.max() > 200 and change.min() > -200 and change.mean() > 0  # spicules are brighter than lung
 
 
 def test_the_size_of_redrawn_nodules_is_limited(item):
