@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.scipy.ndimage import map_coordinates
 
@@ -110,16 +111,15 @@ def fetch(volume: Array, matrix: Array, shift: Array, size: int, order: int) -> 
     Returns:
       (size, size, size) float32. Outside the volume, its outermost voxels are repeated.
     """
-    points = _points(volume.shape[0], matrix, shift, size)
+    offsets = jnp.stack(jnp.meshgrid(*[jnp.arange(size) - (size - 1) / 2] * 3, indexing="ij"))
+    points = _points(offsets, matrix, shift, volume.shape[0])
     return map_coordinates(volume.astype(jnp.float32), list(points), order=order, mode="nearest")
 
 
-def _points(stored: int, matrix: Array, shift: Array, size: int) -> Array:
-    """Return the indices (3, size, size, size) into the volume of the voxels of a result; see `fetch`."""
-    middle = (size - 1) / 2
-    offsets = jnp.stack(jnp.meshgrid(*[jnp.arange(size) - middle] * 3, indexing="ij"))
-    turned = jnp.einsum("ij,jdhw->idhw", matrix, offsets, precision="highest")
-    return turned + shift[:, None, None, None] + middle + (stored - size) // 2
+def _points(offsets: Array, matrix: Array, shift: Array, stored: int) -> Array:
+    """Return the indices (3, ...) into a volume of voxels at offsets (3, ...) from the centre of the result."""
+    turned = jnp.einsum("ij,j...->i...", matrix, offsets, precision="highest")
+    return turned + shift.reshape(3, *[1] * (offsets.ndim - 1)) + (stored - 1) / 2
 
 
 def move(volume: Array, matrix: Array, shift: Array, size: int, farthest: int, permute: bool) -> Array:
@@ -168,23 +168,24 @@ def rotate(volume: Array, matrix: Array, shift: Array, size: int, degrees: float
     angle = min(math.radians(degrees), math.atan(math.sqrt(2)))
     extent = (BLOCK - 1) * (math.cos(angle) + math.sqrt(2) * math.sin(angle))
     width = min(stored, math.ceil(extent + 0.01) + 2)  # the voxels on both sides; a little is for rounding
-    points = jnp.clip(_points(stored, matrix, shift, size), 0, stored - 1)
-    points = jnp.pad(points, [(0, 0), *[(0, count * BLOCK - size)] * 3], mode="edge")
-    blocks = points.reshape(3, count, BLOCK, count, BLOCK, count, BLOCK).transpose(1, 3, 5, 0, 2, 4, 6)
     volume = volume.astype(jnp.float32)
 
-    def interpolate(points: Array) -> Array:
-        """Interpolate at the points (3, N) of one block -> (N,)."""
+    def interpolate(block: Array) -> Array:
+        """Compute the voxels of a block (BLOCK^3,) from its place (3,), counted in blocks."""
+        offsets = BLOCK * block[:, None] + np.indices([BLOCK] * 3).reshape(3, -1) - (size - 1) / 2
+        points = jnp.clip(_points(offsets, matrix, shift, stored), 0, stored - 1)
         corner = jnp.minimum(jnp.floor(points.min(axis=1)).astype(jnp.int32), stored - width)
         window = lax.dynamic_slice(volume, corner, (width, width, width))
-        distances = jnp.abs((points - corner[:, None])[..., None] - jnp.arange(width))
+        # (3, width, N): on TPU the last axis should be the long one.
+        distances = jnp.abs((points - corner[:, None])[:, None] - jnp.arange(width)[:, None])
         along_d, along_h, along_w = jnp.maximum(0, 1 - distances)
-        weights = (along_d[:, :, None] * along_h[:, None, :]).reshape(-1, width**2)
-        rows = jnp.matmul(weights, window.reshape(width**2, width), precision="highest")
-        return (rows * along_w).sum(axis=1)
+        weights = (along_d[:, None] * along_h).reshape(width**2, -1)
+        rows = jnp.einsum("kw,kn->wn", window.reshape(width**2, width), weights, precision="highest")
+        return (rows * along_w).sum(axis=0)
 
     # One layer of blocks at a time: the weights of all would take a gigabyte for eight patches of 64 voxels.
-    values = lax.map(interpolate, blocks.reshape(count**3, 3, BLOCK**3), batch_size=count**2)
+    places = jnp.asarray(np.indices([count] * 3).reshape(3, -1).T)
+    values = lax.map(interpolate, places, batch_size=count**2)
     values = values.reshape(count, count, count, BLOCK, BLOCK, BLOCK).transpose(0, 3, 1, 4, 2, 5)
     return values.reshape([count * BLOCK] * 3)[:size, :size, :size]
 

@@ -70,9 +70,9 @@ def operations(name, mode, platform, rotate=0.0):
     return list(inside(functions["main"]))
 
 
-def named(kind, *step, **options):
+def named(kind, *step):
     """The operations of one kind, such as "convolution", in a step."""
-    return [operation for operation in operations(*step, **options) if operation.name == f"stablehlo.{kind}"]
+    return [operation for operation in operations(*step) if operation.name == f"stablehlo.{kind}"]
 
 
 every_step = pytest.mark.parametrize("mode", ["train", "eval", "predict"])
@@ -117,9 +117,9 @@ def test_bytes_that_the_convolutions_move(name, mode, platform, passes):
     assert sum(2 * prod(value.type.shape) for value in values) == expected
 
 
-def most_slices(*step, **options):
+def most_slices(*step):
     """The largest number of slices that a gather fetches."""
-    gathers = named("gather", *step, **options)
+    gathers = named("gather", *step)
     return max(prod(op.results[0].type.shape) // prod(op.attributes["slice_sizes"]) for op in gathers)
 
 
