@@ -13,7 +13,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,12 +24,12 @@ from flax import linen as nn
 
 import pnsamp_jax
 from pnsamp_jax import steps
-from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import readable, user_path
 from pnsamp_jax.inference import calibration
 from pnsamp_jax.inference.flips import FLIPS, Answer, Ask, Flip, at_once, one_by_one
 from pnsamp_jax.inference.openvino_program import OpenVINOProgram
+from pnsamp_jax.inference.predictions import Predictions
 from pnsamp_jax.models.pn_samp import PNSAMP
 from pnsamp_jax.models.pn_samp_plus import PNSAMPPlus
 from pnsamp_jax.state import TrainState, state_shapes
@@ -100,41 +99,6 @@ class Networks(NamedTuple):
         return partial(
             steps.predict_step, *static, network.variables, network.temperatures, np.float32(network.mask_shift)
         )
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What M networks predict of N nodules over F flips; None where the model lacks an output.
-
-    Attributes:
-      mask: (N, S, S, S) float32, mean probability over networks and flips.
-      probabilities: (M, F, N, 9, 6), calibrated.
-      features: (M, F, N, C).
-    """
-
-    mask: np.ndarray | None
-    probabilities: np.ndarray | None
-    features: np.ndarray | None
-
-    @property
-    def mean_probabilities(self) -> np.ndarray:
-        """Return the mean probabilities over networks and flips: (N, 9, 6)."""
-        assert self.probabilities is not None, "a model without ratings has no probabilities"
-        return self.probabilities.mean(axis=(0, 1))
-
-    @property
-    def ensemble_spread(self) -> np.ndarray:
-        """Return the standard deviation over networks of the expected malignancy: (N,), NaN for a single network."""
-        return _sample_deviation(self._expected_malignancy().mean(axis=1))
-
-    @property
-    def flip_spread(self) -> np.ndarray:
-        """Return the standard deviation over flips of the expected malignancy: (N,), NaN without flips."""
-        return _sample_deviation(self._expected_malignancy().mean(axis=0))
-
-    def _expected_malignancy(self) -> np.ndarray:
-        assert self.probabilities is not None, "a model without ratings has no probabilities"
-        return self.probabilities[..., schema.MALIGNANCY, :] @ np.arange(1, schema.MAX_CLASSES + 1)
 
 
 def predict(networks: Networks, images: np.ndarray, flips: bool = True) -> Predictions:
@@ -300,8 +264,3 @@ def _load_member(fold: Path, like: TrainState, which: str, model: dict) -> Netwo
     fields = fitted._asdict()
     limits = {name: fields[name] for name in ("mask_shift", "class_limits", "extent_limits", "class_terms")}
     return Network(variables, temperatures, fitted.features, **limits)
-
-
-def _sample_deviation(values: np.ndarray) -> np.ndarray:
-    """Return the sample standard deviation of (M, N) over the first axis, NaN for M = 1."""
-    return values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1], np.nan)
