@@ -10,12 +10,13 @@ from flax import linen as nn
 
 from pnsamp_jax import metrics, steps, transforms
 from pnsamp_jax.data import schema
+from pnsamp_jax.inference.predictions import Predictions
 from pnsamp_jax.inference.what_if import WhatIf
 from pnsamp_jax.models.pn_samp import ATTRIBUTES, RatingHeads
 from pnsamp_jax.models.pn_samp_plus import AdditiveHeads, PNSAMPPlus
 
 if TYPE_CHECKING:
-    from pnsamp_jax.inference.ensemble import Network, Networks, Predictions
+    from pnsamp_jax.inference.ensemble import Network, Networks
 
 Array = jax.Array
 
@@ -115,7 +116,7 @@ def _expected_rating(logits: Array, temperature: Array) -> Array:
     return nn.softmax(logits / temperature) @ jnp.arange(1.0, logits.shape[-1] + 1)
 
 
-def mean_contributions(networks: "Networks", predictions: "Predictions") -> np.ndarray:
+def mean_contributions(networks: "Networks", predictions: Predictions) -> np.ndarray:
     """Average the contributions of each input of the malignancy head over networks and flips.
 
     Args:
@@ -176,7 +177,7 @@ def attribute_terms(networks: "Networks", features: np.ndarray | None) -> np.nda
     return np.asarray(malignancy_terms(network.variables["params"]["heads"], features))[:, :-1]
 
 
-def what_ifs(networks: "Networks", predictions: "Predictions") -> list[WhatIf | None]:
+def what_ifs(networks: "Networks", predictions: Predictions) -> list[WhatIf | None]:
     """Return for each nodule what moving its ratings needs; None where a network lacks its `class_terms`."""
     assert predictions.probabilities is not None, "a model without ratings has no probabilities"
     nothing: list[WhatIf | None] = [None] * predictions.probabilities.shape[2]
