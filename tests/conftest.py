@@ -1,9 +1,12 @@
 """What all tests share: a cache of their own, and the rule that tests of real data skip where there are none."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.modules.setdefault("openvino_telemetry", None)  # no test reports to a server; see export/openvino_model.py
 
 SAMPLE_DATA = Path(__file__).parents[2] / "shared" / "data"  # of the developers; see ct_files.DATA
 SAMPLE_FIXTURES = {"diagnosis_files", "lidc_subset", "real", "real_paths", "scan"}  # which read them

@@ -46,9 +46,9 @@ def convert_element_type(graph: Graph, equation: JaxprEqn, x: Value) -> Value:
 def broadcast_in_dim(graph: Graph, equation: JaxprEqn, x: Value) -> Value:
     """Give the value its further axes with a length of 1; see `onnx_graph`."""
     full, places = equation.outvars[0].aval.shape, equation.params["broadcast_dimensions"]
-    if not x.shape:
-        return x
     new = [axis for axis in range(len(full)) if axis not in places]
+    if not x.shape or not new:
+        return x
     shape = [1] * len(full)
     for size, axis in zip(x.shape, places, strict=True):
         shape[axis] = size

@@ -28,10 +28,7 @@ def convert(
     Raises:
       UserError: OpenVINO or onnx is not installed.
     """
-    proto = translate(function, shape, metadata)
-    model = openvino().Core().read_model(proto.SerializeToString())
-    for output, given in zip(model.outputs, proto.graph.output, strict=True):
-        output.get_tensor().set_names({given.name})  # and not also the name of the node that computes it
+    model = openvino().Core().read_model(translate(function, shape, metadata).SerializeToString())
     for name, value in metadata.items():
         model.set_rt_info(value, ["pnsamp", name])
     return model

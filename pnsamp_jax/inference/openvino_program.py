@@ -24,16 +24,19 @@ class OpenVINOProgram:
         """
         needed("onnx", "openvino")
         self.function, self.core = function, openvino().Core()
-        self.compiled: dict[tuple[int, ...], Any] = {}
+        self.compiled: dict[tuple[int, ...], tuple[Any, list[str]]] = {}
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Compute the results for images (N, S, S, S)."""
         if images.shape not in self.compiled:
             self.compiled[images.shape] = self._compile(images.shape)
-        program = self.compiled[images.shape]
+        program, names = self.compiled[images.shape]
         results = program(np.asarray(images, np.float32, order="C"))
-        return {output.any_name: results[output] for output in program.outputs}
+        return {name: results[name] for name in names}
 
-    def _compile(self, shape: tuple[int, ...]) -> Any:
+    def _compile(self, shape: tuple[int, ...]) -> tuple[Any, list[str]]:
+        """Return the program for a shape, and the names of its results, to which compiling adds others."""
+        model = convert(self.function, shape, {})
+        names = [output.any_name for output in model.outputs]
         # Left alone, OpenVINO would compute in bfloat16 where the processor can.
-        return self.core.compile_model(convert(self.function, shape, {}), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return self.core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), names

@@ -1,4 +1,4 @@
-"""pnsamp_jax.export.onnx_model: what JAX computes, ONNX Runtime computes from the translation."""
+"""pnsamp_jax.export.onnx_model: what JAX computes, ONNX Runtime and OpenVINO compute from the translation."""
 
 import sys
 
@@ -11,12 +11,14 @@ from jax import lax
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.export.onnx_graph import Graph
 from pnsamp_jax.export.onnx_model import OPSET, translate
+from pnsamp_jax.export.openvino_model import openvino
 from pnsamp_jax.models.conv3d import conv3d
 from pnsamp_jax.models.pn_samp_plus import regional_features, shape_features
 from pnsamp_jax.models.pooling import global_pool, max_pool, mean_pool, up_pool
 
 onnx = pytest.importorskip("onnx", reason="needs ONNX: pip install 'pnsamp-jax[test]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install 'pnsamp-jax[test]'")
+pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'pnsamp-jax[test]'")
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -53,13 +55,15 @@ def test_each_operation_is_that_of_jax_for_batches_of_any_size(name):
     def function(images):
         return {"y": FUNCTIONS[name](images)}
 
-    proto = translate(function, (None, 4, 4, 4, 4), {})
-    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    model = translate(function, (None, 4, 4, 4, 4), {}).SerializeToString()
+    session, core = onnxruntime.InferenceSession(model), openvino().Core()
+    program = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for count in (1, 3):
         x = np.random.default_rng(count).normal(size=(count, 4, 4, 4, 4)).astype(np.float32)
-        (found,) = session.run(None, {"images": x})
-        # Sums of at most some hundred terms of float32.
-        np.testing.assert_allclose(found, jax.jit(function)(x)["y"], rtol=1e-4, atol=1e-4)
+        expected = jax.jit(function)(x)["y"]
+        for found in (session.run(["y"], {"images": x})[0], program(x)["y"]):
+            # Sums of at most some hundred terms of float32.
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_fixed_shape_and_the_metadata_are_those_of_the_model():
