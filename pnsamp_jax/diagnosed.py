@@ -79,7 +79,7 @@ def auc_results(table: Table, diagnoses: Mapping[str, Diagnosis]) -> dict[str, A
     }
     for contrast in CONTRASTS:
         positive, counted = contrasted(diagnosis, contrast)
-        found = {"n": int(counted.sum()), "positive": int(positive.sum())}
+        found: dict[str, Any] = {"n": int(counted.sum()), "positive": int(positive.sum())}
         results["against_benign"][contrast] = found
         for name in scores:
 

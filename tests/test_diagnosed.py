@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from ct_files import refusal
+from tiny_run import tiny_config
 
 from pnsamp_jax import diagnosed, metrics
 from pnsamp_jax.data.diagnosis import Diagnosis, read_diagnoses
 from pnsamp_jax.data.folder_tables import read_rows
+from pnsamp_jax.run import open_run
 
 SUSPICION = {"a": [1, 2], "b": [2], "c": [2, 5, 1], "d": [3], "e": [5]}  # of the network, by patient
 READERS = {"a": [3, 1], "b": [2], "c": [4, 1, 1], "d": [1], "e": [5]}
@@ -59,6 +62,13 @@ def test_a_run_without_diagnosed_patients_has_no_area():
     results = diagnosed.auc_results(made_up_table(), {"z": DIAGNOSES["z"]})
     assert results["patients"] == 0 and results["nodules"] == {}
     assert np.isnan(results["against_benign"]["malignant"]["network"]["value"])
+
+
+def test_a_training_reads_the_table_before_it_begins(tmp_path):
+    (tmp_path / "t.csv").write_text("patient_id,diagnosis,method\na,5,1\n")
+    config = tiny_config(**{"data.diagnosis": str(tmp_path / "t.csv")})
+    assert "line 2, column diagnosis: '5' is none of" in refusal(open_run, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_readers_on_the_real_nodules(lidc_subset, diagnosis_files):

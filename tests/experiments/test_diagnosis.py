@@ -123,12 +123,12 @@ def test_heads_read_what_their_network_says_and_find_what_tells():
 def test_a_head_never_learns_from_the_patients_it_scores():
     """With labels that are noise, no kind of input helps, however many there are."""
     random = np.random.default_rng(1)
-    noise = random.normal(size=(PATIENTS, 200))
+    noise = random.normal(size=(PATIENTS, 100))
     areas = [
         metrics.auc(diagnosis_head.head_scores(dict.fromkeys(range(3), noise), labels, FOLD_OF, 0), labels)
-        for labels in (random.permutation(MALIGNANT) for _ in range(5))
+        for labels in (random.permutation(MALIGNANT) for _ in range(3))
     ]
-    assert 0.3 < np.mean(areas) < 0.7  # the mean of five has a standard error of about 0.04
+    assert 0.3 < np.mean(areas) < 0.7  # the mean of three has a standard error of about 0.05
 
 
 def test_where_one_fold_is_tested_deep_features_have_a_head_and_ratings_have_none():
