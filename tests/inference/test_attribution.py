@@ -164,7 +164,7 @@ def test_an_unmoved_what_if_is_the_prediction(additive, patches):
         np.testing.assert_allclose(what_if.probabilities(), p[i, schema.MALIGNANCY, :5], atol=1e-6)
         own = dict(zip(ATTRIBUTES, what_if.own, strict=True))
         movable = {name: rating for name, rating in own.items() if len(what_if.classes(name))}
-        assert "texture" in movable
+        assert len(movable) > 2
         np.testing.assert_allclose(what_if.probabilities(**movable), what_if.probabilities(), atol=1e-12)
         assert own["spiculation"] == pytest.approx(p[i, 6] @ np.arange(1, 7))
         assert own["calcification"] == 1 + p[i, 2].argmax()
