@@ -19,6 +19,7 @@ from pnsamp_jax.errors import UserError
 
 VOXELS = (schema.IMAGE, schema.MASK)
 PLACE = np.dtype([("file", np.int64), ("offset", np.int64)])  # the index of a file, and a byte in it
+Layout = tuple[tuple[int, ...], np.dtype]  # the shape and the type of an array
 LOCAL_HEADER = struct.Struct("<26xHH")  # of a file in a zip archive: the lengths of its name and of its extra field
 
 
@@ -66,7 +67,8 @@ def open_records(files: Iterable[Path], member: Member | None = None) -> dict[st
       UserError: a file is damaged, a nodule id appears twice, or no nodule is selected. Damaged voxels are not
         noticed, since a file has one checksum for those of all its nodules.
     """
-    paths, layouts = list(files), {}
+    paths = list(files)
+    layouts: dict[str, Layout] = {}
 
     def read(number: int, file: BinaryIO, series: np.lib.npyio.NpzFile, name: str, chosen: np.ndarray) -> np.ndarray:
         if name not in VOXELS:
@@ -88,8 +90,9 @@ def open_records(files: Iterable[Path], member: Member | None = None) -> dict[st
     return records
 
 
-def _locate(file: BinaryIO, series: np.lib.npyio.NpzFile, name: str) -> tuple[int, tuple[tuple[int, ...], np.dtype]]:
-    """Return the byte at which the values of a stacked array begin, and shape and type of one of those stacked."""
+def _locate(file: BinaryIO, series: np.lib.npyio.NpzFile, name: str) -> tuple[int, Layout]:
+    """Return the byte at which the values of a stacked array begin, and the layout of one of those stacked."""
+    assert series.zip is not None  # it is open
     file.seek(series.zip.getinfo(f"{name}.npy").header_offset)
     header = file.read(LOCAL_HEADER.size)
     file.seek(sum(LOCAL_HEADER.unpack(header)), 1)
