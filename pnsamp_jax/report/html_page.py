@@ -106,7 +106,10 @@ def _measurements(finding: Finding) -> dict:
         "lung_rads_mm": axes.lung_rads_mm,
         "fleischner_mm": axes.fleischner_mm,
         "truncated": finding.truncated,
+        "diameter_range_mm": _bounds(finding.diameter_range_mm),
         "volume_mm3": _number(finding.volume_mm3),
+        "volume_range_mm3": _bounds(finding.volume_range_mm3),
+        "malignancy_set": list(finding.malignancy_set),
         "malignant_probability": _number(finding.malignant_probability),
         "probabilities": [
             [_number(value) for value in row[: rating.classes]]
@@ -120,6 +123,11 @@ def _measurements(finding: Finding) -> dict:
         "contributions": {name: _number(value) for name, value in finding.contributions.items()},
         "average_malignancy": None if finding.average_malignancy is None else _number(finding.average_malignancy),
     }
+
+
+def _bounds(interval: tuple[float, float] | None) -> list[float | None] | None:
+    """Return an interval as JSON; None if it is not known or has no end."""
+    return None if interval is None or not np.isfinite(interval).all() else [_number(end) for end in interval]
 
 
 def _what_if(finding: Finding, class_terms: list[np.ndarray]) -> dict:

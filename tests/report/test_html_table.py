@@ -99,6 +99,36 @@ def test_diameters_are_rounded_as_guidelines_ask_and_lower_bounds_marked(user, t
     assert "lower bounds" in user.find("#note").text
 
 
+def test_sets_of_classes_and_intervals_follow_their_values(user, tmp_path):
+    sets = np.zeros((2, 9, 6), bool)
+    sets[0, schema.MALIGNANCY, 1:4] = True
+    known = {"volume_mm3": 100.4, "volume_range_mm3": (60.25, 180.0), "diameter_range_mm": (5.04, 9.96)}
+    narrow = sets.copy()
+    narrow[0, schema.MALIGNANCY, [1, 3]] = False
+    html_page.write_page(
+        [
+            make_finding("wide", class_sets=sets, **known),
+            make_finding("narrow", class_sets=narrow),
+            make_finding("old"),
+        ],
+        "t",
+        tmp_path / "page.html",
+    )
+    user.load(tmp_path / "page.html")
+    expected = {"wide": "2 to 4", "narrow": "3", "old": None}
+    for name, classes in expected.items():
+        user.open(name)
+        shown = dict(zip(user.texts("#values dt"), user.texts("#values dd"), strict=True))
+        assert shown.get("Radiologists' malignancy", "").split("\n")[0] == (classes or "")
+        assert ("in 9 of 10 nodules" in shown["Volume"]) == (name == "wide")
+        if name == "wide":
+            assert shown["Volume"] == "100 mm³\n60 to 180 mm³ in 9 of 10 nodules"
+            assert shown["Long × short axis"].split("\n")[1] == "long axis 5.0 to 10.0 mm in 9 of 10 nodules"
+            assert user.find("#note").text.startswith(
+                "Unsure: radiologists may rate the malignancy anything from 2 to 4"
+            )
+
+
 def test_a_single_nodule_is_opened_at_once(user, tmp_path):
     html_page.write_page([make_finding("alone")], "one", tmp_path / "page.html")
     user.load(tmp_path / "page.html")
