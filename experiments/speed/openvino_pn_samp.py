@@ -2,8 +2,7 @@
 
 from functools import partial
 
-import numpy as np
-import openvino
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from experiments.speed.worker import System, draw_batch
@@ -11,6 +10,7 @@ from pnsamp_jax import steps
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.export.openvino_model import openvino
 from pnsamp_jax.inference.openvino_program import OpenVINOProgram
 from pnsamp_jax.state import create_state
 
@@ -26,8 +26,8 @@ def create(system: str, config: ConfigDict) -> System:
     settings = read_settings(config)
     task = settings.task
     state = create_state(task.model, task.patch_size, len(task.windows), settings.seed)
-    uncalibrated = np.ones(len(schema.RATINGS), np.float32), np.float32(0)
+    uncalibrated = (jnp.ones(len(schema.RATINGS)), jnp.float32(0))
     predict = partial(steps.predict_step, task.model, task.patch_size, task.windows, state.variables, *uncalibrated)
     program, batch = OpenVINOProgram(predict), draw_batch(config)[schema.IMAGE]
-    about = {"name": "this package, OpenVINO", "version": openvino.__version__.split("-")[0], "device": "CPU"}
+    about = {"name": "this package, OpenVINO", "version": openvino().__version__.split("-")[0], "device": "CPU"}
     return System(about, {"forward": lambda: program(batch), "latency": lambda: program(batch[:1])})

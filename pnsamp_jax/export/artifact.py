@@ -64,8 +64,9 @@ def mean_answer(networks: ensemble.Networks) -> Function:
     asks = [networks.ask(network) for network in networks.members.values()]
 
     def answer(images: jax.Array) -> dict[str, jax.Array]:
-        outputs = [ask(images) for ask in asks]
-        return {name: sum(one[name] for one in outputs) / len(outputs) for name in ("mask", "probabilities")}
+        first, *others = (ask(images) for ask in asks)
+        names = ("mask", "probabilities")
+        return {name: sum((one[name] for one in others), first[name]) / len(asks) for name in names}
 
     return answer
 

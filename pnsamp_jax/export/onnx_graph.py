@@ -61,6 +61,11 @@ class Graph:
         """Add a node with one output of a shape, and return that."""
         return Tensor(self.node(operator, *inputs, **attributes)[0], tuple(shape))
 
+    def name(self, value: Value, name: str) -> None:
+        """Give a value the name of an output."""
+        self.node("Identity", value)
+        self.nodes[-1].output[:] = [name]
+
     def repeated(self, value: Value, shape: Sequence) -> Value:
         """Return a value with all the axes that it has in JAX, at their full length.
 

@@ -6,6 +6,7 @@ is what the network is, whatever the network is made of. Where an operation has 
 `models.conv3d`, the form for all other platforms is taken.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from jax import export
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from pnsamp_jax.export.onnx_graph import BATCH, Graph, Tensor, Value, is_known
-from pnsamp_jax.export.onnx_operators import FUNCTIONS, PRIMITIVES
+from pnsamp_jax.export.onnx_operators import FUNCTIONS, PRIMITIVES, REPEATING, Operation
 
 OPSET, IR_VERSION = 17, 8  # of 2022
 SMALL = 2**16  # values
@@ -42,7 +43,7 @@ def translate(
     results = _follow(graph, traced.jaxpr, [Tensor("images", images.shape)])
     outputs = []
     for name, value, struct in zip(sorted(traced.out_info), results, jax.tree.leaves(traced.out_info), strict=True):
-        graph.nodes.append(graph.onnx.helper.make_node("Identity", [graph.repeated(value, struct.shape).name], [name]))
+        graph.name(graph.repeated(value, struct.shape), name)
         outputs.append(_information(graph.onnx, name, struct.shape))
     proto = graph.onnx.helper.make_model(
         graph.onnx.helper.make_graph(
@@ -73,43 +74,52 @@ def _follow(graph: Graph, program: ClosedJaxpr, inputs: Sequence[Value]) -> list
     values |= zip(jaxpr.invars, inputs, strict=True)
 
     def read(atom: Any) -> Value:
-        return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, Literal) else values[atom]
+        return _constant(atom) if isinstance(atom, Literal) else values[atom]
 
     for equation in jaxpr.eqns:
-        values |= zip(
-            equation.outvars, _equation(graph, equation, [read(atom) for atom in equation.invars]), strict=True
-        )
+        found = _equation(graph, equation, [read(atom) for atom in equation.invars])
+        values |= zip(equation.outvars, found, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
 
 
 def _equation(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> list[Value]:
     """Translate one operation, and return its outputs."""
     name, parameters = equation.primitive.name, equation.params
+    before, after = ([_shape(one) for one in side] for side in (equation.invars, equation.outvars))
+    operation = Operation(parameters, after)
     known = not any(isinstance(value, Tensor) for value in inputs)
     if name == "platform_index":  # of the form for platforms without a name
         return [np.asarray(parameters["platforms"].index(None), np.int32)]
     if name == "cond":
-        return _follow(graph, parameters["branches"][int(inputs[0])], inputs[1:])
-    if name in CALLS:
-        whole = FUNCTIONS.get(parameters.get("name"))
-        if whole and not known:
-            return [whole(graph, equation, *inputs)]
+        return _follow(graph, parameters["branches"][int(np.asarray(inputs[0]))], inputs[1:])
+    if name in CALLS and (known or parameters.get("name", "") not in FUNCTIONS):
         return _follow(graph, parameters.get("jaxpr") or parameters["call_jaxpr"], inputs)
-    if known and _is_worth_keeping(equation):
-        found = equation.primitive.bind(*inputs, **parameters)
-        return [np.asarray(one) for one in (found if equation.primitive.multiple_results else [found])]
-    if name not in PRIMITIVES:
+    if known and _is_worth_keeping(before, after):
+        result = equation.primitive.bind(*inputs, **parameters)
+        return [np.asarray(one) for one in (result if equation.primitive.multiple_results else [result])]
+    if name in REPEATING:
+        return [REPEATING[name](graph, operation, *inputs)]
+    translation = FUNCTIONS[parameters["name"]] if name in CALLS else PRIMITIVES.get(name)
+    if translation is None:
         raise NotImplementedError(f"JAX's operation '{name}' has no translation to ONNX in export/onnx_operators.py")
-    found = PRIMITIVES[name](graph, equation, *inputs)
+    whole = [graph.repeated(value, shape) for value, shape in zip(inputs, before, strict=True)]
+    found = translation(graph, operation, *whole)
     return found if isinstance(found, list) else [found]
 
 
-def _is_worth_keeping(equation: JaxprEqn) -> bool:
-    """Return whether the results of an operation on constants are constants of the model too.
+def _constant(literal: Any) -> np.ndarray:
+    return np.asarray(literal.val, literal.aval.dtype)
+
+
+def _shape(atom: Any) -> tuple:
+    return tuple(atom.aval.shape)
+
+
+def _is_worth_keeping(before: list[tuple], after: list[tuple]) -> bool:
+    """Return whether the results of an operation on constants are constants of the model too, by their shapes.
 
     They are not if they depend on the batch, or take much more room than what they are computed from.
     """
-    if not all(is_known(size) for variable in equation.outvars for size in variable.aval.shape):
+    if not all(is_known(size) for shape in after for size in shape):
         return False
-    before, after = (sum(one.aval.size for one in side) for side in (equation.invars, equation.outvars))
-    return after <= max(before, SMALL)
+    return sum(map(math.prod, after)) <= max(sum(map(math.prod, before)), SMALL)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -96,9 +97,8 @@ class Networks(NamedTuple):
     def ask(self, network: Network) -> Callable[[jax.Array], dict[str, jax.Array]]:
         """Return a network as a function that JAX can trace, from images (N, S, S, S) to `steps.predict_step`'s."""
         static = (self.model, self.patch_size, self.windows)
-        return partial(
-            steps.predict_step, *static, network.variables, network.temperatures, np.float32(network.mask_shift)
-        )
+        calibrated = (jnp.asarray(network.temperatures), jnp.float32(network.mask_shift))
+        return partial(steps.predict_step, *static, network.variables, *calibrated)
 
 
 def predict(networks: Networks, images: np.ndarray, flips: bool = True) -> Predictions:
