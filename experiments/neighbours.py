@@ -87,7 +87,7 @@ def attribute_features(networks: ensemble.Networks, measured: np.ndarray) -> np.
     def all_features(x: jax.Array) -> jax.Array:
         fused = AttributeHeads().apply(heads, x, method="fuse")
         own = [AttributeHeads().apply(heads, r.name, fused, method="attribute_features") for r in ATTRIBUTES]
-        return jnp.concatenate(own, axis=-1)
+        return jnp.concatenate([jnp.asarray(features) for features in own], axis=-1)
 
     return np.asarray(all_features(measured))
 
@@ -114,14 +114,14 @@ def find(run: Run, networks: ensemble.Networks, fold: int, nodules: int, count: 
         for part, outputs in zip((chosen, known), found, strict=True)
     )
     measure = for_each_nodule(partial(radiomics.features, spacing_mm=networks.spacing_mm))
+    outlined = [s._replace(masks=o["mask"]) for s, o in zip((test, pool), found, strict=True)]
     spaces = {
-        "measured": (test.features, pool.features),
-        "attributes": tuple(attribute_features(networks, subset.features) for subset in (test, pool)),
-        ORACLE: (measure(test), measure(pool)),
+        "measured": [test.features, pool.features],
+        "attributes": [attribute_features(networks, subset.features) for subset in (test, pool)],
+        RADIOMICS: [measure(subset) for subset in outlined],
+        ORACLE: [measure(subset) for subset in (test, pool)],
     }
-    outlined = (s._replace(masks=o["mask"]) for s, o in zip((test, pool), found, strict=True))
-    spaces[RADIOMICS] = tuple(measure(subset) for subset in outlined)
-    neighbours = {name: nearest(*features, count) for name, features in spaces.items()}
+    neighbours = {name: nearest(here, there, count) for name, (here, there) in spaces.items()}
     neighbours["random"] = random.integers(0, len(known), (len(chosen), count))
     return Fold(test, pool, neighbours, metrics.expected(found[0]["probabilities"]))
 
