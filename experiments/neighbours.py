@@ -9,8 +9,8 @@ of the same patient. The distance is Euclidean, of features in units of their st
 
 - measured: what the network's heads receive;
 - attributes: the network's features of the eight attributes;
-- radiomics: the 28 features of `experiments.baselines.radiomics`, of the *readers' own* masks, which the network does
-  not receive;
+- radiomics: the 28 features of `experiments.baselines.radiomics`, of the masks that the network predicts, and of the
+  *readers' own*, which the network does not receive;
 - random: any nodules, for comparison.
 
 The mean rating of the neighbours is compared with the readers' mean rating of the nodule, as the network's own rating
@@ -46,7 +46,8 @@ from pnsamp_jax.models.pn_samp import ATTRIBUTES, AttributeHeads
 from pnsamp_jax.run import Run, load_folds, load_records
 from pnsamp_jax.workdir import layout
 
-SPACES = ("measured", "attributes", "radiomics", "random")
+RADIOMICS, ORACLE = "radiomics, predicted masks", "radiomics, readers' masks"
+SPACES = ("measured", "attributes", RADIOMICS, ORACLE, "random")
 ORDINAL = np.flatnonzero(~schema.NOMINAL)
 
 
@@ -86,7 +87,7 @@ def attribute_features(networks: ensemble.Networks, measured: np.ndarray) -> np.
     def all_features(x: jax.Array) -> jax.Array:
         fused = AttributeHeads().apply(heads, x, method="fuse")
         own = [AttributeHeads().apply(heads, r.name, fused, method="attribute_features") for r in ATTRIBUTES]
-        return jnp.concatenate(own, axis=-1)
+        return jnp.concatenate([jnp.asarray(features) for features in own], axis=-1)
 
     return np.asarray(all_features(measured))
 
@@ -107,18 +108,20 @@ def find(run: Run, networks: ensemble.Networks, fold: int, nodules: int, count: 
     chosen = np.sort(random.permutation(indices["test"])[:nodules])
     known = np.union1d(indices["train"], indices["validation"])
     size = run.settings.geometry.patch_size
-    found = [testing.predict_nodules(run, networks, part, flips=False) for part in (chosen, known)]
+    found = [testing.predict_nodules(run, networks, part, flips=False, masks=True) for part in (chosen, known)]
     test, pool = (
         make_subset(run.records, part, size, outputs["features"], None)
         for part, outputs in zip((chosen, known), found, strict=True)
     )
     measure = for_each_nodule(partial(radiomics.features, spacing_mm=networks.spacing_mm))
+    outlined = [s._replace(masks=o["mask"]) for s, o in zip((test, pool), found, strict=True)]
     spaces = {
-        "measured": (test.features, pool.features),
-        "attributes": tuple(attribute_features(networks, subset.features) for subset in (test, pool)),
-        "radiomics": (measure(test), measure(pool)),
+        "measured": [test.features, pool.features],
+        "attributes": [attribute_features(networks, subset.features) for subset in (test, pool)],
+        RADIOMICS: [measure(subset) for subset in outlined],
+        ORACLE: [measure(subset) for subset in (test, pool)],
     }
-    neighbours = {name: nearest(*features, count) for name, features in spaces.items()}
+    neighbours = {name: nearest(here, there, count) for name, (here, there) in spaces.items()}
     neighbours["random"] = random.integers(0, len(known), (len(chosen), count))
     return Fold(test, pool, neighbours, metrics.expected(found[0]["probabilities"]))
 
@@ -145,7 +148,7 @@ def errors(folds: list[Fold]) -> dict[str, np.ndarray]:
 
 
 def compare(folds: list[Fold]) -> dict[str, Any]:
-    """Return the mean errors of malignancy and of the seven ordinal ratings, and the differences to radiomics."""
+    """Return the mean errors of malignancy and of the seven ordinal ratings, and the differences to `RADIOMICS`."""
     every = errors(folds)
     patients = np.concatenate([fold.test.records[schema.PATIENT_ID] for fold in folds])
 
@@ -160,7 +163,7 @@ def compare(folds: list[Fold]) -> dict[str, Any]:
 
     results: dict[str, Any] = {"nodules": len(patients)}
     for name in every:
-        own, other = columns(name), columns("radiomics")
+        own, other = columns(name), columns(RADIOMICS)
         results[name] = {
             what: {
                 "error": mean_result(own[what]),

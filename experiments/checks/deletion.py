@@ -6,6 +6,7 @@ lung, than with the voxels in another order. The orders to beat: smooth noise, t
 mask.
 """
 
+import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
@@ -30,7 +31,7 @@ def order_maps(networks: ensemble.Networks, images: np.ndarray, seed: int) -> di
     def smooth(maps: np.ndarray) -> np.ndarray:
         return np.stack([ndimage.gaussian_filter(one, sigma) for one in maps])
 
-    windowed = np.asarray(transforms.window(images, networks.windows))[..., 0]
+    windowed = np.asarray(transforms.window(jnp.asarray(images), networks.windows))[..., 0]
     return {
         "saliency": smooth(attribution.saliency(networks, images.astype(np.float32))),
         "random": smooth(rng.normal(size=images.shape)),

@@ -61,7 +61,7 @@ def drawn(item: lidc.LidcNodule, attribute: str, k: int, seed: int) -> patches.M
 
 def nodules(count: int, seed: int) -> list[lidc.LidcNodule]:
     """Return at most `count` nodules of different patients, of `SIZES_MM` and outlined by three readers or more."""
-    found = []
+    found: list[lidc.LidcNodule] = []
     patients = sorted({scan.patient_id for scan in lidc.scans_by_series().values()})
     for index in named_generator(seed, "redrawn").permutation(len(patients)):
         if len(found) == count:

@@ -107,8 +107,8 @@ def malignancy_terms(heads: dict, features: Array) -> Array:
       (..., 9, 5): what each of the eight attributes adds and, last, the bias.
     """
     terms, bias = AdditiveHeads().apply({"params": heads}, features, method="malignancy_terms")
-    bias = jnp.broadcast_to(bias, (*terms.shape[:-2], 1, terms.shape[-1]))
-    return jnp.concatenate([terms, bias], axis=-2)
+    last = jnp.broadcast_to(jnp.asarray(bias), (*terms.shape[:-2], 1, terms.shape[-1]))
+    return jnp.concatenate([terms, last], axis=-2)
 
 
 def _expected_rating(logits: Array, temperature: Array) -> Array:

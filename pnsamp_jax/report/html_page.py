@@ -149,9 +149,11 @@ def _what_if(finding: Finding, class_terms: list[np.ndarray]) -> dict:
 
 def _by_class(class_terms: np.ndarray) -> list:
     """Return mean terms (M, 8, 6, 5) as nested lists, None in place of the five numbers of an unknown class."""
-    if class_terms.ndim > 1:
-        return [_by_class(terms) for terms in class_terms]
-    return np.round(class_terms.astype(np.float64), LOGIT_DIGITS).tolist() if np.isfinite(class_terms).all() else None
+    rounded = np.round(class_terms.astype(np.float64), LOGIT_DIGITS)
+    return [
+        [[term.tolist() if np.isfinite(term).all() else None for term in terms] for terms in network]
+        for network in rounded
+    ]
 
 
 def _number(value: float) -> float | None:

@@ -32,7 +32,8 @@ def subset(classes):
 def fold():
     """Return two test nodules of class 2 and 4, whose neighbours by radiomics are right and by the others are not."""
     right, wrong = np.array([[0, 1], [3, 4]]), np.array([[3, 4], [3, 3]])
-    nearest = {"measured": wrong, "attributes": right, "radiomics": right, "random": np.array([[2, 2], [2, 0]])}
+    nearest = {"measured": wrong, "attributes": right, "random": np.array([[2, 2], [2, 0]])}
+    nearest |= {neighbours.RADIOMICS: right, neighbours.ORACLE: right}
     return neighbours.Fold(subset([2, 4]), subset([1, 3, 0, 4, 4]), nearest, np.full((2, 9), 3.0))
 
 
@@ -52,7 +53,7 @@ def test_results_are_paired_with_radiomics(fold):
     assert results["measured"]["ordinal"]["minus_radiomics"]["value"] == 1
     assert results["measured"]["malignancy"]["within_one"]["value"] == 0.5
     text = neighbours.markdown({"folds": [0], "neighbours": 2, **results})
-    assert "| radiomics | 0.00 [0.00, 0.00] | 100.0 |" in text
+    assert "| radiomics, predicted masks | 0.00 [0.00, 0.00] | 100.0 |" in text
 
 
 def test_diagnoses_are_read_by_patient(tmp_path):
