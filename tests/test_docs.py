@@ -106,10 +106,10 @@ def test_options_and_configs_exist(page):
 @pytest.mark.parametrize("page", WRITTEN, ids=name_of)
 def test_options_that_are_named_alone_exist(page):
     known = {option for command in cli.pnsamp.commands for option in options_of(command)}
-    known |= {"--mode", "--systems"}  # of pnsamp_jax.main, and of the tables in experiments/
+    known |= {"--mode", "--systems", "--series"}  # of pnsamp_jax.main, and of the tables and speeds in experiments/
     alone = [span for span in SPAN.findall(BLOCK.sub("", page.read_text())) if span.startswith("--")]
     names = {word.partition("=")[0] for span in alone for word in span.split() if word.startswith("--")}
-    foreign = {"--data_file_base_dir", "--beam_pipeline_options"}  # of MONAI's bundle, and of `tfds build`
+    foreign = {"--data_file_base_dir", "--beam_pipeline_options", "--file_format"}  # of MONAI's bundle, `tfds build`
     assert {name for name in names if not name.startswith("--config.")} <= known | foreign
 
 

@@ -235,6 +235,17 @@ def iter_series(
             yield records
 
 
+def iter_nodules(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (nodule id, record) for each nodule of a series file.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    for series in iter_series([path]):
+        for index, nodule_id in enumerate(series[schema.NODULE_ID].tolist()):
+            yield nodule_id, {name: values[index] for name, values in series.items()}
+
+
 def join_records(parts: Iterable[schema.Records]) -> schema.Records:
     """Concatenate stacked records and sort them by nodule id.
 

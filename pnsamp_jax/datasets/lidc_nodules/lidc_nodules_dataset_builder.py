@@ -14,7 +14,6 @@ series and write the records; see docs/how-to/large-archives.md.
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from pnsamp_jax.data.folder import FolderSource
 from pnsamp_jax.data.lidc_ct import LidcSource
 from pnsamp_jax.data.patches import Geometry
 from pnsamp_jax.data.phantom import PhantomSource
-from pnsamp_jax.data.prepare import Source, iter_series, prepare
+from pnsamp_jax.data.prepare import Source, iter_nodules, prepare
 
 DESCRIPTION = """\
 Pulmonary nodules on CT for the task of PN-SAMP (Wu et al. 2018). Each example is a cubic patch on an isotropic grid
@@ -170,13 +169,6 @@ class LidcNodules(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, files: list[Path]) -> Any:
         """Return the examples of all series, or a transform of Beam that yields them if there are options for it."""
         if self._beam_options is None:
-            return itertools.chain.from_iterable(map(_examples, files))
+            return itertools.chain.from_iterable(map(iter_nodules, files))
         beam = tfds.core.lazy_imports.apache_beam
-        return beam.Create(files) | beam.Reshuffle() | beam.FlatMap(_examples)
-
-
-def _examples(path: Path) -> Iterator[tuple[str, dict]]:
-    """Yield (nodule id, example) for each nodule of a prepared series."""
-    for series in iter_series([path]):
-        for index, nodule_id in enumerate(series[schema.NODULE_ID].tolist()):
-            yield nodule_id, {name: values[index] for name, values in series.items()}
+        return beam.Create(files) | beam.Reshuffle() | beam.FlatMap(iter_nodules)
