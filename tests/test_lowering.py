@@ -53,7 +53,9 @@ def traced(name, mode, rotate=0.0):
     if mode == "eval":
         return jax.jit(steps.compile_eval_step(task)).trace(state.variables, batch)
     step = steps.compile_predict_step(task.model, task.patch_size, task.windows)
-    return jax.jit(step).trace(state.variables, jax.ShapeDtypeStruct((9,), jnp.float32), batch[schema.IMAGE])
+    temperatures = jax.ShapeDtypeStruct((9,), jnp.float32)
+    predict = jax.jit(lambda variables, temperatures, images: step(variables, temperatures, 0.0, images))
+    return predict.trace(state.variables, temperatures, batch[schema.IMAGE])
 
 
 @cache

@@ -346,8 +346,9 @@ def balls(monkeypatch):
 
     def find_balls(networks, images, flips):
         n = len(images)
-        p = np.tile(schema.CLASS_EXISTS / schema.CLASS_EXISTS.sum(axis=1, keepdims=True), (1, 1, n, 1, 1))
-        return ensemble.Predictions(np.tile(mask * 1.0, (n, 1, 1, 1)), p, np.zeros((1, 1, n, 4)))
+        count = len(networks.members)
+        p = np.tile(schema.CLASS_EXISTS / schema.CLASS_EXISTS.sum(axis=1, keepdims=True), (count, 1, n, 1, 1))
+        return ensemble.Predictions(np.tile(mask * 1.0, (n, 1, 1, 1)), p, np.zeros((count, 1, n, 4)))
 
     monkeypatch.setattr(ensemble, "predict", find_balls)
     monkeypatch.setattr(attribution, "mean_contributions", lambda _, found: np.zeros((found.features.shape[2], 9)))

@@ -110,12 +110,11 @@ def make_findings(
 def class_sets(networks: ensemble.Networks, predictions: ensemble.Predictions) -> np.ndarray | None:
     """Return the sets of classes that the networks agree on, (2, N, 9, 6) bool; None if a network has no limits."""
     assert predictions.probabilities is not None
-    by_network = [
-        conformal.class_sets(answers.mean(axis=0), network.class_limits)
-        for network, answers in zip(networks.members.values(), predictions.probabilities, strict=True)
-        if network.class_limits is not None
-    ]
-    return conformal.merge(np.array(by_network)) if len(by_network) == len(networks.members) else None
+    limits = [network.class_limits for network in networks.members.values() if network.class_limits is not None]
+    if len(limits) < len(networks.members):
+        return None
+    answers = predictions.probabilities.mean(axis=1)  # of the flips
+    return conformal.merge(np.array([conformal.class_sets(*one) for one in zip(answers, limits, strict=True)]))
 
 
 def extent_limits(networks: ensemble.Networks) -> np.ndarray | None:

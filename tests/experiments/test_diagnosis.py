@@ -152,9 +152,9 @@ def random_network(run, fold):
     probabilities = random.dirichlet(np.ones(6), (40, 9)) * schema.CLASS_EXISTS
     features = random.normal(size=(40, state.params["heads"]["fusion"]["kernel"].shape[0]))
     truth = random.integers(1, 5, (40, 9))
-    calibration.write(
-        run.fold_folder(fold) / "calibration.json", probabilities, truth, features, settings.checkpoint, step=1
-    )
+    temperatures = calibration.fit_temperatures(probabilities, truth)
+    fitted = calibration.Calibration(temperatures, features.mean(axis=0), settings.checkpoint, step=1)
+    calibration.write(run.fold_folder(fold) / "calibration.json", fitted, nodules=40)
     test = run.indices(fold)["test"]
     records = {name: np.asarray(values)[test] for name, values in run.records.items()}
     said = random.dirichlet(np.ones(6), (len(test), 9)) * schema.CLASS_EXISTS

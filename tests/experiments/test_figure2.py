@@ -56,7 +56,8 @@ def workdir(tmp_path, monkeypatch):
         mask[:, 6:10, 6:10, 6:10] = 0.9
         return ensemble.Predictions(mask, np.tile(np.eye(6)[1], (1, 1, n, 9, 1)), np.zeros((1, 1, n, 2)))
 
-    networks = ensemble.Networks(None, SIZE, 2.0, (), {"fold_0": None, "fold_1": None})
+    network = ensemble.Network({}, np.ones(9, np.float32), None)
+    networks = ensemble.Networks(None, SIZE, 2.0, (), {"fold_0": network, "fold_1": network})
     monkeypatch.setattr(ensemble, "load", lambda folder: networks)
     monkeypatch.setattr(ensemble, "predict", predict)
     monkeypatch.setattr(attribution, "mean_contributions", lambda networks, predictions: np.zeros((N, 9)))

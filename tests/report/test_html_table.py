@@ -191,7 +191,13 @@ def test_a_row_opens_its_nodule_with_its_ratings(user, nodules):
             marks = [f"{truth} {'✗' if far else '✓'}" for truth, far in zip(finding.truth[order], beyond, strict=True)]
             assert user.texts(".rating [data-fact=truth]") == marks
             assert user.texts(".rating [data-fact=truth].beyond") == [mark for mark in marks if "✗" in mark]
-        parts = dict(zip(user.texts("#parts th"), map(float, user.values("#parts [data-value]")), strict=True))
+        parts = dict(
+            zip(
+                user.texts("#parts [data-part] th"),
+                map(float, user.values("#parts [data-part] [data-value]")),
+                strict=True,
+            )
+        )
         assert [*map(abs, parts.values())] == sorted(map(abs, parts.values()), reverse=True)
         assert sorted(parts.values()) == sorted(map(rounded, finding.contributions.values()))
         assert parts["Internal structure"] == rounded(finding.contributions["internal_structure"])
