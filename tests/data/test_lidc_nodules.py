@@ -21,7 +21,11 @@ from pnsamp_jax.errors import UserError
 tf = pytest.importorskip("tensorflow", reason="needs TensorFlow: pip install 'pnsamp-jax[tf]'")
 tfds = pytest.importorskip("tensorflow_datasets", reason="needs tensorflow-datasets: pip install 'pnsamp-jax[tf]'")
 pytest.importorskip("dill", reason="tfds.testing needs dill: pip install 'pnsamp-jax[all-tests]'")
-pytestmark = pytest.mark.tf
+pytestmark = [
+    pytest.mark.tf,
+    # protobuf 6.33, to which Apache Beam holds, warns of itself when TFDS reads its own metadata.
+    pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning"),
+]
 
 from pnsamp_jax.datasets.lidc_nodules.lidc_nodules_dataset_builder import LidcNodules, LidcNodulesConfig  # noqa: E402
 
