@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from scipy import ndimage, stats
+from tqdm import tqdm
 
 from pnsamp_jax import transforms
 from pnsamp_jax.data import schema
@@ -106,7 +107,7 @@ def check(
     images = np.stack([np.asarray(transforms.crop(image, networks.patch_size)) for image in stored])
     trained = explain(networks, images, batch_size)
     found: dict[str, dict[str, np.ndarray]] = {measure: {} for measure in MEASURES}
-    for layer, randomised in cascade(networks, seed):
+    for layer, randomised in tqdm(cascade(networks, seed), desc="Randomised", unit="layer", leave=False):
         explained = explain(randomised, images, batch_size)
         for measure in MEASURES:
             found[measure][layer] = similarity(trained[measure], explained[measure])
