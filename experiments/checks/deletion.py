@@ -9,6 +9,7 @@ mask.
 import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
+from tqdm import tqdm
 
 from pnsamp_jax import metrics, transforms
 from pnsamp_jax.data import schema
@@ -91,7 +92,7 @@ def check(networks: ensemble.Networks, stored: np.ndarray, batch_size: int, seed
     lung = np.full_like(images[:1], attribution.LUNG_HU)
     whole = expected_malignancy(networks, np.concatenate([images, lung]), batch_size)
     changes = []
-    for index, image in enumerate(images):
+    for index, image in enumerate(tqdm(images, desc="Deleted", unit="nodule", leave=False)):
         patches = np.stack([changed_patches(image, maps[name][index]) for name in ORDERS])
         values = expected_malignancy(networks, patches.reshape(-1, size, size, size), batch_size)
         deleted, inserted = np.moveaxis(values.reshape(patches.shape[:3]), 1, 0)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from scipy import ndimage, stats
+from tqdm import tqdm
 
 from pnsamp_jax import transforms
 from pnsamp_jax.data import schema
@@ -34,11 +35,11 @@ def layer_of(path: str) -> str:
 
 def cascade(networks: ensemble.Networks, seed: int) -> Iterator[tuple[str, ensemble.Networks]]:
     """Yield the last layer that is randomised, and a single network with it and all layers behind it randomised."""
-    [(name, network)] = networks.members.items()
-    params = network.variables["params"]
+    [network] = networks.members.values()
+    params = jax.device_get(network.variables["params"])
     empty = np.zeros((1, *(networks.patch_size,) * 3, len(networks.windows)), np.float32)
     model = networks.model.clone(axis_name=None)
-    fresh = jax.jit(model.init)(jax.random.key(seed), empty)["params"]
+    fresh = jax.device_get(jax.jit(model.init)(jax.random.key(seed), empty)["params"])
 
     def layer(path: tuple) -> str:
         return layer_of("/".join(key.key for key in path))
@@ -51,7 +52,17 @@ def cascade(networks: ensemble.Networks, seed: int) -> Iterator[tuple[str, ensem
             lambda path, old, new: new if layer(path) in done else old, params, fresh
         )
         variables = {**network.variables, "params": mixed}
-        yield last, networks._replace(members={name: network._replace(variables=variables)})
+        yield last, _with_variables(networks, variables)
+
+
+def _with_variables(networks: ensemble.Networks, variables: dict) -> ensemble.Networks:
+    """Return a single network with other variables.
+
+    They are moved to the host: programs are compiled for where their arguments lie, and would be compiled anew for
+    every mixture of arrays that were restored and made.
+    """
+    [(name, network)] = networks.members.items()
+    return networks._replace(members={name: network._replace(variables=jax.device_get(variables))})
 
 
 def explain(networks: ensemble.Networks, images: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
@@ -104,9 +115,10 @@ def check(
       seed: of the random weights.
     """
     images = np.stack([np.asarray(transforms.crop(image, networks.patch_size)) for image in stored])
-    trained = explain(networks, images, batch_size)
+    [network] = networks.members.values()
+    trained = explain(_with_variables(networks, network.variables), images, batch_size)
     found: dict[str, dict[str, np.ndarray]] = {measure: {} for measure in MEASURES}
-    for layer, randomised in cascade(networks, seed):
+    for layer, randomised in tqdm(cascade(networks, seed), desc="Randomised", unit="layer", leave=False):
         explained = explain(randomised, images, batch_size)
         for measure in MEASURES:
             found[measure][layer] = similarity(trained[measure], explained[measure])

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from pnsamp_jax import metrics
 from pnsamp_jax.data import lidc, patches, schema
@@ -89,7 +90,7 @@ def check(networks: ensemble.Networks, count: int, seed: int) -> Redrawn:
     source = nodules(count, seed)
     grid = (networks.patch_size, networks.spacing_mm)
     malignancy, contributions, ratings = [], [], []
-    for item in source:
+    for item in tqdm(source, desc="Redrawn", unit="nodule", leave=False):
         images = []
         for attribute, classes in EVIDENCE.items():
             for k in classes:
