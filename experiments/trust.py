@@ -15,6 +15,7 @@ them to trust.md in the workdir:
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -199,9 +200,7 @@ def disagreement_lines(table: Table, sets: np.ndarray) -> Iterable[str]:
         cells = []
         for known, positive in questions.values():
             score, found, patients = doubt[known], positive[known], table["patient_id"][known]
-            interval = intervals.cluster_bootstrap(
-                lambda weights, s=score, f=found: metrics.auc(s, f, weights), patients, 500
-            )
+            interval = intervals.cluster_bootstrap(partial(metrics.auc, score, found), patients, 500)
             cells.append(str(Estimate(metrics.auc(score, found), interval)))
         yield f"| {name} | " + " | ".join(cells) + " |"
 

@@ -135,8 +135,10 @@ def write(path: Path, fitted: Calibration, nodules: int) -> None:
             for coverage, of_ratings in zip(conformal.COVERAGES, fitted.class_limits, strict=True)
         }
     if fitted.extent_limits is not None:
-        limits = np.where(np.isfinite(fitted.extent_limits), fitted.extent_limits, None)
-        content["extent_limits"] = dict(zip(extent.MEASURES, limits.tolist(), strict=True))
+        content["extent_limits"] = {
+            measure: [end if np.isfinite(end) else None for end in ends]
+            for measure, ends in zip(extent.MEASURES, fitted.extent_limits.tolist(), strict=True)
+        }
     if fitted.class_terms is not None:
         content["class_terms"] = _by_class(fitted.class_terms)
     content["features"] = np.asarray(fitted.features, np.float64).tolist()
