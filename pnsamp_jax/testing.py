@@ -207,10 +207,10 @@ def predict_nodules(
       masks: whether to keep the masks, with their probabilities and the readers' consensus, in 6 S^3 bytes a nodule.
 
     Returns:
-      As far as the model has them: `probabilities` (n, 9, 6), `features` (n, F), `nodule_like` (n,), the scores of the
-      mask against the readers' consensus by the names of `tables.OUTLINE_SCORES` (n,) and, if asked for, `mask` (n, S, S, S) bool,
-      `mask_probability` float32 and `consensus` bool alike. The mask is the one that a prediction writes, the central
-      component.
+      As far as the model has them: `probabilities` (n, 9, 6), `features` (n, F), `nodule_like` (n,), the scores of
+      the mask against the readers' consensus by the names of `tables.OUTLINE_SCORES` (n,) and, if asked for, `mask`
+      (n, S, S, S) bool, `mask_probability` float32 and `consensus` bool alike. The mask is the one that a prediction
+      writes, the central component.
     """
     parts: list[dict[str, np.ndarray]] = []
     for batch, predictions, count in _asked(run, run.records, networks, nodules, flips):

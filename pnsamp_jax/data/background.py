@@ -143,13 +143,16 @@ def _fits(ct: Volume, points: np.ndarray, side_mm: float) -> np.ndarray:
     """Return whether the axial square around each of (n, 3) points lies within the image: (n,) bool."""
     corners = np.array([(x, y, 0.0) for x in (-0.5, 0.5) for y in (-0.5, 0.5)]) * side_mm
     index = ct.to_index(points[:, None] + corners)
-    return ((index >= -0.5) & (index <= np.array(ct.array.shape) - 0.5)).all(axis=(1, 2))
+    return np.all((index >= -0.5) & (index <= np.array(ct.array.shape) - 0.5), axis=(1, 2))
 
 
 def _beside(points: np.ndarray, centres: np.ndarray, marks: np.ndarray) -> np.ndarray:
     """Return which of (n, 3) points keep their distance from the nodules: (n,) bool."""
-    apart = np.asarray(KDTree(centres).query(points)[0]) >= APART_MM
-    return apart & (np.asarray(KDTree(marks).query(points)[0]) >= CLEARANCE_MM) if len(marks) else apart
+    kept = np.ones(len(points), bool)
+    for places, distance_mm in ((centres, APART_MM), (marks, CLEARANCE_MM)):
+        if len(places):
+            kept &= KDTree(places).query(points)[0] >= distance_mm
+    return kept
 
 
 def _brightest(ct: Volume, point: np.ndarray) -> np.ndarray:
