@@ -28,11 +28,12 @@ OUTLINE_SCORES = ("dice", "hd95_mm", "nsd")  # of the predicted mask against the
 LIKENESS = "nodule_like"  # see `inference.likeness`; a column of predictions.csv where the networks know it
 
 
-def prediction_columns(nominal: str) -> list[str]:
+def prediction_columns(nominal: str, likeness: bool = False) -> list[str]:
     """Return the columns of predictions.csv, in order.
 
     Args:
       nominal: how the nominal ratings are treated, one of `cohort.NOMINAL_RULES`.
+      likeness: whether there is a column `LIKENESS`.
     """
     dice, *further = OUTLINE_SCORES
     columns = ["nodule_id", "patient_id", "fold", dice]
@@ -43,7 +44,7 @@ def prediction_columns(nominal: str) -> list[str]:
         columns += [f"{rating.name}_p{k}" for k in range(1, rating.classes + 1)]
     if nominal == "modal":
         further += [f"{rating.name}_rounded_mean" for rating in schema.RATINGS if rating.nominal]
-    return columns + further
+    return columns + further + [LIKENESS] * likeness
 
 
 def reader_columns() -> list[str]:
@@ -70,7 +71,7 @@ def write_predictions(
       scores: (N,) each, by the names of `OUTLINE_SCORES`, and `LIKENESS`; those that are not known are left out.
       probabilities: (N, 9, 6), NaN in ratings that the model does not predict; None without ratings.
     """
-    columns = prediction_columns(nominal) + [LIKENESS] * (LIKENESS in scores)
+    columns = prediction_columns(nominal, LIKENESS in scores)
     labels = cohort.labels(records[schema.RATING_COUNTS], nominal)
     rounded = cohort.rounded_rating(records[schema.RATING_COUNTS])
     rows = []
@@ -97,9 +98,9 @@ def gather_predictions(workdir: Path) -> None:
       UserError: a fold's table is malformed; predictions.csv stays as it is.
     """
     paths = sorted(workdir.glob("fold_*/predictions.csv"))
-    columns = prediction_columns(_rule_of(paths[0]) if paths else cohort.NOMINAL_RULES[0])
-    rows = [row for path in paths for row in _read(path, columns)]
-    columns += [LIKENESS] * any(LIKENESS in row for row in rows)
+    rule = _rule_of(paths[0]) if paths else cohort.NOMINAL_RULES[0]
+    rows = [row for path in paths for row in _read(path, prediction_columns(rule))]
+    columns = prediction_columns(rule, any(LIKENESS in row for row in rows))
     _write(workdir / "predictions.csv", columns, sorted(rows, key=lambda row: row["nodule_id"]))
 
 

@@ -1,6 +1,5 @@
 """Nodule or not: points and nodules whose scores are known."""
 
-
 import numpy as np
 import pytest
 from tiny_run import made_up_run, tiny_config
