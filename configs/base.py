@@ -56,6 +56,7 @@ def _data() -> ConfigDict:
     data.min_readers = 1  # leave out nodules that fewer readers marked
     data.nominal = "modal"  # internal structure, calcification: most readers' class, or the rounded "mean" (the paper)
     data.diagnosis = ""  # table of diagnoses by patient (.xls or CSV), with which the evaluation also compares
+    data.background = 0  # points beside each nodule, from which the test learns `nodule_like`; 0 leaves it blank
     data.margin = 8  # voxels stored around the patch, from which shifts and rotations fill it up
     data.cache = ""  # folder for prepared patches; by default pnsamp_jax in the user's cache folder
     data.pipeline = "device"  # "device" keeps all patches on the device; "tfdata" reads each batch from disk

@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.spacing_mm = 1.2
     config.data.margin = 4
     config.data.cohort = "all"
+    config.data.background = 2
     config.augment.permute = True
     config.augment.translate = 2  # a point may be 2.4 mm off the centroid along each axis
     config.augment.rotate = 0.0

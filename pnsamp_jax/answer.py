@@ -130,6 +130,11 @@ class Answer:
         return self.finding.unsure if self.finding.segmented else None
 
     @property
+    def nodule_like(self) -> float | None:
+        """Return how much this looks like the nodules that the networks learnt from, 0 to 1; None if not known."""
+        return self.finding.nodule_like if self.finding.segmented else None
+
+    @property
     def volume_range_mm3(self) -> tuple[float, float] | None:
         """Return the interval that holds the readers' volume in 9 of 10 nodules; None if not known."""
         return self.finding.volume_range_mm3 if self.finding.segmented else None

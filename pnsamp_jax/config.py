@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from pnsamp_jax import losses, steps, transforms
 from pnsamp_jax.appearance import Appearance
 from pnsamp_jax.config_checks import check_choice, check_fields, check_values
+from pnsamp_jax.data.background import BackgroundSource
 from pnsamp_jax.data.folder import FolderSource
 from pnsamp_jax.data.lidc_ct import LidcSource
 from pnsamp_jax.data.luna16 import Luna16Source
@@ -44,6 +45,7 @@ class Settings:
       min_readers: least number of readers of a nodule.
       nominal: how the nominal ratings of several readers become one class, one of `cohort.NOMINAL_RULES`.
       diagnosis: table of the patients' diagnoses, which the evaluation reads; "" for none.
+      background: points beside each nodule, from which a fold's answers learn what is no nodule; 0 for none.
       split: one of `folds.SPLITS`.
       init: the networks to start from: "" for random weights, "shipped", or the workdir of a run.
       num_folds, folds: number of folds in the split, and those that the run trains or tests.
@@ -69,6 +71,7 @@ class Settings:
     min_readers: int
     nominal: str
     diagnosis: str
+    background: int
     split: str
     init: str
     num_folds: int
@@ -108,6 +111,11 @@ class Settings:
         root = str(Path(folder).resolve())
         index = f"dicom-index-{hashlib.sha256(root.encode()).hexdigest()[:12]}.json"
         return LidcSource(root, str(self.cache / index))
+
+    @cached_property
+    def background_source(self) -> Source:
+        """Return where the points beside the nodules come from; see `source`."""
+        return BackgroundSource(self.source, self.background, self.geometry, self.seed)
 
     @cached_property
     def task(self) -> steps.Task:

@@ -43,7 +43,8 @@ POSITIVE = (
     "log_every_steps",
 )
 NOT_NEGATIVE = (
-    *("seed", "data.margin", "data.min_readers", "data.workers", "augment.translate", "augment.rotate"),
+    *("seed", "data.margin", "data.min_readers", "data.background", "data.workers"),
+    *("augment.translate", "augment.rotate"),
     *("appearance.noise", "loss.segmentation", "loss.voxels", "loss.attributes", "loss.malignancy"),
 )
 PROBABILITIES = ("appearance.fade", "appearance.enlarge", "appearance.smear")

@@ -9,10 +9,11 @@ from ml_collections import ConfigDict
 from pnsamp_jax import input_pipeline
 from pnsamp_jax.config import Settings, read_settings
 from pnsamp_jax.data import beam, cohort, schema
+from pnsamp_jax.data.background import APART_MM
 from pnsamp_jax.data.diagnosis import read_diagnoses
 from pnsamp_jax.data.omissions import describe_omissions
 from pnsamp_jax.data.on_disk import open_records
-from pnsamp_jax.data.prepare import prepare, read_records
+from pnsamp_jax.data.prepare import Prepared, Source, prepare, read_records
 from pnsamp_jax.files import user_path
 from pnsamp_jax.input_pipeline import Arrays
 from pnsamp_jax.workdir import layout, tables
@@ -28,12 +29,14 @@ class Run:
       records: the nodules of the cohort, and those of the wider `settings.train_cohort` if there is one; arrays under
         the names of `schema`, on the host or the device.
       folds: the nodule ids of each fold's subsets, for all folds of the split.
+      background: records of points beside the nodules (see `data.background`), their voxels on disk; None for none.
     """
 
     workdir: Path
     settings: Settings
     records: Arrays
     folds: list[layout.Fold]
+    background: Arrays | None = None
 
     def fold_folder(self, fold: int) -> Path:
         """Return the folder of a fold."""
@@ -51,6 +54,15 @@ class Run:
         added = ~in_cohort(self.settings, self.records) & ~np.isin(patients, held_out)
         found["train"] = np.union1d(found["train"], np.flatnonzero(added))
         return found
+
+    def beside(self, fold: int, subset: str) -> np.ndarray:
+        """Return the indices in the background of the points of a fold's subset: those of its patients alone."""
+        assert self.background is not None, "the run has no background"
+        patients, indices = self.records[schema.PATIENT_ID], self.indices(fold)
+        own = patients[indices.pop(subset)]
+        others = patients[np.concatenate(list(indices.values()))]
+        of_points = self.background[schema.PATIENT_ID]
+        return np.flatnonzero(np.isin(of_points, own) & ~np.isin(of_points, others))
 
     def on_device(self) -> "Run":
         """Return the run with its records where the pipeline wants them: on the device, or still on the host."""
@@ -74,11 +86,11 @@ def open_run(config: ConfigDict, workdir: Path, longer: bool = False) -> Run:
     layout.check_config(workdir, settings.fields, longer)
     if settings.diagnosis:  # which the evaluation reads, hours later
         read_diagnoses(user_path(settings.diagnosis))
-    records = load_records(settings)
+    records, background = load_records(settings), load_background(settings)
     folds = load_folds(settings, records, workdir / "folds.json")
     layout.claim(workdir, settings.fields, longer)
     tables.write_readers(workdir / "readers.csv", _cohort_records(settings, records))
-    return Run(workdir, settings, records, folds)
+    return Run(workdir, settings, records, folds, background)
 
 
 def prepare_run(config: ConfigDict, workdir: Path) -> None:
@@ -89,7 +101,7 @@ def prepare_run(config: ConfigDict, workdir: Path) -> None:
     """
     settings = read_settings(config)
     layout.check_config(workdir, settings.fields)
-    records = load_records(settings)
+    records, _ = load_records(settings), load_background(settings)
     tables.write_readers(workdir / "readers.csv", _cohort_records(settings, records))
     widest = settings.train_cohort or settings.cohort
     print(f"Prepared {len(records[schema.NODULE_ID])} nodules of the cohort {widest}")
@@ -113,8 +125,7 @@ def load_records(settings: Settings) -> Arrays:
             chosen |= cohort.members(rating_counts, settings.train_cohort, settings.min_readers)
         return chosen
 
-    beam_options = beam.read_options(settings.beam) if settings.beam else None
-    prepared = prepare(settings.source, settings.geometry, settings.cache, settings.workers, beam_options)
+    prepared = _prepare(settings, settings.source)
     take = open_records if settings.pipeline == "tfdata" else read_records
     try:
         return take(prepared.files, member)
@@ -124,6 +135,27 @@ def load_records(settings: Settings) -> Arrays:
         )
         if omissions:
             print(omissions)
+
+
+def load_background(settings: Settings) -> Arrays | None:
+    """Prepare the points beside the nodules as far as they are not prepared, and open them; None if none are wanted.
+
+    Raises:
+      UserError: no image has room for a point.
+    """
+    if not settings.background:
+        return None
+    geometry = settings.geometry
+    none = (
+        f"config.data.background: no image has room for a patch of {geometry.patch_size * geometry.spacing_mm:g} mm "
+        f"{APART_MM:g} mm beside its nodules; set it to 0"
+    )
+    return open_records(_prepare(settings, settings.background_source).files, none=none)
+
+
+def _prepare(settings: Settings, source: Source) -> Prepared:
+    beam_options = beam.read_options(settings.beam) if settings.beam else None
+    return prepare(source, settings.geometry, settings.cache, settings.workers, beam_options)
 
 
 def load_folds(settings: Settings, records: Arrays, path: Path) -> list[layout.Fold]:

@@ -1,5 +1,6 @@
 """Testing a trained fold: calibrate its network on the validation nodules, and predict the test nodules."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pnsamp_jax import input_pipeline, outlines, steps, transforms
+from pnsamp_jax import appearance, input_pipeline, outlines, steps, transforms
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.inference import attribution, calibration, conformal, ensemble, extent
+from pnsamp_jax.inference import attribution, calibration, conformal, ensemble, extent, likeness
 from pnsamp_jax.inference.diameters import THRESHOLD
 from pnsamp_jax.inference.masks import central_component
 from pnsamp_jax.inference.what_if import fit_class_terms
+from pnsamp_jax.input_pipeline import Arrays
 from pnsamp_jax.run import Run
 from pnsamp_jax.state import TrainState, state_shapes
 from pnsamp_jax.workdir import layout, tables
@@ -36,6 +38,9 @@ def test_fold(run: Run, fold: int) -> None:
         )
     if "probabilities" in single:
         fitted = calibrate(run, networks, step, indices["validation"], single)
+        if run.background is not None and "features" in single:
+            head = fit_likeness(run, networks, fold)
+            fitted, networks = fitted._replace(likeness=head), _changed(networks, likeness=head)
         calibration.write(folder / "calibration.json", fitted, len(indices["validation"]))
     write_predictions(run, fold, networks, indices["test"], folder / "predictions.csv")
 
@@ -82,6 +87,84 @@ def calibrate(
     return fitted._replace(extent_limits=limits)
 
 
+def fit_likeness(run: Run, networks: ensemble.Networks, fold: int) -> np.ndarray | None:
+    """Fit the head that tells nodules from points beside them, see `likeness`; None if a subset has none of either.
+
+    It is fitted to the training part of a fold, and its bias raised on the validation nodules.
+
+    Args:
+      run: holds the nodules, and a background.
+      networks: the fold's own, with the shift of its mask.
+      fold: its number.
+    """
+    indices, points = run.indices(fold), run.beside(fold, "train")
+    if not len(points):
+        print(f"Fold {fold}: no point beside its training nodules, so nodule_like stays blank")
+        return None
+    known, new = (features_of(run, networks, indices[subset]) for subset in ("train", "validation"))
+    return likeness.raised(likeness.fit(known, background_features(run, networks, points)), new)
+
+
+def features_of(run: Run, networks: ensemble.Networks, nodules: np.ndarray) -> np.ndarray:
+    """Return the features of nodules, as the run's config tests them: (n, F), averaged over networks and flips.
+
+    Args:
+      run: holds the nodules.
+      networks: of a model with features.
+      nodules: (n,) indices in the records.
+    """
+    return _features(_asked(run, run.records, networks, nodules, run.settings.test_flips))
+
+
+def background_features(run: Run, networks: ensemble.Networks, points: np.ndarray) -> np.ndarray:
+    """Return the features of points beside the nodules; see `features_of`.
+
+    Args:
+      run: holds the points.
+      networks: of a model with features.
+      points: (n,) indices in the background.
+    """
+    return _features(ask_background(run, networks, points))
+
+
+def ask_background(
+    run: Run, networks: ensemble.Networks, points: np.ndarray
+) -> Iterator[tuple[Arrays, ensemble.Predictions, int]]:
+    """Yield the batches, the predictions and the number of points in them; nodules in the patches are cleared first.
+
+    Args:
+      run: holds the points.
+      networks: to ask.
+      points: (n,) indices in the background.
+    """
+    assert run.background is not None, "the run has no background"
+    return _asked(run, run.background, networks, points, run.settings.test_flips, clear=True)
+
+
+def _features(asked: Iterator[tuple[Arrays, ensemble.Predictions, int]]) -> np.ndarray:
+    found = []
+    for _, predictions, count in asked:
+        assert predictions.features is not None, "the model has no features"
+        found.append(predictions.features.mean(axis=(0, 1))[:count])
+    return np.concatenate(found)
+
+
+def _asked(
+    run: Run, records: Arrays, networks: ensemble.Networks, nodules: np.ndarray, flips: bool, clear: bool = False
+) -> Iterator[tuple[Arrays, ensemble.Predictions, int]]:
+    """Yield each batch of records, what the networks predict of it, and how many of its nodules count."""
+    for batch, count in input_pipeline.eval_batches(records, nodules, run.settings.batch_size):
+        if clear:
+            batch = batch | {schema.IMAGE: _cleared(batch[schema.IMAGE], batch[schema.MASK])}
+        yield batch, ensemble.predict(networks, np.asarray(batch[schema.IMAGE]), flips), count
+
+
+@jax.jit
+def _cleared(images: jax.Array, masks: jax.Array) -> jax.Array:
+    """Fill in what readers marked in patches (B, S, S, S), with the same noise in each; see `appearance.cleared`."""
+    return jax.vmap(partial(appearance.cleared, jax.random.key(0)))(images.astype(jnp.float32), masks > 0)
+
+
 def _changed(networks: ensemble.Networks, **changes: Any) -> ensemble.Networks:
     """Return the only one of `networks` with some of its fields changed."""
     [(name, network)] = networks.members.items()
@@ -124,14 +207,13 @@ def predict_nodules(
       masks: whether to keep the masks, with their probabilities and the readers' consensus, in 6 S^3 bytes a nodule.
 
     Returns:
-      As far as the model has them: `probabilities` (n, 9, 6), `features` (n, F), the scores of the mask against the
-      readers' consensus by the names of `tables.OUTLINE_SCORES` (n,) and, if asked for, `mask` (n, S, S, S) bool,
-      `mask_probability` float32 and `consensus` bool alike. The mask is the one that a prediction writes, the central
-      component.
+      As far as the model has them: `probabilities` (n, 9, 6), `features` (n, F), `nodule_like` (n,), the scores of
+      the mask against the readers' consensus by the names of `tables.OUTLINE_SCORES` (n,) and, if asked for, `mask`
+      (n, S, S, S) bool, `mask_probability` float32 and `consensus` bool alike. The mask is the one that a prediction
+      writes, the central component.
     """
     parts: list[dict[str, np.ndarray]] = []
-    for batch, count in input_pipeline.eval_batches(run.records, nodules, run.settings.batch_size):
-        predictions = ensemble.predict(networks, np.asarray(batch[schema.IMAGE]), flips)
+    for batch, predictions, count in _asked(run, run.records, networks, nodules, flips):
         part: dict[str, np.ndarray] = {}
         if predictions.mask is not None:
             mask = np.stack([central_component(probability > THRESHOLD) for probability in predictions.mask])
@@ -145,6 +227,9 @@ def predict_nodules(
             part["probabilities"] = predictions.mean_probabilities
         if predictions.features is not None:
             part["features"] = predictions.features.mean(axis=(0, 1))
+        nodule_like = likeness.mean_scores([one.likeness for one in networks.members.values()], predictions.features)
+        if nodule_like is not None:
+            part[tables.LIKENESS] = nodule_like
         parts.append({name: values[:count] for name, values in part.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

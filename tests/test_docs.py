@@ -145,7 +145,7 @@ def test_the_classes_of_the_ratings_are_those_of_the_code():
     ("heading", "columns"),
     [
         ("### predictions.csv\n", write.columns()),
-        ("### predictions.csv of a training\n", tables.prediction_columns("modal")),
+        ("### predictions.csv of a training\n", tables.prediction_columns("modal", likeness=True)),
         ("### readers.csv\n", tables.reader_columns()),
     ],
 )

@@ -28,6 +28,7 @@ def test_temperatures_are_fitted_on_the_validation_nodules(tmp_path, monkeypatch
     run = SimpleNamespace(
         settings=SimpleNamespace(checkpoint="best", test_flips=True, nominal="modal", fit_threshold=False),
         records=records,
+        background=None,
         fold_folder=lambda fold: tmp_path,
         indices=lambda fold: {name: np.flatnonzero(part_of == name) for name in RIGHT},
     )
@@ -65,6 +66,7 @@ def test_the_threshold_of_the_mask_is_fitted_on_the_validation_nodules(tmp_path,
     run = SimpleNamespace(
         settings=SimpleNamespace(checkpoint="best", fit_threshold=True, batch_size=2, test_flips=False),
         records=records,
+        background=None,
         fold_folder=lambda fold: tmp_path,
         indices=lambda fold: {name: np.flatnonzero(part_of == name) for name in RIGHT},
     )

@@ -37,7 +37,7 @@ OTHER = np.array([-70.0, 52.5, -152.0])
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, quick_compilation):
     """A run of two of its folds."""
-    return made_up_run(tmp_path_factory.mktemp("run"), (0, 1))
+    return made_up_run(tmp_path_factory.mktemp("run"), (0, 1), likeness=True)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +97,7 @@ def test_the_table_has_the_columns_of_the_contract(predicted):
     expected += "short_diameter_mm mean_diameter_mm truncated note".split()
     expected += [f"{rating.name}_words" for rating in schema.RATINGS]
     expected += "malignancy_set unsure volume_low_mm3 volume_high_mm3 diameter_low_mm diameter_high_mm".split()
+    expected += ["nodule_like"]
     assert names == expected
 
 
@@ -116,6 +117,9 @@ def test_a_row_says_how_far_its_answer_can_be_trusted(predicted):
         assert low <= volume * np.exp(-0.25) and high >= volume * np.exp(0.2)
         assert np.log(high / volume) / np.log(volume / low) == pytest.approx(0.8, rel=1e-3)
         assert float(row["diameter_low_mm"]) < finding.diameters.long_mm < float(row["diameter_high_mm"])
+        like = float(row["nodule_like"])
+        assert 0 < like < 1 and like == pytest.approx(nodule["nodule_like"]) == pytest.approx(finding.nodule_like)
+        assert ("does not look like the nodules" in row["note"]) == (like < 0.5)
 
 
 def test_a_row_says_what_was_found(predicted):

@@ -14,7 +14,7 @@ from pnsamp_jax import predict
 from pnsamp_jax.configs import predict as predict_config
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.inference import attribution, ensemble
+from pnsamp_jax.inference import attribution, ensemble, likeness
 
 POINT = (20.0, 12.0, 5.0)  # of a ball of 6 mm, in a CT whose middle is the origin
 RADIUS_MM, SPACING_MM = 6.0, 1.25
@@ -135,6 +135,22 @@ def test_diameters_of_a_ball_in_a_ct(workdir, series, tmp_path, capsys):
         assert float(row[name]) == pytest.approx(2 * RADIUS_MM, abs=0.7)
     assert float(row["diameter_mm"]) >= float(row["mean_diameter_mm"]) >= float(row["short_diameter_mm"])
     assert (row["truncated"], row["note"]) == ("false", "")
+
+
+def test_what_does_not_look_like_a_nodule_says_so_everywhere(workdir, series, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(likeness, "mean_scores", lambda heads, features: np.full(features.shape[2], 0.25))
+    predict.predict(options(workdir, series, POINT, (-20.0, 12.0, 5.0)), tmp_path / "out")
+    row, empty = rows_of(tmp_path / "out")
+    told = "does not look like the nodules that the network learnt from"
+    assert (row["status"], row["nodule_like"]) == ("ok", "0.25") and told in row["note"]
+    assert empty["nodule_like"] == "" and told not in empty["note"]  # no answer is no answer
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if line.startswith("nodule_1 ")]
+    assert line.endswith("ok, but unlike a nodule") and told in out
+    (nodule, _) = json.loads((tmp_path / "out" / "predictions.json").read_text())["nodules"]
+    assert nodule["nodule_like"] == 0.25
+    assert told in (tmp_path / "out" / "report.html").read_text()
+    assert told in pydicom.dcmread(tmp_path / "out" / "dicom" / "nodule_1_sr.dcm").to_json()
 
 
 def test_a_mask_at_the_border_of_the_image_has_lower_bounds(workdir, series, tmp_path, capsys):

@@ -42,7 +42,7 @@ def image(ct, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory, quick_compilation):
-    return pnsamp_jax.load(made_up_run(tmp_path_factory.mktemp("run"), (0, 1)), flips=False)
+    return pnsamp_jax.load(made_up_run(tmp_path_factory.mktemp("run"), (0, 1), likeness=True), flips=False)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,7 @@ def test_an_answer_says_how_far_it_can_be_trusted(answer):
     assert answer.unsure is fields["unsure"] is (min(answer.malignancy_set) <= 2 and max(answer.malignancy_set) >= 4)
     assert answer.volume_range_mm3[0] < answer.volume_mm3 < answer.volume_range_mm3[1]
     assert answer.diameter_range_mm[0] < answer.diameter_mm < answer.diameter_range_mm[1]
+    assert 0 < answer.nodule_like < 1 and answer.nodule_like == pytest.approx(fields["nodule_like"], rel=1e-5)
 
 
 def test_the_words_of_a_class():

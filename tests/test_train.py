@@ -153,6 +153,29 @@ def test_evaluate_mode_can_test_the_last_checkpoint(finished, tmp_path):
     assert calibration.read(finished[0] / "fold_1" / "calibration.json").checkpoint == "best"
 
 
+def test_evaluate_mode_adds_to_an_older_run_what_does_not_look_like_a_nodule(finished):
+    """The points of a patient are for the fit only where the patient's nodules are."""
+    workdir, _ = finished
+    config = tiny_config(**{"data.background": 2})
+    train.test_and_evaluate(config, workdir)
+    run = open_run(config, workdir)
+    points = {subset: set(run.background[schema.PATIENT_ID][run.beside(1, subset)]) for subset in run.indices(1)}
+    assert not points["train"] & points["test"] and not points["train"] & points["validation"] and points["train"]
+    table = read_tables(workdir)
+    for fold in range(3):
+        head = calibration.read(workdir / f"fold_{fold}" / "calibration.json").likeness
+        assert len(head) == 1 + len(calibration.read(workdir / f"fold_{fold}" / "calibration.json").features)
+    networks = ensemble.load(workdir).member(1)
+    nodules = run.indices(1)["test"]
+    scores = testing.predict_nodules(run, networks, nodules, flips=False)["nodule_like"]
+    own = table["fold"] == 1
+    np.testing.assert_allclose(table["nodule_like"][own], scores, rtol=1e-4)
+    lost = testing.predict_nodules(run, networks, run.indices(1)["validation"], flips=False)["nodule_like"] < 0.5
+    assert lost.sum() <= 0.02 * len(lost)
+    train.test_and_evaluate(tiny_config(), workdir)  # leave the folder as it was
+    assert np.isnan(read_tables(workdir)["nodule_like"]).all()
+
+
 def test_a_wider_cohort_joins_the_training_part_but_no_patient_of_the_others(tmp_path):
     config = tiny_config(**{"data.train_cohort": "all"})
     run = open_run(config, tmp_path)
@@ -215,6 +238,11 @@ def test_nan_stops_with_a_line_and_keeps_the_last_checkpoint(tmp_path):
         ({"model.windows": ((1600.0, -600.0), (0.0, 40.0))}, "(width, centre) pairs"),
         ({"model.windows": ((1600.0, "lung"),)}, "(width, centre) pairs"),
         ({"augment.rotate": -5.0}, "config.augment.rotate: -5.0 is negative"),
+        ({"data.background": -1}, "config.data.background: -1 is negative; give 0 or more"),
+        (
+            {"data.background": 1, "spacing_mm": 4.0, "data.phantom_nodules": 2},
+            "config.data.background: no image has room for a patch of 64 mm 15 mm beside its nodules; set it to 0",
+        ),
         ({"appearance.fade": 1.5}, "config.appearance.fade: 1.5 is not a probability; give 0 to 1"),
         ({"appearance.noise": -1.0}, "config.appearance.noise: -1.0 is negative"),
         ({"appearance.largest": 0.5}, "config.appearance.largest: 0.5 is below 1.2"),

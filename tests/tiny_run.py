@@ -34,8 +34,11 @@ def tiny_plus_config():
     return config
 
 
-def made_up_run(folder, folds, config=None, mask_shift=0.0):
-    """Writes what a training of these folds leaves for those who predict: random networks that mark some voxels."""
+def made_up_run(folder, folds, config=None, mask_shift=0.0, likeness=False):
+    """Writes what a training of these folds leaves for those who predict: random networks that mark some voxels.
+
+    With `likeness`, they have random heads too that tell nodules from others.
+    """
     config = config or tiny_config()
     settings = read_settings(config)
     task = settings.task
@@ -61,6 +64,7 @@ def made_up_run(folder, folds, config=None, mask_shift=0.0):
             class_limits=conformal.fit_limits(probabilities, truth, np.arange(40)),
             extent_limits=np.array([[-0.5, 0.4], [-0.2, 0.2]]),
             class_terms=fit_class_terms(terms, probabilities) if config.model.name == "pn_samp_plus" else None,
+            likeness=random.normal(0, 0.3, 1 + features.shape[1]) if likeness else None,
         )
         calibration.write(folder / f"fold_{fold}" / "calibration.json", fitted, nodules=40)
     return folder

@@ -50,7 +50,8 @@ class MarkedNodule:
       ct: (depth, height, width) int16 HU.
       readers: (readers, d, h, w) bool masks in a box that may differ from the CT's; nothing is marked outside it.
       context: see `schema.CONTEXT`.
-      centre_mm: (3,) centre of the patch in LPS mm; None for the centroid of the readers' consensus.
+      centre_mm: (3,) centre of the patch in LPS mm; None for the centroid of the readers' consensus, which then must
+        mark a voxel.
     """
 
     nodule: Nodule
@@ -139,10 +140,9 @@ def make_record(marked: MarkedNodule, geometry: Geometry) -> dict[str, Any]:
     """Return the record of one nodule: its stored patch and labels under the feature names of `schema`.
 
     Raises:
-      UserError: no reader marked a voxel.
+      UserError: no reader marked a voxel, and the centre is not given.
     """
-    centroid = consensus_centroid(marked.readers)
-    centre = centroid if marked.centre_mm is None else marked.centre_mm
+    centre = consensus_centroid(marked.readers) if marked.centre_mm is None else marked.centre_mm
     cube = (centre, geometry.stored_size, geometry.spacing_mm)
     share = Volume(marked.readers.array.mean(axis=0, dtype=np.float32), marked.readers.affine)
     return {

@@ -34,6 +34,7 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path, readable
 
 FORMAT_VERSION = 3  # part of the description: raise it when the content of a record changes
+NO_MEMBER = "config.data.cohort: no nodule belongs to the cohort; choose another or lower config.data.min_readers"
 
 ReadField = Callable[[BinaryIO, np.lib.npyio.NpzFile, str, np.ndarray], np.ndarray]  # see `read_field`
 Member = Callable[[np.ndarray], np.ndarray]  # (n, 9, 6) rating counts -> (n,) bool: the nodules to read
@@ -73,8 +74,13 @@ class Prepared:
 
 
 def make_records(source: Source, series: str, geometry: Geometry) -> schema.Records:
-    """Return the records of one series, stacked. They depend only on the arguments and the files these name."""
+    """Return the records of one series, stacked. They depend only on the arguments and the files these name.
+
+    A series without nodules, as a `background` source may have, gives empty rating counts alone.
+    """
     records = [make_record(marked, geometry) for marked in source.load(series)]
+    if not records:
+        return {schema.RATING_COUNTS: np.zeros((0, *schema.CLASS_EXISTS.shape), np.uint8)}
     return {name: np.stack([record[name] for record in records]) for name in records[0]}
 
 
@@ -246,17 +252,19 @@ def iter_nodules(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield nodule_id, {name: values[index] for name, values in series.items()}
 
 
-def join_records(parts: Iterable[schema.Records]) -> schema.Records:
+def join_records(parts: Iterable[schema.Records], none: str = NO_MEMBER) -> schema.Records:
     """Concatenate stacked records and sort them by nodule id.
+
+    Args:
+      parts: of one or more nodules each.
+      none: the message where there are no parts.
 
     Raises:
       UserError: there are no records, or a nodule id appears twice.
     """
     parts = list(parts)
     if not parts:
-        raise UserError(
-            "config.data.cohort: no nodule belongs to the cohort; choose another or lower config.data.min_readers"
-        )
+        raise UserError(none)
     ids = np.concatenate([part[schema.NODULE_ID] for part in parts])
     order = np.argsort(ids, kind="stable")
     repeated = ids[order][1:][ids[order][1:] == ids[order][:-1]]

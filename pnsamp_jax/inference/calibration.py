@@ -3,9 +3,9 @@
 Temperature scaling (Guo et al., "On calibration of modern neural networks", ICML 2017): one number for each rating
 that makes its probabilities match how often they are right. The shift is one number that is added to the logits of the
 mask, so that a threshold of one half gives the best mean Dice. `conformal` describes the limits of the sets of
-classes, `extent` those of volume and diameter, and `what_if` the terms of malignancy by class. All are kept next to
-the fold's checkpoints in calibration.json, together with the mean features of the nodules and the checkpoint that they
-belong to.
+classes, `extent` those of volume and diameter, `what_if` the terms of malignancy by class, and `likeness` the head
+that tells nodules from what lies beside them. All are kept next to the fold's checkpoints in calibration.json,
+together with the mean features of the nodules and the checkpoint that they belong to.
 """
 
 import json
@@ -38,6 +38,7 @@ class Calibration(NamedTuple):
       class_limits: (2, 9, 6) of the sets of classes, see `conformal`; None where none were fitted.
       extent_limits: (2, 2) of volume and diameter, see `extent`; None where none were fitted.
       class_terms: (8, 6, 5), see `what_if.fit_class_terms`; None where there are none.
+      likeness: (F + 1,) weights of the features and the bias, see `likeness`; None where none were fitted.
     """
 
     temperatures: np.ndarray
@@ -48,6 +49,7 @@ class Calibration(NamedTuple):
     class_limits: np.ndarray | None = None
     extent_limits: np.ndarray | None = None
     class_terms: np.ndarray | None = None
+    likeness: np.ndarray | None = None
 
 
 def scale(probabilities: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
@@ -141,6 +143,9 @@ def write(path: Path, fitted: Calibration, nodules: int) -> None:
         }
     if fitted.class_terms is not None:
         content["class_terms"] = _by_class(fitted.class_terms)
+    if fitted.likeness is not None:
+        *weights, bias = np.asarray(fitted.likeness, np.float64).tolist()
+        content["likeness"] = {"bias": bias, "weights": weights}
     content["features"] = np.asarray(fitted.features, np.float64).tolist()
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False))
@@ -164,6 +169,7 @@ def read(path: Path) -> Calibration:
             _class_limits(content["class_limits"]) if "class_limits" in content else None,
             _extent_limits(content["extent_limits"]) if "extent_limits" in content else None,
             _from_classes(content["class_terms"]) if "class_terms" in content else None,
+            _likeness(content["likeness"], content["features"]) if "likeness" in content else None,
         )
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; {advice}") from error
@@ -182,6 +188,12 @@ def _class_limits(content: dict[str, dict[str, list[float]]]) -> np.ndarray:
 def _extent_limits(content: dict[str, list[float | None]]) -> np.ndarray:
     limits = np.array([content[measure] for measure in extent.MEASURES], float)  # None becomes NaN
     return np.where(np.isnan(limits), (-np.inf, np.inf), limits)
+
+
+def _likeness(content: dict[str, Any], features: list[float]) -> np.ndarray:
+    if len(content["weights"]) != len(features):
+        raise ValueError(f"{len(content['weights'])} weights for {len(features)} features")
+    return np.array([*content["weights"], content["bias"]], np.float64)
 
 
 def _by_class(class_terms: np.ndarray) -> dict[str, dict[str, list[float]]]:

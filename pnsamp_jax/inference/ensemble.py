@@ -51,6 +51,7 @@ class Network(NamedTuple):
       class_limits: (2, 9, 6) of the sets of classes, see `inference.conformal`; None if not known.
       extent_limits: (2, 2) of volume and diameter, see `inference.extent`; None if not known.
       class_terms: (8, 6, 5) float32, see `inference.what_if`; None if not known.
+      likeness: (F + 1,), see `inference.likeness`; None if not known.
     """
 
     variables: dict
@@ -60,6 +61,7 @@ class Network(NamedTuple):
     class_limits: np.ndarray | None = None
     extent_limits: np.ndarray | None = None
     class_terms: np.ndarray | None = None
+    likeness: np.ndarray | None = None
 
 
 class Networks(NamedTuple):
@@ -262,5 +264,5 @@ def _load_member(fold: Path, like: TrainState, which: str, model: dict) -> Netwo
             )
     temperatures = fitted.temperatures.astype(np.float32)
     fields = fitted._asdict()
-    limits = {name: fields[name] for name in ("mask_shift", "class_limits", "extent_limits", "class_terms")}
-    return Network(variables, temperatures, fitted.features, **limits)
+    same = ("mask_shift", "class_limits", "extent_limits", "class_terms", "likeness")
+    return Network(variables, temperatures, fitted.features, **{name: fields[name] for name in same})

@@ -8,6 +8,7 @@ from pnsamp_jax import metrics
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.patches import patch_affine
+from pnsamp_jax.inference import likeness
 from pnsamp_jax.inference.diameters import Diameters
 from pnsamp_jax.inference.locator import Locator
 from pnsamp_jax.inference.masks import onto_grid
@@ -59,6 +60,7 @@ class Finding:
       average_malignancy: expected malignancy of an average nodule, which the contributions add up from; None where
         they do not add up.
       what_if: for moving the ratings of the attributes; None where the networks do not allow it.
+      nodule_like: how much this looks like the nodules that the networks learnt from, 0 to 1; None if not known.
     """
 
     nodule_id: str
@@ -86,6 +88,7 @@ class Finding:
     diameter_range_mm: tuple[float, float] | None = None
     average_malignancy: float | None = None
     what_if: WhatIf | None = None
+    nodule_like: float | None = None
 
     def without_patches(self) -> "Finding":
         """Return a copy with empty patches and no locator, which take up nearly all of a finding's memory."""
@@ -111,7 +114,12 @@ class Finding:
     @property
     def uncertain(self) -> bool:
         """Return whether the mask may be of something else than a nodule at the point."""
-        return self.volume_mm3 < SMALL_MM3 or self.distance_mm > FAR_MM
+        return self.unlike_nodules or self.volume_mm3 < SMALL_MM3 or self.distance_mm > FAR_MM
+
+    @property
+    def unlike_nodules(self) -> bool:
+        """Return whether this does not look like the nodules that the networks learnt from, as far as they know."""
+        return self.nodule_like is not None and self.nodule_like < likeness.LEAST
 
     @property
     def note(self) -> str:
@@ -119,6 +127,8 @@ class Finding:
         if not self.segmented:
             return "; ".join(filter(None, ("nothing is segmented at this point", self.hint)))
         notes = []
+        if self.unlike_nodules:
+            notes.append("uncertain: this does not look like the nodules that the network learnt from")
         if self.truncated:
             notes.append("the mask reaches the border of the patch or image: volume and diameters are lower bounds")
         if self.volume_mm3 < SMALL_MM3:

@@ -21,6 +21,9 @@ EXTENT = _own("extent", "Extent of the segmentation")
 LOWER_BOUNDS = _own("truncated", "Reaches the border: volume and diameters are lower bounds")
 # Nor that an observer may choose any of several classes.
 MALIGNANCY_SET = _own("malignancy_set", "One of the malignancy classes that hold in 8 of 10 nodules")
+# Nor how much something looks like a nodule.
+LIKENESS = _own("nodule_like", "Likeness to the nodules of the training")
+UNLIKE_NODULES = _own("unlike_nodules", "Does not look like the nodules that the network learnt from")
 
 _2, _3, _4 = _lidc("002", "2 out of 5"), _lidc("003", "3 out of 5"), _lidc("004", "4 out of 5")
 

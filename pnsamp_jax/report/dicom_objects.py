@@ -15,7 +15,7 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.report import SIMULATED
-from pnsamp_jax.report.dicom_codes import EXTENT, LOWER_BOUNDS, MALIGNANCY_SET, RATING_CODES
+from pnsamp_jax.report.dicom_codes import EXTENT, LIKENESS, LOWER_BOUNDS, MALIGNANCY_SET, RATING_CODES, UNLIKE_NODULES
 from pnsamp_jax.report.dicom_headers import UTF8, read_headers
 
 NAME = "PN-SAMP"
@@ -178,6 +178,10 @@ def _measurement_group(
         ]
         if finding.truncated:
             evaluations.append(hd.sr.QualitativeEvaluation(EXTENT, LOWER_BOUNDS))
+    if finding.nodule_like is not None:
+        measurements.append(hd.sr.Measurement(LIKENESS, round(finding.nodule_like, 3), codes.UCUM.NoUnits))
+    if finding.unlike_nodules:
+        evaluations.append(hd.sr.QualitativeEvaluation(LIKENESS, UNLIKE_NODULES))
     expected = round(float(finding.expected[schema.MALIGNANCY]), 3)
     concept, classes = RATING_CODES["malignancy"]
     evaluations += [hd.sr.QualitativeEvaluation(MALIGNANCY_SET, classes[k - 1]) for k in finding.malignancy_set]

@@ -111,6 +111,7 @@ def _measurements(finding: Finding) -> dict:
         "volume_range_mm3": _bounds(finding.volume_range_mm3),
         "malignancy_set": list(finding.malignancy_set),
         "malignant_probability": _number(finding.malignant_probability),
+        "nodule_like": None if finding.nodule_like is None else _number(finding.nodule_like),
         "probabilities": [
             [_number(value) for value in row[: rating.classes]]
             for row, rating in zip(finding.probabilities, schema.RATINGS, strict=True)

@@ -60,5 +60,5 @@ def _cells(finding: Finding) -> tuple[str, ...]:
         f"{sign}{finding.volume_mm3:,.0f}",
         f"{100 * finding.malignant_probability:.0f} %",
         finding.words[schema.MALIGNANCY],
-        finding.status,
+        f"{finding.status}, but unlike a nodule" if finding.unlike_nodules else finding.status,
     )

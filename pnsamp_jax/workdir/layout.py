@@ -25,10 +25,10 @@ SUBSETS = ("train", "validation", "test")  # of a fold
 Fold = dict[str, list[str]]  # nodule ids of each subset
 RESTORE = "restore it from a copy, or choose another --workdir"
 
-# Fields of a config that do not change what a run computes, so that they may differ when a workdir is used again.
+# Fields of a config that do not change what a run trains, so that they may differ when a workdir is used again.
 FREE_FIELDS = (
     *("fold", "checkpoint", "fit_threshold", "test_flips", "log_every_steps"),
-    *("data.cache", "data.workers", "data.beam", "data.pipeline", "data.diagnosis"),
+    *("data.cache", "data.workers", "data.beam", "data.pipeline", "data.diagnosis", "data.background"),
 )
 FREE_SECTIONS = ("predict.",)
 # What a test and an evaluation write, by which a training is known to be finished.

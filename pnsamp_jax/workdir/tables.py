@@ -25,12 +25,15 @@ Table = dict[str, np.ndarray]
 
 OUTLINE_SCORES = ("dice", "hd95_mm", "nsd")  # of the predicted mask against the readers' consensus, see `outlines`
 
+LIKENESS = "nodule_like"  # see `inference.likeness`; a column of predictions.csv where the networks know it
 
-def prediction_columns(nominal: str) -> list[str]:
+
+def prediction_columns(nominal: str, likeness: bool = False) -> list[str]:
     """Return the columns of predictions.csv, in order.
 
     Args:
       nominal: how the nominal ratings are treated, one of `cohort.NOMINAL_RULES`.
+      likeness: whether there is a column `LIKENESS`.
     """
     dice, *further = OUTLINE_SCORES
     columns = ["nodule_id", "patient_id", "fold", dice]
@@ -41,7 +44,7 @@ def prediction_columns(nominal: str) -> list[str]:
         columns += [f"{rating.name}_p{k}" for k in range(1, rating.classes + 1)]
     if nominal == "modal":
         further += [f"{rating.name}_rounded_mean" for rating in schema.RATINGS if rating.nominal]
-    return columns + further
+    return columns + further + [LIKENESS] * likeness
 
 
 def reader_columns() -> list[str]:
@@ -55,7 +58,7 @@ def write_predictions(
     fold: int,
     records: dict[str, np.ndarray],
     nominal: str,
-    outline_scores: Mapping[str, np.ndarray],
+    scores: Mapping[str, np.ndarray],
     probabilities: np.ndarray | None,
 ) -> None:
     """Write one fold's predictions.
@@ -65,16 +68,16 @@ def write_predictions(
       fold: number of the fold that tested these nodules.
       records: of the N test nodules.
       nominal: how the nominal ratings are treated, one of `cohort.NOMINAL_RULES`.
-      outline_scores: (N,) each, by the names of `OUTLINE_SCORES`; empty without a segmentation.
+      scores: (N,) each, by the names of `OUTLINE_SCORES`, and `LIKENESS`; those that are not known are left out.
       probabilities: (N, 9, 6), NaN in ratings that the model does not predict; None without ratings.
     """
-    columns = prediction_columns(nominal)
+    columns = prediction_columns(nominal, LIKENESS in scores)
     labels = cohort.labels(records[schema.RATING_COUNTS], nominal)
     rounded = cohort.rounded_rating(records[schema.RATING_COUNTS])
     rows = []
     for row_index, nodule_id in enumerate(records[schema.NODULE_ID]):
         row = {"nodule_id": nodule_id, "patient_id": records[schema.PATIENT_ID][row_index], "fold": fold}
-        row |= {name: _cell(outline_scores[name][row_index]) for name in OUTLINE_SCORES if name in outline_scores}
+        row |= {name: _cell(scores[name][row_index]) for name in (*OUTLINE_SCORES, LIKENESS) if name in scores}
         for index, rating in enumerate(schema.RATINGS):
             row[f"{rating.name}_true"] = labels[row_index, index] or ""
             row[f"{rating.name}_rounded_mean"] = rounded[row_index, index] or ""
@@ -95,8 +98,9 @@ def gather_predictions(workdir: Path) -> None:
       UserError: a fold's table is malformed; predictions.csv stays as it is.
     """
     paths = sorted(workdir.glob("fold_*/predictions.csv"))
-    columns = prediction_columns(_rule_of(paths[0]) if paths else cohort.NOMINAL_RULES[0])
-    rows = [row for path in paths for row in _read(path, columns)]
+    rule = _rule_of(paths[0]) if paths else cohort.NOMINAL_RULES[0]
+    rows = [row for path in paths for row in _read(path, prediction_columns(rule))]
+    columns = prediction_columns(rule, any(LIKENESS in row for row in rows))
     _write(workdir / "predictions.csv", columns, sorted(rows, key=lambda row: row["nodule_id"]))
 
 
@@ -118,9 +122,9 @@ def read_tables(workdir: Path) -> Table:
 
     Returns:
       Arrays with the N nodules of predictions.csv on the leading axis: nodule_id, patient_id, context (str), fold,
-      dice, hd95_mm, nsd, reader_dice, diameter_mm (float, NaN where blank), truth, rounded_mean, arg_max, within_one
-      (N, 9) int with 0 where blank, probabilities (N, 9, 6) float, rating_counts (N, 9, 6) int and nominal (N, 9)
-      bool: which ratings are scored by exact accuracy and have no class best within one, the same in every row.
+      dice, hd95_mm, nsd, nodule_like, reader_dice, diameter_mm (float, NaN where blank), truth, rounded_mean, arg_max,
+      within_one (N, 9) int with 0 where blank, probabilities (N, 9, 6) float, rating_counts (N, 9, 6) int and nominal
+      (N, 9) bool: which ratings are scored by exact accuracy and have no class best within one, the same in every row.
 
     Raises:
       UserError: a table is missing, malformed, or lacks a nodule.
@@ -133,8 +137,8 @@ def read_tables(workdir: Path) -> Table:
     lost = [row["nodule_id"] for row in predictions if row["nodule_id"] not in readers]
     if lost:
         raise UserError(f"{workdir / 'readers.csv'}: has no row for nodule '{lost[0]}' of predictions.csv")
-    rows = [readers[row["nodule_id"]] | row for row in predictions]
-    numbers = ("fold", *OUTLINE_SCORES, "reader_dice", "diameter_mm")
+    rows = [{LIKENESS: ""} | readers[row["nodule_id"]] | row for row in predictions]
+    numbers = ("fold", *OUTLINE_SCORES, LIKENESS, "reader_dice", "diameter_mm")
     try:
         truth = _ratings(rows, "_true")
         return {

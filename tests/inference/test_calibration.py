@@ -74,6 +74,7 @@ def made_up(random):
         class_limits=conformal.fit_limits(p, truth, np.arange(30)),
         extent_limits=np.array([[-1.5, 0.25], [-np.inf, np.inf]]),
         class_terms=np.where(random.random((8, 6, 1)) < 0.2, np.nan, random.normal(size=(8, 6, 5))).astype(np.float32),
+        likeness=random.normal(size=8),
     )
 
 
@@ -106,16 +107,25 @@ def test_damaged_limits_are_refused(tmp_path, damage):
         calibration.read(path)
 
 
+@pytest.mark.parametrize("damage", [{"weights": [1.0] * 7}, {"weights": [1.0] * 6, "bias": 0.0}, [], 3])
+def test_a_damaged_head_is_refused(tmp_path, damage):
+    path = tmp_path / "calibration.json"
+    calibration.write(path, made_up(np.random.default_rng(5)), nodules=30)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"likeness": damage}))
+    with pytest.raises(UserError, match=r"calibration\.json: damaged"):
+        calibration.read(path)
+
+
 def test_an_older_file_has_no_limits_and_no_shift(tmp_path):
     path = tmp_path / "calibration.json"
     calibration.write(path, made_up(np.random.default_rng(5)), nodules=30)
     content = json.loads(path.read_text())
-    for name in ("mask_shift", "class_limits", "extent_limits", "class_terms"):
+    for name in ("mask_shift", "class_limits", "extent_limits", "class_terms", "likeness"):
         del content[name]
     path.write_text(json.dumps(content))
     found = calibration.read(path)
     assert found.mask_shift == 0
-    assert found.class_limits is found.extent_limits is found.class_terms is None
+    assert found.class_limits is found.extent_limits is found.class_terms is found.likeness is None
 
 
 def ball(radius, size=24):

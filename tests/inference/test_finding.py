@@ -25,3 +25,11 @@ def test_a_nodule_is_unsure_if_it_may_be_unsuspicious_or_suspicious(classes, uns
 def test_a_finding_of_networks_without_limits_is_neither_sure_nor_unsure():
     finding = make_finding(size=8, volume_mm3=500.0)
     assert finding.malignancy_set == () and finding.unsure is None and finding.note == ""
+
+
+@pytest.mark.parametrize(("nodule_like", "unlike"), [(None, False), (0.49, True), (0.5, False)])
+def test_what_does_not_look_like_a_nodule_is_uncertain_and_noted(nodule_like, unlike):
+    finding = make_finding(size=8, volume_mm3=500.0, nodule_like=nodule_like)
+    assert finding.unlike_nodules is finding.uncertain is unlike and finding.status == "ok"
+    told = "uncertain: this does not look like the nodules that the network learnt from"
+    assert finding.note == (told if unlike else "")

@@ -182,6 +182,17 @@ def test_intervals_and_the_set_of_classes_are_in_the_report(tmp_path):
     assert [code.value for code in may_be] == ["903", "904"]
 
 
+@pytest.mark.parametrize(("nodule_like", "unlike"), [(None, []), (0.8125, []), (0.125, ["unlike_nodules"])])
+def test_the_likeness_to_a_nodule_is_in_the_report_if_it_is_known(nodule_like, unlike, tmp_path):
+    paths = make_series(tmp_path)
+    write_and_read(tmp_path, [finding(nodule_like=nodule_like)], make_masks(paths, 1), paths)
+    (group,) = read_report(tmp_path).content.get_volumetric_roi_measurement_groups()
+    values = [item.value for item in group.get_measurements() if item.name.value == "nodule_like"]
+    assert values == ([] if nodule_like is None else [pytest.approx(nodule_like, abs=1e-3)])
+    said = [item.value.value for item in group.get_qualitative_evaluations() if item.name.value == "nodule_like"]
+    assert said == unlike
+
+
 def test_a_finding_without_a_voxel_of_the_series_has_a_point_in_the_report_and_no_segment(tmp_path):
     paths = make_series(tmp_path)
     masks = make_masks(paths, 3)

@@ -97,13 +97,17 @@ def test_sets_and_intervals_are_there_if_they_are_known_and_finite(tmp_path):
     sets = np.zeros((2, 9, 6), bool)
     sets[0, schema.MALIGNANCY, 1:4] = True
     known = make_finding(
-        "known", class_sets=sets, volume_range_mm3=(60.25, 180.0), diameter_range_mm=(0.0, float("inf"))
+        "known",
+        class_sets=sets,
+        volume_range_mm3=(60.25, 180.0),
+        diameter_range_mm=(0.0, float("inf")),
+        nodule_like=0.75,
     )
     html_page.write_page([known, make_finding("unknown")], "t", tmp_path / "page.html")
     first, second = content_of(tmp_path / "page.html")["findings"]
-    names = ("malignancy_set", "volume_range_mm3", "diameter_range_mm")
-    assert [first[name] for name in names] == [[2, 3, 4], [60.25, 180], None]
-    assert [second[name] for name in names] == [[], None, None]
+    names = ("malignancy_set", "volume_range_mm3", "diameter_range_mm", "nodule_like")
+    assert [first[name] for name in names] == [[2, 3, 4], [60.25, 180], None, 0.75]
+    assert [second[name] for name in names] == [[], None, None, None]
 
 
 def test_twenty_nodules_would_fit_into_five_megabytes(tmp_path):
