@@ -41,6 +41,7 @@ POSITIVE = (
     "learning_rate",
     "checkpoint_every_epochs",
     "log_every_steps",
+    "steps_per_call",
 )
 NOT_NEGATIVE = (
     *("seed", "data.margin", "data.min_readers", "data.workers", "augment.translate", "augment.rotate"),
@@ -95,6 +96,11 @@ def check_values(config: ConfigDict) -> None:
         )
     if config.data.pipeline == "tfdata" and find_spec("tensorflow") is None:
         raise UserError("config.data.pipeline: 'tfdata' needs TensorFlow; pip install 'pnsamp-jax[tf]'")
+    if config.steps_per_call > 1 and config.data.pipeline != "device":
+        raise UserError(
+            f"config.steps_per_call: {config.steps_per_call} steps in one call need config.data.pipeline=device; "
+            "give 1 to read each batch from disk"
+        )
     _check_windows(config.model.windows)
     # A baseline without a network takes any size.
     multiple = getattr(models.MODELS.get(config.model.name), "PATCH_MULTIPLE", 1)

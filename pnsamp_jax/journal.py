@@ -1,0 +1,46 @@
+"""What the training of a fold leaves behind: lines in its log, and checkpoints."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pnsamp_jax.errors import UserError
+from pnsamp_jax.state import TrainState
+from pnsamp_jax.workdir.checkpoint import Checkpoints
+from pnsamp_jax.workdir.metrics_log import MetricsLog
+
+
+@dataclass
+class Journal:
+    """The log and the checkpoints of a fold that is being trained.
+
+    Attributes:
+      fold: its number.
+      config: with which checkpoints are saved, JSON-able.
+      checkpoints, log: of the fold.
+      saved: the step of the last checkpoint, or None.
+    """
+
+    fold: int
+    config: dict
+    checkpoints: Checkpoints
+    log: MetricsLog
+    saved: int | None
+
+    def write(self, part: str, step: int, scores: dict[str, float], slices: np.ndarray | None = None) -> None:
+        """Append the scores of a step; see `MetricsLog.write`.
+
+        Raises:
+          UserError: the loss is not finite. The last good checkpoint is kept.
+        """
+        if not np.isfinite(scores["loss"]):
+            kept = f"the checkpoint of step {self.saved} is kept" if self.saved else "no checkpoint was saved yet"
+            raise UserError(
+                f"fold {self.fold}, step {step}: the loss is {scores['loss']}; {kept}; lower config.learning_rate"
+            )
+        self.log.write(part, step, scores, slices)
+
+    def save(self, state: TrainState, step: int, loss: float) -> None:
+        """Save a state; see `Checkpoints.save`."""
+        self.checkpoints.save(state, self.config, loss)
+        self.saved = step
