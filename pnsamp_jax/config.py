@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from pnsamp_jax import losses, transforms
+from pnsamp_jax import losses, processes, transforms
 from pnsamp_jax.appearance import Appearance
 from pnsamp_jax.config_checks import check_choice, check_fields, check_values
 from pnsamp_jax.data.folder import FolderSource
@@ -209,6 +209,12 @@ def read_predict_settings(config: ConfigDict) -> PredictSettings:
         batch_size=config.batch_size,
         cache=cache_folder(config),
     )
+
+
+def connect_processes(config: ConfigDict) -> None:
+    """Connect the processes that config.distributed names, before any device is touched; see `processes.connect`."""
+    check_fields(config)
+    processes.connect(config.distributed)
 
 
 def read_geometry(config: ConfigDict) -> Geometry:

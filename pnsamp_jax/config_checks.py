@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from pnsamp_jax import models, transforms
+from pnsamp_jax import models, processes, transforms
 from pnsamp_jax.appearance import SMALLEST_FACTOR
 from pnsamp_jax.configs import base
 from pnsamp_jax.data.cohort import COHORTS, NOMINAL_RULES
@@ -108,7 +108,9 @@ def check_values(config: ConfigDict) -> None:
         raise UserError(
             f"config.patch_size: {config.patch_size} is not divisible by {multiple}, as {config.model.name} needs"
         )
-    devices = jax.local_device_count()
+    if config.distributed:
+        processes.read_place(config.distributed)
+    devices = jax.device_count()  # of all processes
     if config.batch_size % devices:
         raise UserError(f"config.batch_size: {config.batch_size} is not divisible by the number of devices, {devices}")
     if not -1 <= config.fold < config.num_folds:

@@ -1,14 +1,17 @@
 """The state from which the training of a fold starts: of a checkpoint, of a trained network, or random."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pnsamp_jax import processes
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import ensemble
 from pnsamp_jax.run import Run
-from pnsamp_jax.state import TrainState, create_state
+from pnsamp_jax.state import TrainState, create_state, state_shapes
 from pnsamp_jax.testing import restore
 from pnsamp_jax.workdir import layout
 from pnsamp_jax.workdir.checkpoint import Checkpoints
@@ -20,6 +23,21 @@ def fold_seed(seed: int, fold: int) -> int:
 
 
 def first_state(run: Run, fold: int, checkpoints: Checkpoints) -> TrainState:
+    """Return the state of the last checkpoint, or the initial one; in all processes, what process 0 finds.
+
+    Args:
+      run: of the fold.
+      fold: its number.
+      checkpoints: of the fold; they are used in process 0 only.
+    """
+    state = processes.on_primary(partial(_found_state, run, fold, checkpoints))
+    if state is None:
+        shapes = state_shapes(*run.settings.task.shape)
+        state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    return processes.broadcast(state)
+
+
+def _found_state(run: Run, fold: int, checkpoints: Checkpoints) -> TrainState:
     """Return the state of the last checkpoint, or the initial one."""
     if checkpoints.last_step is not None:
         return restore(run, checkpoints, "last", longer=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from pnsamp_jax import input_pipeline, steps
+from pnsamp_jax import input_pipeline, processes, steps
 from pnsamp_jax.run import Run
 from pnsamp_jax.state import TrainState
 
@@ -24,12 +24,12 @@ def take_steps(
       seed: decides the order of the nodules and the augmentation.
       rates: the learning rate of every step of the training.
     """
-    settings = run.settings
+    settings, share = run.settings, processes.share(run.settings.batch_size)
     if settings.pipeline == "device":
         train_steps = steps.compile_train_steps(settings.task)
         records = {name: run.records[name] for name in input_pipeline.FEATURES}
         for call in cut(taken, settings.steps_per_call, every):
-            indices = input_pipeline.call_indices(nodules, seed, call, settings.batch_size)
+            indices = input_pipeline.call_indices(nodules, seed, call, settings.batch_size, share)
             state, measured = train_steps(state, records, indices, seed, rates[call.start : call.stop])
             yield call, state, measured
         return
@@ -41,6 +41,7 @@ def take_steps(
         seed=seed,
         steps=taken,
         batch_size=settings.batch_size,
+        share=share,
     )
     for step, batch in zip(taken, batches, strict=True):
         state, measured = train_step(state, batch, seed, rates[step])

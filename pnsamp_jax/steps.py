@@ -1,8 +1,8 @@
-"""The training, evaluation and prediction steps: pure functions, compiled once, data-parallel over the local devices.
+"""The training, evaluation and prediction steps: pure functions, compiled once, data-parallel over the devices.
 
-`jax.pmap` is used here and nowhere else. The state stays unstacked (`in_axes=None`, `out_axes=None`), so it can be
-saved and restored as it is. That is correct only because gradients and BatchNorm statistics are averaged over the
-devices before they touch the state.
+Training goes over the devices of all processes, the rest over those of this one. `jax.pmap` is used here and nowhere
+else. The state stays unstacked (`in_axes=None`, `out_axes=None`), so it can be saved and restored as it is. That is
+correct only because gradients and BatchNorm statistics are averaged over the devices before they touch the state.
 """
 
 from collections.abc import Callable
@@ -227,9 +227,14 @@ def unshard(tree: Any) -> Any:
 
 def replicate(state: TrainState) -> TrainState:
     """Put a state on all local devices as the steps return it, so that they compile for one placement only."""
-    return jax.pmap(lambda _, state: state, AXIS, in_axes=(0, None), out_axes=None)(
+    return _pmap_here(lambda _, state: state, in_axes=(0, None), out_axes=None)(
         jnp.zeros(jax.local_device_count()), state
     )
+
+
+def _pmap_here(function: Callable, in_axes: tuple, out_axes: int | None = 0) -> Callable:
+    """Map over the devices of this process alone, whatever other processes do."""
+    return jax.pmap(function, AXIS, in_axes=in_axes, out_axes=out_axes, devices=jax.local_devices())
 
 
 @cache  # the folds of a cross-validation share the compiled step
@@ -260,7 +265,7 @@ def compile_train_steps(task: Task) -> Callable:
 @cache
 def compile_eval_step(task: Task) -> Callable:
     """Compile (variables, batch of (B, ...)) -> the (B,) scores of `eval_step`."""
-    step = jax.pmap(partial(eval_step, task), AXIS, in_axes=(None, 0))
+    step = _pmap_here(partial(eval_step, task), in_axes=(None, 0))
     return lambda variables, batch: unshard(step(variables, shard(batch)))
 
 
@@ -270,7 +275,7 @@ def compile_predict_step(model: nn.Module, patch_size: int, windows: Windows) ->
 
     B has to be a multiple of the number of local devices.
     """
-    step = jax.pmap(partial(predict_step, model, patch_size, windows), AXIS, in_axes=(None, None, None, 0))
+    step = _pmap_here(partial(predict_step, model, patch_size, windows), in_axes=(None, None, None, 0))
     return lambda variables, temperatures, mask_shift, images: unshard(
         step(variables, temperatures, np.float32(mask_shift), shard(images))
     )
@@ -279,7 +284,7 @@ def compile_predict_step(model: nn.Module, patch_size: int, windows: Windows) ->
 @cache
 def compile_predict_flips_step(model: nn.Module, patch_size: int, windows: Windows) -> Callable:
     """Compile (variables, temperatures, mask_shift, flips, images) -> the results of `predict_flips_step`."""
-    step = jax.pmap(partial(predict_flips_step, model, patch_size, windows), AXIS, in_axes=(None,) * 4 + (0,))
+    step = _pmap_here(partial(predict_flips_step, model, patch_size, windows), in_axes=(None,) * 4 + (0,))
     return lambda variables, temperatures, mask_shift, flips, images: unshard(
         step(variables, temperatures, np.float32(mask_shift), np.asarray(flips), shard(images))
     )

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -9,10 +10,10 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from pnsamp_jax import evaluate, input_pipeline, steps
+from pnsamp_jax import evaluate, input_pipeline, processes, steps
 from pnsamp_jax.allocator import give_back_freed_memory
-from pnsamp_jax.config import read_settings, use_compilation_cache
-from pnsamp_jax.errors import Interrupted, noted_sigterm
+from pnsamp_jax.config import connect_processes, read_settings, use_compilation_cache
+from pnsamp_jax.errors import Interrupted, UserError, noted_sigterm
 from pnsamp_jax.files import readable
 from pnsamp_jax.journal import Journal
 from pnsamp_jax.run import Run, open_run
@@ -35,8 +36,10 @@ below the best constant are to be expected. The networks that come with the pack
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict:
     """Run the cross-validation that the config describes from wherever it stopped, and evaluate it.
 
+    Several processes train together, see `processes`; after the training, process 0 tests and evaluates alone.
+
     Returns:
-      The content of results.json.
+      The content of results.json; {} in the processes that end before it is written.
     """
     return cross_validate(config, workdir, train=True)
 
@@ -48,23 +51,34 @@ def test_and_evaluate(config: ConfigDict, workdir: Path) -> dict:
 
 def cross_validate(config: ConfigDict, workdir: Path, train: bool) -> dict:
     """Train (if `train`), test and evaluate the folds that the config names; see `train_and_evaluate`."""
+    connect_processes(config)
+    if not train and jax.process_count() > 1:
+        raise UserError("config.distributed: only a training takes several processes; test and evaluate in one")
     _ = read_settings(config).task  # refuses an unknown model before anything is written
     run = open_run(config, workdir, longer=train).on_device()
     use_compilation_cache(run.settings.cache)
     give_back_freed_memory()  # of the records, which the host need not hold twice
     with ExitStack() as locks:
+        processes.on_primary(partial(_lock, run, locks))
+        for fold in run.settings.folds if train else ():
+            train_fold(run, fold)
+        processes.part()
+        if not processes.is_primary():
+            return {}
         for fold in run.settings.folds:
-            locks.enter_context(layout.locked(run.fold_folder(fold)))
-        layout.check_config(workdir, run.settings.fields)  # until the locks, another process may have trained on
-        for fold in run.settings.folds:
-            if train:
-                train_fold(run, fold)
             test_fold(run, fold)
     tables.gather_predictions(workdir)
     results = evaluate.evaluate(workdir)
     if results["source"] == "phantom":
         print(AFTER_PHANTOM)
     return results
+
+
+def _lock(run: Run, locks: ExitStack) -> None:
+    """Lock the folds of a run."""
+    for fold in run.settings.folds:
+        locks.enter_context(layout.locked(run.fold_folder(fold)))
+    layout.check_config(run.workdir, run.settings.fields)  # until the locks, another run may have trained on
 
 
 def train_fold(run: Run, fold: int) -> None:
@@ -75,17 +89,25 @@ def train_fold(run: Run, fold: int) -> None:
       Interrupted: a SIGTERM arrived; the state is saved.
     """
     folder = run.fold_folder(fold)
-    with layout.locked(folder), ExitStack() as stack:
-        for line in set_aside_damaged(folder / "checkpoints"):
-            print(readable(f"{line}; fold {fold} goes on from the last good checkpoint, or anew where there is none"))
-        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
+    with ExitStack() as stack:
+        checkpoints = processes.on_primary(partial(_open_checkpoints, folder, fold, stack))
         sigterm = stack.enter_context(noted_sigterm())
         state = first_state(run, fold, checkpoints)
         first_step, last_step = int(state.step), run.settings.num_epochs * _steps_per_epoch(run, fold)
         if first_step < last_step:
-            log = stack.enter_context(MetricsLog(folder, first_step, run.settings.fields))
+            log = processes.on_primary(
+                lambda: stack.enter_context(MetricsLog(folder, first_step, run.settings.fields))
+            )
             journal = Journal(fold, run.settings.fields, checkpoints, log, saved=first_step or None)
             _train_steps(run, fold, state, range(first_step, last_step), journal, sigterm)
+
+
+def _open_checkpoints(folder: Path, fold: int, stack: ExitStack) -> Checkpoints:
+    """Lock a fold and open its checkpoints, after those that are damaged are set aside."""
+    stack.enter_context(layout.locked(folder))
+    for line in set_aside_damaged(folder / "checkpoints"):
+        print(readable(f"{line}; fold {fold} goes on from the last good checkpoint, or anew where there is none"))
+    return stack.enter_context(Checkpoints(folder / "checkpoints"))
 
 
 def _train_steps(
@@ -96,31 +118,35 @@ def _train_steps(
     last_step, every = taken.stop, settings.checkpoint_every_epochs * _steps_per_epoch(run, fold)
     rates = learning_rates(settings.schedule, settings.learning_rate, last_step)
     calls = take_steps(run, indices["train"], steps.replicate(state), taken, every, seed, rates)
-    bar = tqdm(desc=f"Fold {fold}", initial=taken.start, total=last_step, unit="step", mininterval=1)
-    bar.set_postfix_str("compiling; this takes up to a minute on a CPU")
-    for call, state, measured in calls:
-        if call.start == taken.start:
-            bar.set_postfix_str("")
-            give_back_freed_memory()  # of the compilation, before the step takes its own
-        logged = [step for step in call if (step + 1) % settings.log_every_steps == 0 or step + 1 == last_step]
-        values = jax.device_get(measured) if logged else {}
-        for step in logged:
-            scores = {name: float(np.atleast_1d(value)[step - call.start]) for name, value in values.items()}
-            journal.write("train", step + 1, scores | {"learning_rate": float(rates[step])})
-            bar.set_postfix(loss=f"{scores['loss']:.3f}", refresh=False)
-        bar.update(len(call))
-        step = call.stop
-        if step % every == 0 or step == last_step:
-            scores, slices = validate(run, state, indices["validation"])
-            journal.write("validation", step, scores, slices)
-            journal.save(state, step, scores["loss"])
-        if sigterm.is_set() and step < last_step:
-            if journal.saved != step:  # an infinite loss: not validated, so never the best
-                journal.save(state, step, float("inf"))
-            raise Interrupted(
-                f"fold {fold}: told to stop (SIGTERM); the checkpoint of step {step} is saved; the same command goes "
-                "on from there"
-            )
+    shown = {"initial": taken.start, "total": last_step, "disable": not processes.is_primary()}
+    with tqdm(desc=f"Fold {fold}", unit="step", mininterval=1, **shown) as bar:
+        bar.set_postfix_str("compiling; this takes up to a minute on a CPU")
+        for call, state, measured in calls:
+            if call.start == taken.start:
+                bar.set_postfix_str("")
+                give_back_freed_memory()  # of the compilation, before the step takes its own
+            logged = [step for step in call if (step + 1) % settings.log_every_steps == 0 or step + 1 == last_step]
+            values = jax.device_get(measured) if logged else {}
+            for step in logged:
+                scores = {name: float(np.atleast_1d(value)[step - call.start]) for name, value in values.items()}
+                journal.write("train", step + 1, scores | {"learning_rate": float(rates[step])})
+                bar.set_postfix(loss=f"{scores['loss']:.3f}")
+            bar.update(len(call))
+            step = call.stop
+            if step % every == 0 or step == last_step:
+                scores, slices = validate(run, state, indices["validation"])
+                journal.write("validation", step, scores, slices)
+                journal.save(state, step, scores["loss"])
+            asked = logged or jax.process_count() == 1  # asking the other processes takes time
+            if asked and step < last_step and processes.any_of(sigterm.is_set()):
+                if journal.saved != step:  # an infinite loss: not validated, so never the best
+                    journal.save(state, step, float("inf"))
+                journal.finish()
+                raise Interrupted(
+                    f"fold {fold}: told to stop (SIGTERM); the checkpoint of step {step} is saved; the same command "
+                    "goes on from there"
+                )
+    journal.finish()
 
 
 def validate(run: Run, state: TrainState, nodules: np.ndarray) -> tuple[dict[str, float], np.ndarray | None]:

@@ -18,7 +18,7 @@ LAYERS = (
     {"answer"},
     {"run"},
     {"config", "config_checks"},
-    {"steps", "task", "input_pipeline", "inference", "export", "workdir", "report", "datasets"},
+    {"steps", "task", "processes", "input_pipeline", "inference", "export", "workdir", "report", "datasets"},
     {"state", "losses", "metrics", "intervals", "outlines", "transforms", "appearance"},
     {"models", "data"},
     {"ct"},
