@@ -87,8 +87,7 @@ def on_primary(work: Callable[[], Any]) -> Any:
     """Do work in process 0 while the others wait, and return its result there, and None in the others.
 
     Raises:
-      UserError: as `work`; in the other processes also where `work` raises OSError.
-      OSError: as `work`, in process 0.
+      UserError: in the other processes, where `work` raises anything in process 0.
     """
     if jax.process_count() == 1:
         return work()
@@ -96,7 +95,7 @@ def on_primary(work: Callable[[], Any]) -> Any:
     if is_primary():
         try:
             result = work()
-        except (UserError, OSError) as raised:
+        except Exception as raised:  # whatever it is: the others wait for an answer
             error = raised
     message = from_primary("" if error is None else str(error))
     if error is not None:

@@ -25,6 +25,7 @@ BATCH, SIDE, MARGIN, STEPS = 4, 8, 2, 3
 class Thin(nn.Module):
     """A segmentation that compiles at once, with statistics over the batch."""
 
+    dtype: type = np.float32
     axis_name: str | None = None
 
     @nn.compact
@@ -46,7 +47,7 @@ def make_batch(count):
 def thin_task():
     """The task of the configs with a network that compiles at once."""
     task = read_settings(base.get_config()).task
-    return task._replace(model=Thin(steps.AXIS), patch_size=SIDE, average_decay=0.9)
+    return task._replace(model=Thin(axis_name=steps.AXIS), patch_size=SIDE, average_decay=0.9)
 
 
 def run_some_steps(first: int, last: int) -> dict[str, list[float]]:

@@ -1,4 +1,5 @@
-"""Whole trainings by several processes, as by the machines of a cluster, and by several devices of one process.
+"""Whole trainings by several processes, as by the machines of a cluster, and by several devices of one process, with a network that
+compiles at once.
 
 As a script it is one of these processes: `python tests/test_processes.py WORKDIR DISTRIBUTED CHANGES`.
 """
@@ -15,12 +16,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
+from test_distributed import Thin
 from tiny_run import tiny_config
 
-from pnsamp_jax import processes, train
+from pnsamp_jax import models, processes, train
 from pnsamp_jax.errors import UsageError, UserError, reported
 
-EPOCHS, EPOCH = 3, 3  # of so many steps
+EPOCHS, EPOCH = 3, 2  # of so many steps
 CHANGES = {"fold": 0, "batch_size": 4, "num_epochs": EPOCHS}
 SECONDS = 900  # until a process that hangs is given up
 
@@ -178,6 +181,8 @@ def test_what_process_0_refuses_ends_all(pair):
 
 
 if __name__ == "__main__":
+    models.MODELS["thin"] = Thin
+    config = tiny_config(distributed=sys.argv[2], **json.loads(sys.argv[3]))
+    config.model = ConfigDict({"name": "thin", "windows": config.model.windows, "dtype": "float32"})
     with reported():
-        config = tiny_config(distributed=sys.argv[2], **json.loads(sys.argv[3]))
         train.train_and_evaluate(config, Path(sys.argv[1]))
