@@ -35,6 +35,8 @@ def get_config() -> ConfigDict:
     config.schedule = "constant"  # of the learning rate: "constant" (the paper), "cosine" or "one_cycle"
     config.average_decay = 0.0  # of the exponential moving average of the weights that is tested; 0 tests the weights
     config.log_every_steps = 10  # steps from one line of metrics.jsonl to the next
+    config.steps_per_call = 1  # training steps in one call of the device; more of them save calls on a fast device
+    config.distributed = ""  # several processes: "auto" (SLURM, TPU pod), "address:port,rank,count"; "" for one
     config.checkpoint_every_epochs = 1  # epochs from one validation and checkpoint to the next
     config.fit_threshold = False  # choose the threshold of the mask on the validation nodules, instead of one half
     config.test_flips = False  # average the predictions for the test nodules over the eight flips

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from pnsamp_jax import losses, steps, transforms
+from pnsamp_jax import losses, processes, transforms
 from pnsamp_jax.appearance import Appearance
 from pnsamp_jax.config_checks import check_choice, check_fields, check_values
 from pnsamp_jax.data.background import BackgroundSource
@@ -27,6 +27,7 @@ from pnsamp_jax.data.phantom import PhantomSource
 from pnsamp_jax.data.prepare import Source
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import default_cache_folder, user_path
+from pnsamp_jax.task import Task, build_model
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Settings:
       num_epochs: of each fold.
       learning_rate, schedule: the peak, and one of `state.SCHEDULES`.
       log_every_steps, checkpoint_every_epochs: intervals of logging, and of validation with a checkpoint.
+      steps_per_call: training steps that the device takes in one call.
       checkpoint: which checkpoint is tested, "best" or "last".
       fit_threshold: whether the threshold of the mask is chosen on the validation nodules.
       test_flips: whether the test averages over the eight flips of a patch.
@@ -84,6 +86,7 @@ class Settings:
     schedule: str
     log_every_steps: int
     checkpoint_every_epochs: int
+    steps_per_call: int
     checkpoint: str
     fit_threshold: bool
     test_flips: bool
@@ -118,14 +121,14 @@ class Settings:
         return BackgroundSource(self.source, self.background, self.geometry, self.seed)
 
     @cached_property
-    def task(self) -> steps.Task:
+    def task(self) -> Task:
         """Return the static settings of the compiled steps.
 
         Raises:
           UserError: config.model names no model of `models.MODELS`, as for a baseline without a network.
         """
-        model, windows = steps.build_model(self.fields["model"])
-        return steps.Task(
+        model, windows = build_model(self.fields["model"])
+        return Task(
             model=model,
             patch_size=self.geometry.patch_size,
             windows=windows,
@@ -214,6 +217,12 @@ def read_predict_settings(config: ConfigDict) -> PredictSettings:
         batch_size=config.batch_size,
         cache=cache_folder(config),
     )
+
+
+def connect_processes(config: ConfigDict) -> None:
+    """Connect the processes that config.distributed names, before any device is touched; see `processes.connect`."""
+    check_fields(config)
+    processes.connect(config.distributed)
 
 
 def read_geometry(config: ConfigDict) -> Geometry:

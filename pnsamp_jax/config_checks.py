@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from pnsamp_jax import models, transforms
+from pnsamp_jax import models, processes, transforms
 from pnsamp_jax.appearance import SMALLEST_FACTOR
 from pnsamp_jax.configs import base
 from pnsamp_jax.data.cohort import COHORTS, NOMINAL_RULES
@@ -41,6 +41,7 @@ POSITIVE = (
     "learning_rate",
     "checkpoint_every_epochs",
     "log_every_steps",
+    "steps_per_call",
 )
 NOT_NEGATIVE = (
     *("seed", "data.margin", "data.min_readers", "data.background", "data.workers"),
@@ -96,6 +97,11 @@ def check_values(config: ConfigDict) -> None:
         )
     if config.data.pipeline == "tfdata" and find_spec("tensorflow") is None:
         raise UserError("config.data.pipeline: 'tfdata' needs TensorFlow; pip install 'pnsamp-jax[tf]'")
+    if config.steps_per_call > 1 and config.data.pipeline != "device":
+        raise UserError(
+            f"config.steps_per_call: {config.steps_per_call} steps in one call need config.data.pipeline=device; "
+            "give 1 to read each batch from disk"
+        )
     _check_windows(config.model.windows)
     # A baseline without a network takes any size.
     multiple = getattr(models.MODELS.get(config.model.name), "PATCH_MULTIPLE", 1)
@@ -103,7 +109,9 @@ def check_values(config: ConfigDict) -> None:
         raise UserError(
             f"config.patch_size: {config.patch_size} is not divisible by {multiple}, as {config.model.name} needs"
         )
-    devices = jax.local_device_count()
+    if config.distributed:
+        processes.read_place(config.distributed)
+    devices = jax.device_count()  # of all processes
     if config.batch_size % devices:
         raise UserError(f"config.batch_size: {config.batch_size} is not divisible by the number of devices, {devices}")
     if not -1 <= config.fold < config.num_folds:

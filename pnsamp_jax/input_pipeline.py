@@ -11,8 +11,9 @@ The voxels are arrays in memory or on the device, or `ArraysOnDisk`, of which on
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
@@ -32,9 +33,26 @@ def batch_indices(seed: int, step: int, num_nodules: int, batch_size: int) -> np
     return np.array([orders[epoch][position] for epoch, position in zip(epochs, within, strict=True)])
 
 
+def call_indices(
+    nodules: np.ndarray, seed: int, steps: range, batch_size: int, share: slice = slice(None)
+) -> np.ndarray:
+    """Return the indices in the records of the batches of several steps: (steps, batch_size) int32, or a share of it.
+
+    Args:
+      nodules: (n,) indices of the training nodules in the records.
+      seed: decides the order.
+      steps: of one call.
+      batch_size: nodules in a batch.
+      share: the part of each batch to return.
+    """
+    batches = [batch_indices(seed, step, len(nodules), batch_size)[share] for step in steps]
+    return nodules[np.stack(batches)].astype(np.int32)
+
+
 def to_device(records: Arrays) -> Arrays:
-    """Return the records with their `FEATURES` on the default device instead of the host."""
-    return {**records, **{name: jnp.asarray(records[name]) for name in FEATURES}}
+    """Return the records with their `FEATURES` on every device of this process instead of the host."""
+    everywhere = NamedSharding(Mesh(np.array(jax.local_devices()), ("devices",)), PartitionSpec())
+    return {**records, **jax.device_put({name: records[name] for name in FEATURES}, everywhere)}
 
 
 def gather(records: Arrays, nodules: np.ndarray) -> Arrays:
@@ -43,9 +61,16 @@ def gather(records: Arrays, nodules: np.ndarray) -> Arrays:
 
 
 def train_batches(
-    records: Arrays, nodules: np.ndarray, *, pipeline: str, seed: int, steps: range, batch_size: int
+    records: Arrays,
+    nodules: np.ndarray,
+    *,
+    pipeline: str,
+    seed: int,
+    steps: range,
+    batch_size: int,
+    share: slice = slice(None),
 ) -> Iterator[Arrays]:
-    """Yield the batches of the given steps, the same from either pipeline.
+    """Yield the batches of the given steps, or a share of each, the same from either pipeline.
 
     Args:
       records: under the names of `schema`.
@@ -54,10 +79,11 @@ def train_batches(
       seed: decides the order.
       steps: a resumed run begins at the number of steps that it has taken.
       batch_size: nodules in a batch.
+      share: the part of each batch to read.
     """
 
     def batch(step: int) -> Arrays:
-        return gather(records, nodules[batch_indices(seed, step, len(nodules), batch_size)])
+        return gather(records, nodules[batch_indices(seed, step, len(nodules), batch_size)[share]])
 
     return _prefetched(batch, steps, records) if pipeline == "tfdata" else map(batch, steps)
 

@@ -1,12 +1,14 @@
 """A run: the nodules of a config and their folds, opened once and handed on as one value."""
 
+import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from pnsamp_jax import input_pipeline
+from pnsamp_jax import input_pipeline, processes
 from pnsamp_jax.config import Settings, read_settings
 from pnsamp_jax.data import beam, cohort, schema
 from pnsamp_jax.data.background import APART_MM
@@ -83,14 +85,23 @@ def open_run(config: ConfigDict, workdir: Path, longer: bool = False) -> Run:
       UserError: the config, the data or the workdir do not fit; nothing in the workdir is changed.
     """
     settings = read_settings(config)
-    layout.check_config(workdir, settings.fields, longer)
+    processes.on_primary(partial(layout.check_config, workdir, settings.fields, longer))
     if settings.diagnosis:  # which the evaluation reads, hours later
         read_diagnoses(user_path(settings.diagnosis))
     records, background = load_records(settings), load_background(settings)
+    folds = processes.from_primary(processes.on_primary(partial(_claim, workdir, settings, records, longer)))
+    computed = {name: value for name, value in layout.flatten(settings.fields).items() if not layout.is_free(name)}
+    held = {"config": computed, "fold": settings.folds, "nodules": records[schema.NODULE_ID].tolist()}
+    processes.require_same(json.dumps(held, sort_keys=True), "configs or nodules")
+    return Run(workdir, settings, records, folds, background)
+
+
+def _claim(workdir: Path, settings: Settings, records: Arrays, longer: bool) -> list[layout.Fold]:
+    """Claim a workdir, and return its folds."""
     folds = load_folds(settings, records, workdir / "folds.json")
     layout.claim(workdir, settings.fields, longer)
     tables.write_readers(workdir / "readers.csv", _cohort_records(settings, records))
-    return Run(workdir, settings, records, folds, background)
+    return folds
 
 
 def prepare_run(config: ConfigDict, workdir: Path) -> None:

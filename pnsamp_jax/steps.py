@@ -1,13 +1,13 @@
-"""The training, evaluation and prediction steps: pure functions, compiled once, data-parallel over the local devices.
+"""The training, evaluation and prediction steps: pure functions, compiled once, data-parallel over the devices.
 
-`jax.pmap` is used here and nowhere else. The state stays unstacked (`in_axes=None`, `out_axes=None`), so it can be
-saved and restored as it is. That is correct only because gradients and BatchNorm statistics are averaged over the
-devices before they touch the state.
+Training goes over the devices of all processes, the rest over those of this one. `jax.pmap` is used here and nowhere
+else. The state stays unstacked (`in_axes=None`, `out_axes=None`), so it can be saved and restored as it is. That is
+correct only because gradients and BatchNorm statistics are averaged over the devices before they touch the state.
 """
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,64 +15,15 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from pnsamp_jax import losses, models, transforms
-from pnsamp_jax.appearance import Appearance, change_appearance
+from pnsamp_jax import losses, transforms
+from pnsamp_jax.appearance import change_appearance
 from pnsamp_jax.data import schema
 from pnsamp_jax.models.outputs import Outputs, probabilities_of
 from pnsamp_jax.state import ADAM, TrainState
+from pnsamp_jax.task import AXIS, Task, Windows
 
 Array = jax.Array
 Batch = dict[str, Any]  # NumPy arrays from the host, or arrays on the device
-Windows = tuple[tuple[float, float], ...]
-
-AXIS = "batch"
-
-
-class Task(NamedTuple):
-    """The static settings of the training and evaluation steps.
-
-    Attributes:
-      model: from `models.create`, with `axis_name=AXIS`.
-      patch_size: voxels on a side of the model's input.
-      windows: (width, centre) in HU of each input channel.
-      augmentation: of the training patches.
-      labels: which targets the ratings are trained on, see `transforms.rating_targets`.
-      weights: of the terms of the loss.
-      nominal: how the nominal ratings become one class, see `cohort.NOMINAL_RULES`.
-      appearance: how far the look of the training patches may change.
-      indeterminate: whether malignancy is learnt from nodules whose rating rounds to 3.
-      average_decay: of the exponential moving average of the weights; 0 for none.
-    """
-
-    model: nn.Module
-    patch_size: int
-    windows: Windows
-    augmentation: transforms.Augmentation
-    labels: str
-    weights: losses.Weights
-    nominal: str
-    appearance: Appearance = Appearance()
-    indeterminate: bool = True
-    average_decay: float = 0.0
-
-    @property
-    def shape(self) -> tuple[nn.Module, int, int, bool]:
-        """Return what the shapes of the state follow from, the arguments of `state.state_shapes`."""
-        return self.model, self.patch_size, len(self.windows), self.average_decay > 0
-
-
-def build_model(fields: dict[str, Any]) -> tuple[nn.Module, Windows]:
-    """Return the model that the fields of config.model describe, and its windows.
-
-    Args:
-      fields: `name`, `windows`, `dtype` and those of the model itself; sequences may be lists, as JSON has them.
-
-    Raises:
-      UserError: there is no such model, or it has no such field.
-    """
-    own: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    windows = tuple((float(width), float(centre)) for width, centre in own.pop("windows"))
-    return models.create(own.pop("name"), own.pop("dtype"), AXIS, **own), windows
 
 
 def apply_model(model: nn.Module, variables: dict, inputs: Array) -> Outputs:
@@ -145,6 +96,31 @@ def train_step(
             average, {"params": params, "batch_stats": batch_stats}, state.step, task.average_decay
         )
     return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
+
+
+def train_steps(
+    task: Task, state: TrainState, records: Batch, indices: Array, seed: Array, learning_rates: Array
+) -> tuple[TrainState, dict[str, Array]]:
+    """Take K steps, each on nodules that this device gathers from the records by itself.
+
+    Args:
+      task: static settings.
+      state: unstacked.
+      records: all nodules, under the names of a batch.
+      indices: (K, B) int32, of the nodules in this device's share of each batch.
+      seed: () uint32.
+      learning_rates: (K,) float32 of each step.
+
+    Returns:
+      The state after the last step, and the metrics of each step (K,), see `train_step`.
+    """
+
+    def take(state: TrainState, step: tuple[Array, Array]) -> tuple[TrainState, dict[str, Array]]:
+        nodules, learning_rate = step
+        batch = {name: values[nodules] for name, values in records.items()}
+        return train_step(task, state, batch, seed, learning_rate)
+
+    return jax.lax.scan(take, state, (indices, learning_rates), unroll=len(indices) == 1)
 
 
 def moving_average(average: dict, variables: dict, step: Array, decay: float) -> dict:
@@ -251,9 +227,14 @@ def unshard(tree: Any) -> Any:
 
 def replicate(state: TrainState) -> TrainState:
     """Put a state on all local devices as the steps return it, so that they compile for one placement only."""
-    return jax.pmap(lambda _, state: state, AXIS, in_axes=(0, None), out_axes=None)(
+    return _pmap_here(lambda _, state: state, in_axes=(0, None), out_axes=None)(
         jnp.zeros(jax.local_device_count()), state
     )
+
+
+def _pmap_here(function: Callable, in_axes: tuple, out_axes: int | None = 0) -> Callable:
+    """Map over the devices of this process alone, whatever other processes do."""
+    return jax.pmap(function, AXIS, in_axes=in_axes, out_axes=out_axes, devices=jax.local_devices())
 
 
 @cache  # the folds of a cross-validation share the compiled step
@@ -265,9 +246,26 @@ def compile_train_step(task: Task) -> Callable:
 
 
 @cache
+def compile_train_steps(task: Task) -> Callable:
+    """Compile (state, records, indices of (K, B), seed, learning_rates of (K,)) -> (state, metrics of (K,)).
+
+    It is compiled once for each K, and consumes its state. The records stay where they are, see
+    `input_pipeline.to_device`.
+    """
+    in_axes = (None, None, 1, None, None)
+    step = jax.pmap(partial(train_steps, task), AXIS, in_axes=in_axes, out_axes=(None, None), donate_argnums=0)
+
+    def take(state: TrainState, records: Batch, indices: np.ndarray, seed: int, learning_rates: np.ndarray) -> tuple:
+        shares = indices.reshape(len(indices), jax.local_device_count(), -1)
+        return step(state, records, shares, np.uint32(seed), learning_rates)
+
+    return take
+
+
+@cache
 def compile_eval_step(task: Task) -> Callable:
     """Compile (variables, batch of (B, ...)) -> the (B,) scores of `eval_step`."""
-    step = jax.pmap(partial(eval_step, task), AXIS, in_axes=(None, 0))
+    step = _pmap_here(partial(eval_step, task), in_axes=(None, 0))
     return lambda variables, batch: unshard(step(variables, shard(batch)))
 
 
@@ -277,7 +275,7 @@ def compile_predict_step(model: nn.Module, patch_size: int, windows: Windows) ->
 
     B has to be a multiple of the number of local devices.
     """
-    step = jax.pmap(partial(predict_step, model, patch_size, windows), AXIS, in_axes=(None, None, None, 0))
+    step = _pmap_here(partial(predict_step, model, patch_size, windows), in_axes=(None, None, None, 0))
     return lambda variables, temperatures, mask_shift, images: unshard(
         step(variables, temperatures, np.float32(mask_shift), shard(images))
     )
@@ -286,7 +284,7 @@ def compile_predict_step(model: nn.Module, patch_size: int, windows: Windows) ->
 @cache
 def compile_predict_flips_step(model: nn.Module, patch_size: int, windows: Windows) -> Callable:
     """Compile (variables, temperatures, mask_shift, flips, images) -> the results of `predict_flips_step`."""
-    step = jax.pmap(partial(predict_flips_step, model, patch_size, windows), AXIS, in_axes=(None,) * 4 + (0,))
+    step = _pmap_here(partial(predict_flips_step, model, patch_size, windows), in_axes=(None,) * 4 + (0,))
     return lambda variables, temperatures, mask_shift, flips, images: unshard(
         step(variables, temperatures, np.float32(mask_shift), np.asarray(flips), shard(images))
     )

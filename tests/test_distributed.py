@@ -25,6 +25,7 @@ BATCH, SIDE, MARGIN, STEPS = 4, 8, 2, 3
 class Thin(nn.Module):
     """A segmentation that compiles at once, with statistics over the batch."""
 
+    dtype: type = np.float32
     axis_name: str | None = None
 
     @nn.compact
@@ -33,17 +34,27 @@ class Thin(nn.Module):
         return Outputs(nn.Dense(1)(nn.elu(nn.Dense(3)(scale * x + bias)))[..., 0] - 2, None)
 
 
+def make_batch(count):
+    """Noise of this many nodules, with a margin around each."""
+    random, side = np.random.default_rng(0), SIDE + 2 * MARGIN
+    return {
+        schema.IMAGE: random.integers(-1400, 200, (count, side, side, side), np.int16),
+        schema.MASK: random.integers(0, 2, (count, side, side, side), np.uint8) * np.uint8(255),
+        schema.RATING_COUNTS: np.ones((count, 9, 6), np.uint8),
+    }
+
+
+def thin_task():
+    """The task of the configs with a network that compiles at once."""
+    task = read_settings(base.get_config()).task
+    return task._replace(model=Thin(axis_name=steps.AXIS), patch_size=SIDE, average_decay=0.9)
+
+
 def run_some_steps(first: int, last: int) -> dict[str, list[float]]:
     """Steps on the nodules from `first` to `last` of the batch: metrics of each, and the parameters at the end."""
-    random, side = np.random.default_rng(0), SIDE + 2 * MARGIN
-    batch = {
-        schema.IMAGE: random.integers(-1400, 200, (BATCH, side, side, side), np.int16),
-        schema.MASK: random.integers(0, 2, (BATCH, side, side, side), np.uint8) * np.uint8(255),
-        schema.RATING_COUNTS: np.ones((BATCH, 9, 6), np.uint8),
-    }
-    batch = {name: values[first:last] for name, values in batch.items()}
-    task = read_settings(base.get_config()).task._replace(model=Thin(steps.AXIS), patch_size=SIDE)
-    state, step = steps.replicate(create_state(Thin(), SIDE, 2, seed=0)), steps.compile_train_step(task)
+    batch = {name: values[first:last] for name, values in make_batch(BATCH).items()}
+    state = steps.replicate(create_state(Thin(), SIDE, 2, seed=0, average=True))
+    step = steps.compile_train_step(thin_task())
     found = {"metrics": []}
     for _ in range(STEPS):
         state, metrics = step(state, batch, 0, 1e-3)

@@ -14,11 +14,11 @@ PACKAGE = REPOSITORY / "pnsamp_jax"
 # `__main__`, which is a command line and belongs to the first layer.
 LAYERS = (
     {"main", "cli"},
-    {"train", "testing", "evaluate", "predict", "predictor", "diagnosed"},
+    {"train", "starting", "stepping", "journal", "testing", "evaluate", "predict", "predictor", "diagnosed"},
     {"answer"},
     {"run"},
     {"config", "config_checks"},
-    {"steps", "input_pipeline", "inference", "export", "workdir", "report", "datasets"},
+    {"steps", "task", "processes", "input_pipeline", "inference", "export", "workdir", "report", "datasets"},
     {"state", "losses", "metrics", "intervals", "outlines", "transforms", "appearance"},
     {"models", "data"},
     {"ct"},

@@ -88,6 +88,24 @@ def test_a_terminated_run_saves_the_step_it_is_at_and_goes_on_to_the_same_end(fi
     assert_same(tmp_path, finished)
 
 
+@pytest.mark.parametrize(("steps_per_call", "stops_at"), [(3, 8), (100, 10)])
+def test_several_steps_in_one_call_are_stopped_after_it_and_go_on_to_the_same_end(
+    finished, tmp_path, monkeypatch, steps_per_call, stops_at
+):
+    class Terminates(MetricsLog):
+        def write(self, part, step, *values):
+            super().write(part, step, *values)
+            if step == STOPPED_AT:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train, "MetricsLog", Terminates)
+    with pytest.raises(Interrupted, match=f"the checkpoint of step {stops_at} is saved"):
+        train.train_and_evaluate(tiny_config(**CONFIG, steps_per_call=steps_per_call), tmp_path)
+    monkeypatch.setattr(train, "MetricsLog", MetricsLog)
+    train.train_and_evaluate(tiny_config(**CONFIG, steps_per_call=2), tmp_path)
+    assert_same(tmp_path, finished)
+
+
 def test_the_command_line_ends_with_the_status_of_sigterm(tmp_path):
     program = "import sys; from pnsamp_jax import errors, main, train\n"
     program += "def stop(config, workdir): raise errors.Interrupted('fold 0: told to stop')\n"

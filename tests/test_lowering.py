@@ -19,6 +19,7 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.state import state_shapes
 
 BATCH, SIZE = 2, 16
+NODULES, STEPS = 5, 3  # of the records, and in one call
 CONFIGS = {"m": pn_samp_m, "plus": pn_samp_plus}
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -50,6 +51,12 @@ def traced(name, mode, rotate=0.0):
     if mode == "train":
         step = steps.compile_train_step(task)
         return jax.jit(lambda state, batch: step(state, batch, 7, np.float32(1e-3))).trace(state, batch)
+    if mode == "train steps":
+        records = {field: jax.ShapeDtypeStruct((NODULES, *shape[1:]), kind) for field, (shape, kind) in shapes.items()}
+        indices, several = jax.ShapeDtypeStruct((STEPS, BATCH), jnp.int32), steps.compile_train_steps(task)
+        rates = np.full(STEPS, 1e-3, np.float32)
+        call = jax.jit(lambda state, records, indices: several(state, records, indices, 7, rates))
+        return call.trace(state, records, indices)
     if mode == "eval":
         return jax.jit(steps.compile_eval_step(task)).trace(state.variables, batch)
     step = steps.compile_predict_step(task.model, task.patch_size, task.windows)
@@ -77,7 +84,7 @@ def named(kind, *step):
     return [operation for operation in operations(*step) if operation.name == f"stablehlo.{kind}"]
 
 
-every_step = pytest.mark.parametrize("mode", ["train", "eval", "predict"])
+every_step = pytest.mark.parametrize("mode", ["train", "train steps", "eval", "predict"])
 every_config = pytest.mark.parametrize("name", CONFIGS)
 every_platform = pytest.mark.parametrize("platform", PLATFORMS)
 
@@ -90,7 +97,7 @@ def test_convolutions_of_a_step(name, mode, platform):
     # matrix product. On CPU a convolution has two dimensions, elsewhere three, besides the nodule and the channel.
     layers = len(LAYERS[name])
     count = layers
-    if mode == "train":
+    if mode.startswith("train"):  # the steps of a call are those of a loop
         count += layers - 1 + (layers if platform != "cpu" else 0)
     dimensions = 2 if platform == "cpu" else 3
     ranks = Counter(len(conv.results[0].type.shape) for conv in named("convolution", name, mode, platform))
@@ -107,7 +114,7 @@ def test_every_convolution_is_in_bfloat16_if_the_config_says_so(name, mode, plat
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-@pytest.mark.parametrize(("mode", "passes"), [("train", 3), ("eval", 1)])
+@pytest.mark.parametrize(("mode", "passes"), [("train", 3), ("train steps", 3), ("eval", 1)])
 @every_config
 def test_bytes_that_the_convolutions_move(name, mode, platform, passes):
     # Forward, a convolution reads a map and a kernel and writes a map; each of its two gradients moves arrays of the

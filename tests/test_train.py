@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_run import tiny_config
 
-from pnsamp_jax import outlines, testing, train
+from pnsamp_jax import outlines, starting, testing, train
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import UserError
@@ -115,7 +115,7 @@ def test_a_stopped_run_goes_on_to_the_same_parameters(finished, tmp_path, monkey
 def test_running_again_changes_nothing_and_trains_nothing(finished, monkeypatch):
     workdir, _ = finished
     before = (workdir / "results.json").read_text()
-    monkeypatch.setattr(train.steps, "compile_train_step", None)  # calling it would fail
+    monkeypatch.setattr(train.steps, "compile_train_steps", None)  # calling it would fail
     train.train_and_evaluate(tiny_config(), workdir)
     assert (workdir / "results.json").read_text() == before
 
@@ -331,7 +331,7 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, arguments, st
 
 def first_state(run, fold, folder):
     with Checkpoints(folder / "empty") as none:
-        return train._first_state(run, fold, none)
+        return starting.first_state(run, fold, none)
 
 
 def test_fine_tuning_starts_better_than_from_scratch(tmp_path, finished):

@@ -14,6 +14,7 @@ from pnsamp_jax.inference.predictions import Predictions
 from pnsamp_jax.inference.what_if import WhatIf
 from pnsamp_jax.models.pn_samp import ATTRIBUTES, RatingHeads
 from pnsamp_jax.models.pn_samp_plus import AdditiveHeads, PNSAMPPlus
+from pnsamp_jax.task import Windows
 
 if TYPE_CHECKING:
     from pnsamp_jax.inference.ensemble import Network, Networks
@@ -197,7 +198,7 @@ def what_ifs(networks: "Networks", predictions: Predictions) -> list[WhatIf | No
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def malignancy_gradient(model: nn.Module, windows: steps.Windows, network: "Network", images: Array) -> Array:
+def malignancy_gradient(model: nn.Module, windows: Windows, network: "Network", images: Array) -> Array:
     """Compute by how much each voxel raises the expected malignancy compared with lung in its place.
 
     This is a first-order estimate: the gradient with respect to the model's input, times the input's difference from

@@ -34,6 +34,7 @@ from pnsamp_jax.inference.predictions import Predictions
 from pnsamp_jax.models.pn_samp import PNSAMP
 from pnsamp_jax.models.pn_samp_plus import PNSAMPPlus
 from pnsamp_jax.state import TrainState, state_shapes
+from pnsamp_jax.task import Windows, build_model
 from pnsamp_jax.workdir.checkpoint import Checkpoints, load_weights
 
 RUNTIMES = ("jax", "openvino")
@@ -80,7 +81,7 @@ class Networks(NamedTuple):
     model: nn.Module
     patch_size: int
     spacing_mm: float
-    windows: steps.Windows
+    windows: Windows
     members: dict[str, Network]
     simulated: bool = False
     programs: dict[str, Ask] | None = None
@@ -196,7 +197,7 @@ def load(folder: Path, runtime: str = "jax") -> Networks:
     try:
         config = json.loads(config_file.read_text())
         fields = config["model"] | {"dtype": "float32"}
-        model, windows = steps.build_model(fields)
+        model, windows = build_model(fields)
         patch_size, spacing_mm, which = config["patch_size"], config["spacing_mm"], config["checkpoint"]
         simulated = config["data"]["source"] == "phantom"
     except FileNotFoundError as error:

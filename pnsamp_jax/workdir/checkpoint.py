@@ -10,10 +10,14 @@ file.
 import hashlib
 import json
 import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -25,7 +29,8 @@ from pnsamp_jax.state import TrainState
 class Checkpoints:
     """The checkpoints in a folder, each with its validation loss.
 
-    Only the checkpoint with the lowest validation loss and the latest one are kept. A save is atomic.
+    Only the checkpoint with the lowest validation loss and the latest one are kept. A save is atomic, and goes on in a
+    thread while the training does; the next call waits for it. Of several processes, one alone may use this class.
 
     Raises:
       UserError: a checkpoint is damaged; `set_aside_damaged` renames it, so that an earlier one can be used.
@@ -47,46 +52,83 @@ class Checkpoints:
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
             best_fn=lambda metrics: -metrics["loss"],
             enable_async_checkpointing=False,
+            # Otherwise Orbax would wait for the other processes, which save nothing.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
+            create=False,  # which Orbax cannot do for one of several processes
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._opened = ocp.CheckpointManager(self.folder, options=options)
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future | None = None
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception) -> None:
-        self._manager.close()
+    def __exit__(self, exception_type: type | None, *exception) -> None:
+        try:
+            if exception_type is None:
+                self.wait()
+        finally:
+            self._writer.shutdown()
+            self._opened.close()
 
     @property
     def last_step(self) -> int | None:
         """Return the latest saved step, or None."""
         return self._manager.latest_step()
 
+    @property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Return Orbax's manager, when nothing is being written."""
+        self.wait()
+        return self._opened
+
+    def wait(self) -> None:
+        """Wait until what was saved is on the disk.
+
+        Raises:
+          OSError: as `save`.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
     def save(self, state: TrainState, config: dict, loss: float) -> None:
-        """Save a state with the config that made it.
+        """Begin to save a state with the config that made it, and return before it is written; see `wait`.
 
         Args:
-          state: unstacked.
+          state: unstacked. It is copied first, so that the next step may consume it.
           config: JSON-able.
           loss: on the validation subset, which decides which checkpoint is the best.
 
         Raises:
-          OSError: the disk is full or not writable; earlier checkpoints are kept.
+          OSError: the disk is full or not writable; earlier checkpoints are kept. It may be raised by the next call.
         """
+        self.wait()
+        state = jax.tree.map(np.array, jax.device_get(state))
+        # Tried first, since on a full disk each of Orbax's many writers would print a traceback of its own.
+        with self._explained(int(state.step)), tempfile.TemporaryFile(dir=self.folder) as room:
+            room.write(bytes(sum(leaf.nbytes for leaf in jax.tree.leaves(state))))
+        self._writing = self._writer.submit(self._write, state, config, float(loss))
+
+    def _write(self, state: TrainState, config: dict, loss: float) -> None:
+        """Write a checkpoint, and then its digest."""
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config))
-        try:
-            # Tried first, since on a full disk each of Orbax's many writers would print a traceback of its own.
-            with tempfile.TemporaryFile(dir=self.folder) as room:
-                room.write(bytes(sum(leaf.nbytes for leaf in jax.tree.leaves(state))))
-            self._manager.save(int(state.step), args=items, metrics={"loss": float(loss)})
-        except (OSError, ValueError) as error:
-            if isinstance(error, ValueError) and "os_error_code" not in str(
-                error
-            ):  # an error of the system, passed on by TensorStore
-                raise
-            raise OSError(f"{self.folder}: step {int(state.step)} was not saved ({error})") from error
+        with self._explained(int(state.step)):
+            self._opened.save(int(state.step), args=items, metrics={"loss": loss})
         known = _read_digests(self.folder)
         kept = {step: known.get(step) or _digest(self.folder / str(step)) for step in _steps(self.folder)}
         _write_digests(self.folder, kept)
+
+    @contextmanager
+    def _explained(self, step: int) -> Iterator[None]:
+        """Raise errors of the system, which TensorStore passes on as ValueError, as OSError with the step."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and "os_error_code" not in str(error):
+                raise
+            raise OSError(f"{self.folder}: step {step} was not saved ({error})") from error
 
     def config(self, which: str = "last") -> dict:
         """Return the config that made a checkpoint; see `restore`."""

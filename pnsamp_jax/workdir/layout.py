@@ -27,7 +27,7 @@ RESTORE = "restore it from a copy, or choose another --workdir"
 
 # Fields of a config that do not change what a run trains, so that they may differ when a workdir is used again.
 FREE_FIELDS = (
-    *("fold", "checkpoint", "fit_threshold", "test_flips", "log_every_steps"),
+    *("fold", "checkpoint", "fit_threshold", "test_flips", "log_every_steps", "steps_per_call", "distributed"),
     *("data.cache", "data.workers", "data.beam", "data.pipeline", "data.diagnosis", "data.background"),
 )
 FREE_SECTIONS = ("predict.",)
@@ -51,6 +51,11 @@ def flatten(fields: dict, prefix: str = "") -> dict:
     return flat
 
 
+def is_free(field: str) -> bool:
+    """Return whether a field, named as in `flatten`, changes nothing that a run computes."""
+    return field in FREE_FIELDS or field.startswith(FREE_SECTIONS)
+
+
 def difference(fields: dict, stored: dict, longer: bool = False) -> str | None:
     """Describe the first field in which a config computes something else than a stored one, or return None.
 
@@ -62,8 +67,7 @@ def difference(fields: dict, stored: dict, longer: bool = False) -> str | None:
     """
     here, there = flatten(fields), flatten(stored)
     for field in sorted(here.keys() | there.keys()):
-        free = field in FREE_FIELDS or field.startswith(FREE_SECTIONS)
-        if free or here.get(field) == there.get(field):
+        if is_free(field) or here.get(field) == there.get(field):
             continue
         found = f"there config.{field} is {there.get(field)!r}, here {here.get(field)!r}"
         if not (longer and field == "num_epochs" and _is_longer(fields, stored)):

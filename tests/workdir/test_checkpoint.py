@@ -1,10 +1,12 @@
 """pnsamp_jax.workdir.checkpoint: what is saved comes back to the bit, and only the best and the last are kept."""
 
 import json
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from pnsamp_jax.errors import UserError
@@ -95,3 +97,64 @@ def test_a_relative_folder_with_spaces(tmp_path, monkeypatch):
 def test_the_config_is_saved_as_json(tmp_path):
     save_all(tmp_path, {2: 0.5})
     assert json.loads((tmp_path / "2" / "config" / "metadata").read_text()) == CONFIG
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """An event that every save of Orbax waits for."""
+    go, save = threading.Event(), ocp.CheckpointManager.save
+
+    def save_later(*arguments, **options):
+        assert go.wait(60)
+        return save(*arguments, **options)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", save_later)
+    return go
+
+
+def test_a_save_goes_on_while_the_state_is_changed(tmp_path, held):
+    state = jax.tree.map(np.array, make_state(5))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, CONFIG, 0.5)
+        for leaf in jax.tree.leaves(state):
+            leaf *= 0
+        assert not (tmp_path / "5").exists() and not (tmp_path / "digests.json").exists()
+        held.set()
+        assert checkpoints.last_step == 5  # which waits
+        assert list(json.loads((tmp_path / "digests.json").read_text())) == ["5"]
+        assert_same(checkpoints.restore(make_state(0)), make_state(5))
+
+
+def test_leaving_waits_for_what_is_being_saved(tmp_path, held):
+    def stop():
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(make_state(5), CONFIG, 0.5)
+            threading.Timer(0.2, held.set).start()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_same(checkpoints.restore(make_state(0)), make_state(5))
+
+
+@pytest.mark.parametrize("call", ["save", "wait", "last_step", "leave"])
+def test_the_next_call_tells_that_a_state_was_not_saved(tmp_path, monkeypatch, call):
+    def fail(*arguments, **options):
+        raise OSError("No space left on device")
+
+    save_all(tmp_path, {3: 0.5})
+    calls = {
+        "save": lambda checkpoints: checkpoints.save(make_state(7), CONFIG, 0.5),
+        "wait": lambda checkpoints: checkpoints.wait(),
+        "last_step": lambda checkpoints: checkpoints.last_step,
+        "leave": lambda checkpoints: None,
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "save", fail)
+        with pytest.raises(OSError, match=r"step 5 was not saved \(No space left on device\)"):
+            with Checkpoints(tmp_path) as checkpoints:
+                checkpoints.save(make_state(5), CONFIG, 0.5)
+                calls[call](checkpoints)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_same(checkpoints.restore(make_state(0)), make_state(3))
