@@ -1,9 +1,11 @@
-"""PN-SAMP Plus: for whole CTs, with a recipe and heads that go beyond the paper.
+"""PN-SAMP Plus, of which the networks are that come with the package: for whole CTs, beyond the paper.
 
     python -m pnsamp_jax.main --config pn_samp_plus --workdir runs/plus \\
         --config.data.source=folder --config.data.root=/path/to/nodules
+    python -m experiments.export_weights --workdir runs/plus --out pnsamp_jax/weights
 
-What was tried is in experiments/RESULTS.md. A fold takes a CPU core 80 minutes.
+How good they are is reported in the model card, pnsamp_jax/weights/README.md; what was tried, in
+experiments/RESULTS.md. A fold takes a CPU core 60 to 80 minutes.
 """
 
 from ml_collections import ConfigDict

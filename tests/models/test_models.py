@@ -38,7 +38,6 @@ EXPECTED = {
     "table_32": (1_510_404, True, True),
     "tumornet": (217_017, False, True),
     "unet3d": (16_316_449, True, False),
-    "weights": (1_510_404, True, True),
 }
 NO_NETWORK = {"depth", "diameter", "radiomics"}  # configs of methods that are not Flax modules
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
