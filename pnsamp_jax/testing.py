@@ -33,9 +33,8 @@ def test_fold(run: Run, fold: int) -> None:
     # One answer has one temperature, and the shift belongs to one network.
     single = predict_nodules(run, networks, indices["validation"], flips=False, masks=run.settings.fit_threshold)
     if run.settings.fit_threshold and "mask" in single:
-        networks = _changed(
-            networks, mask_shift=calibration.fit_mask_shift(single["mask_probability"], single["consensus"])
-        )
+        shift = calibration.fit_mask_shift(single["mask_probability"], single["consensus"])
+        networks = _changed(networks, mask_shift=shift)._replace(fitted_threshold=True)
     if "probabilities" in single:
         fitted = calibrate(run, networks, step, indices["validation"], single)
         if run.background is not None and "features" in single:
