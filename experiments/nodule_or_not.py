@@ -90,7 +90,7 @@ def ask_points(run: Run, networks: ensemble.Networks, fold: int) -> Points:
             f"--config.data.background={run.settings.background} on this workdir"
         )
     columns: list[list[np.ndarray]] = [[], [], []]
-    for _, predictions, count in testing.ask_background(run, member, points):
+    for _, predictions, count in testing.ask_background(run, member, points, run.settings.test_flips):
         assert predictions.mask is not None
         volumes = [central_component(one > THRESHOLD).sum() * member.spacing_mm**3 for one in predictions.mask]
         suspicion = metrics.malignant_probability(predictions.mean_probabilities[:, schema.MALIGNANCY])

@@ -58,7 +58,7 @@ class Settings:
       log_every_steps, checkpoint_every_epochs: intervals of logging, and of validation with a checkpoint.
       steps_per_call: training steps that the device takes in one call.
       checkpoint: which checkpoint is tested, "best" or "last".
-      fit_threshold: whether the threshold of the mask is chosen on the validation nodules.
+      fit_threshold: whether each mask has a threshold of its own, see `inference.masks.best_threshold`.
       test_flips: whether the test averages over the eight flips of a patch.
     """
 

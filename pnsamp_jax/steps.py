@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pnsamp_jax import losses, transforms
 from pnsamp_jax.appearance import change_appearance
@@ -215,9 +216,10 @@ def predict_flips_step(
 
 
 def shard(tree: Any) -> Any:
-    """Reshape every array of a tree from (B, ...) to (devices, B / devices, ...)."""
-    devices = jax.local_device_count()
-    return jax.tree.map(lambda value: value.reshape(devices, -1, *value.shape[1:]), tree)
+    """Reshape every array of a tree from (B, ...) to (devices, B / devices, ...), and give each device its share."""
+    devices = jax.local_devices()
+    shares = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+    return jax.device_put(jax.tree.map(lambda value: value.reshape(len(devices), -1, *value.shape[1:]), tree), shares)
 
 
 def unshard(tree: Any) -> Any:

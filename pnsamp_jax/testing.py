@@ -33,9 +33,8 @@ def test_fold(run: Run, fold: int) -> None:
     # One answer has one temperature, and the shift belongs to one network.
     single = predict_nodules(run, networks, indices["validation"], flips=False, masks=run.settings.fit_threshold)
     if run.settings.fit_threshold and "mask" in single:
-        networks = _changed(
-            networks, mask_shift=calibration.fit_mask_shift(single["mask_probability"], single["consensus"])
-        )
+        shift = calibration.fit_mask_shift(single["mask_probability"], single["consensus"])
+        networks = _changed(networks, mask_shift=shift)._replace(fitted_threshold=True)
     if "probabilities" in single:
         fitted = calibrate(run, networks, step, indices["validation"], single)
         if run.background is not None and "features" in single:
@@ -90,7 +89,8 @@ def calibrate(
 def fit_likeness(run: Run, networks: ensemble.Networks, fold: int) -> np.ndarray | None:
     """Fit the head that tells nodules from points beside them, see `likeness`; None if a subset has none of either.
 
-    It is fitted to the training part of a fold, and its bias raised on the validation nodules.
+    It is fitted to the training part of a fold, whose many patches are asked about without flips, and its bias raised
+    on the validation nodules, as a test asks about them.
 
     Args:
       run: holds the nodules, and a background.
@@ -101,34 +101,37 @@ def fit_likeness(run: Run, networks: ensemble.Networks, fold: int) -> np.ndarray
     if not len(points):
         print(f"Fold {fold}: no point beside its training nodules, so nodule_like stays blank")
         return None
-    known, new = (features_of(run, networks, indices[subset]) for subset in ("train", "validation"))
-    return likeness.raised(likeness.fit(known, background_features(run, networks, points)), new)
+    known = features_of(run, networks, indices["train"], flips=False)
+    head = likeness.fit(known, background_features(run, networks, points, flips=False))
+    return likeness.raised(head, features_of(run, networks, indices["validation"], run.settings.test_flips))
 
 
-def features_of(run: Run, networks: ensemble.Networks, nodules: np.ndarray) -> np.ndarray:
-    """Return the features of nodules, as the run's config tests them: (n, F), averaged over networks and flips.
+def features_of(run: Run, networks: ensemble.Networks, nodules: np.ndarray, flips: bool) -> np.ndarray:
+    """Return the features of nodules: (n, F), averaged over networks and, if asked for, over flips.
 
     Args:
       run: holds the nodules.
       networks: of a model with features.
       nodules: (n,) indices in the records.
+      flips: whether to average over the eight flips.
     """
-    return _features(_asked(run, run.records, networks, nodules, run.settings.test_flips))
+    return _features(_asked(run, run.records, networks, nodules, flips))
 
 
-def background_features(run: Run, networks: ensemble.Networks, points: np.ndarray) -> np.ndarray:
+def background_features(run: Run, networks: ensemble.Networks, points: np.ndarray, flips: bool) -> np.ndarray:
     """Return the features of points beside the nodules; see `features_of`.
 
     Args:
       run: holds the points.
       networks: of a model with features.
       points: (n,) indices in the background.
+      flips: whether to average over the eight flips.
     """
-    return _features(ask_background(run, networks, points))
+    return _features(ask_background(run, networks, points, flips))
 
 
 def ask_background(
-    run: Run, networks: ensemble.Networks, points: np.ndarray
+    run: Run, networks: ensemble.Networks, points: np.ndarray, flips: bool
 ) -> Iterator[tuple[Arrays, ensemble.Predictions, int]]:
     """Yield the batches, the predictions and the number of points in them; nodules in the patches are cleared first.
 
@@ -136,9 +139,10 @@ def ask_background(
       run: holds the points.
       networks: to ask.
       points: (n,) indices in the background.
+      flips: whether to average over the eight flips.
     """
     assert run.background is not None, "the run has no background"
-    return _asked(run, run.background, networks, points, run.settings.test_flips, clear=True)
+    return _asked(run, run.background, networks, points, flips, clear=True)
 
 
 def _features(asked: Iterator[tuple[Arrays, ensemble.Predictions, int]]) -> np.ndarray:

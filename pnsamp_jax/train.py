@@ -60,13 +60,18 @@ def cross_validate(config: ConfigDict, workdir: Path, train: bool) -> dict:
     give_back_freed_memory()  # of the records, which the host need not hold twice
     with ExitStack() as locks:
         processes.on_primary(partial(_lock, run, locks))
-        for fold in run.settings.folds if train else ():
-            train_fold(run, fold)
-        processes.part()
-        if not processes.is_primary():
-            return {}
+        alone = jax.process_count() == 1
         for fold in run.settings.folds:
-            test_fold(run, fold)
+            if train:
+                train_fold(run, fold)
+            if alone:
+                test_fold(run, fold)
+        if not alone:  # of the others, which have no part in testing
+            processes.part()
+            if not processes.is_primary():
+                return {}
+            for fold in run.settings.folds:
+                test_fold(run, fold)
     tables.gather_predictions(workdir)
     results = evaluate.evaluate(workdir)
     if results["source"] == "phantom":

@@ -22,6 +22,7 @@ from pnsamp_jax.export.onnx_model import translate
 from pnsamp_jax.export.openvino_model import convert, openvino
 from pnsamp_jax.export.packages import needed
 from pnsamp_jax.inference import ensemble
+from pnsamp_jax.inference.diameters import THRESHOLD
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LICENCE = "Apache-2.0 (pnsamp_jax)"
@@ -90,6 +91,7 @@ def describe(networks: ensemble.Networks, shipped: bool) -> dict[str, Any]:
             name: dict(zip(schema.RATING_NAMES, network.temperatures.tolist(), strict=True))
             for name, network in networks.members.items()
         },
+        "mask_threshold": "best expected Dice" if networks.fitted_threshold else THRESHOLD,
         "mask_shifts": {name: network.mask_shift for name, network in networks.members.items()},
     }
 

@@ -2,9 +2,9 @@
 
 Temperature scaling (Guo et al., "On calibration of modern neural networks", ICML 2017): one number for each rating
 that makes its probabilities match how often they are right. The shift is one number that is added to the logits of the
-mask, so that a threshold of one half gives the best mean Dice. `conformal` describes the limits of the sets of
-classes, `extent` those of volume and diameter, `what_if` the terms of malignancy by class, and `likeness` the head
-that tells nodules from what lies beside them. All are kept next to the fold's checkpoints in calibration.json,
+mask, so that the thresholds of `masks.best_threshold` give the best mean Dice. `conformal` describes the limits of the
+sets of classes, `extent` those of volume and diameter, `what_if` the terms of malignancy by class, and `likeness` the
+head that tells nodules from what lies beside them. All are kept next to the fold's checkpoints in calibration.json,
 together with the mean features of the nodules and the checkpoint that they belong to.
 """
 
@@ -19,11 +19,11 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.inference import conformal, extent
-from pnsamp_jax.inference.masks import central_component
+from pnsamp_jax.inference.masks import best_threshold, central_component
 from pnsamp_jax.inference.what_if import ATTRIBUTES
 
 RANGE = (0.25, 4.0)  # a few hundred nodules do not support temperatures beyond
-THRESHOLDS = np.arange(0.1, 0.61, 0.05)  # of the mask, which are tried
+SHIFTS = np.linspace(-1.0, 1.0, 11)  # of the mask's logits, which are tried
 
 
 class Calibration(NamedTuple):
@@ -104,19 +104,19 @@ def fit_temperatures(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray
 
 
 def fit_mask_shift(mask: np.ndarray, consensus: np.ndarray) -> float:
-    """Find the shift after which a threshold of one half gives the best mean Dice, among `THRESHOLDS`.
+    """Find the shift of the logits after which `masks.best_threshold` gives the best mean Dice, among `SHIFTS`.
 
     Args:
       mask: (N, D, H, W) probabilities, of nodules that the network was not trained on.
       consensus: (N, D, H, W) bool.
     """
 
-    def mean_dice(threshold: float) -> float:
-        found = [central_component(probability > threshold) for probability in mask]
+    def mean_dice(shift: float) -> float:
+        shifted = mask / (mask + (1 - mask) * np.exp(-shift))
+        found = [central_component(probability > best_threshold(probability)) for probability in shifted]
         return float(np.mean([outlines.dice(*pair) for pair in zip(found, consensus, strict=True)]))
 
-    best = max(THRESHOLDS, key=mean_dice)
-    return float(np.log1p(-best) - np.log(best))
+    return float(max(SHIFTS, key=mean_dice))
 
 
 def write(path: Path, fitted: Calibration, nodules: int) -> None:

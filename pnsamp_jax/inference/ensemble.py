@@ -29,6 +29,7 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import readable, user_path
 from pnsamp_jax.inference import calibration
 from pnsamp_jax.inference.flips import FLIPS, Answer, Ask, Flip, at_once, one_by_one
+from pnsamp_jax.inference.masks import at_one_half
 from pnsamp_jax.inference.openvino_program import OpenVINOProgram
 from pnsamp_jax.inference.predictions import Predictions
 from pnsamp_jax.models.pn_samp import PNSAMP
@@ -76,6 +77,8 @@ class Networks(NamedTuple):
       members: by the name of their fold.
       simulated: whether they were trained on simulated voxels, which say nothing about a real CT.
       programs: what answers for each member in place of JAX; None for JAX itself.
+      fitted_threshold: whether each mask has a threshold of its own, which `predict` shifts to one half; see
+        `masks.best_threshold`.
     """
 
     model: nn.Module
@@ -85,6 +88,7 @@ class Networks(NamedTuple):
     members: dict[str, Network]
     simulated: bool = False
     programs: dict[str, Ask] | None = None
+    fitted_threshold: bool = False
 
     def member(self, fold: int) -> "Networks":
         """Return the network of one fold alone.
@@ -123,6 +127,8 @@ def predict(networks: Networks, images: np.ndarray, flips: bool = True) -> Predi
         for name, values in rest.items():
             if name in outputs:
                 values.append(outputs[name])
+    if mask is not None and networks.fitted_threshold:
+        mask = np.stack([at_one_half(np.asarray(one)) for one in mask])
 
     def stacked(values: list[np.ndarray]) -> np.ndarray | None:
         if not values:
@@ -199,7 +205,7 @@ def load(folder: Path, runtime: str = "jax") -> Networks:
         fields = config["model"] | {"dtype": "float32"}
         model, windows = build_model(fields)
         patch_size, spacing_mm, which = config["patch_size"], config["spacing_mm"], config["checkpoint"]
-        simulated = config["data"]["source"] == "phantom"
+        simulated, fitted_threshold = config["data"]["source"] == "phantom", config.get("fit_threshold", False)
     except FileNotFoundError as error:
         raise UserError(f"{config_file}: no such file; give the workdir of a training") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -212,7 +218,7 @@ def load(folder: Path, runtime: str = "jax") -> Networks:
     like = state_shapes(model, patch_size, len(windows), config.get("average_decay", 0.0) > 0)
     folds = _tested_folds(folder)
     members = {fold.name: _load_member(fold, like, which, config["model"]) for fold in folds}
-    networks = Networks(model, patch_size, spacing_mm, windows, members, simulated)
+    networks = Networks(model, patch_size, spacing_mm, windows, members, simulated, None, fitted_threshold)
     if runtime == "jax":
         return networks
     programs: dict[str, Ask] = {name: OpenVINOProgram(networks.ask(one)) for name, one in members.items()}

@@ -6,7 +6,31 @@ from scipy import ndimage
 from pnsamp_jax.ct.volume import Volume
 
 RIM = 2  # voxels around a mask in which its probability falls off
+LEAST_THRESHOLD = 0.05  # below, nothing is segmented: the expected Dice would be under 0.1
 SAMPLE_MM = 0.6  # largest distance between the points over which a voxel's share of a mask is averaged
+
+
+def best_threshold(probability: np.ndarray) -> float:
+    """Return the threshold above which the voxels have the largest expected Dice, at least `LEAST_THRESHOLD`.
+
+    If the probabilities hold, the n most probable voxels have an expected Dice of about 2 s_n / (n + s), where s_n is
+    the sum of their probabilities and s that of all. Half of the largest value is the threshold that gives it (Lipton,
+    Elkan and Narayanaswamy, "Optimal thresholding of classifiers to maximize F1 measure", ECML PKDD 2014). So where a
+    network is in doubt about all of a nodule, as with ground glass, it is outlined all the same.
+
+    Args:
+      probability: of each voxel, in any shape.
+    """
+    ordered = np.sort(probability, axis=None)[::-1].astype(np.float64)
+    halves = np.cumsum(ordered) / (np.arange(1, ordered.size + 1) + ordered.sum())
+    return max(LEAST_THRESHOLD, float(halves.max()))
+
+
+def at_one_half(probability: np.ndarray) -> np.ndarray:
+    """Shift the logits of a mask's probabilities so that its `best_threshold` becomes one half."""
+    threshold = best_threshold(probability)
+    inside, outside = probability * (1 - threshold), (1 - probability) * threshold
+    return (inside / (inside + outside)).astype(np.float32)
 
 
 def central_component(mask: np.ndarray) -> np.ndarray:

@@ -95,6 +95,8 @@ def test_the_metadata_tell_how_to_use_it(workdir):
     metadata = artifact.describe(networks, shipped=False)
     assert (metadata["patch_size"], metadata["spacing_mm"], metadata["version"]) == (16, 2.0, __version__)
     assert metadata["ratings"]["texture"][0] == "non-solid" and list(metadata["ratings"])[-1] == "malignancy"
+    assert metadata["mask_threshold"] == 0.5
+    assert artifact.describe(networks._replace(fitted_threshold=True), False)["mask_threshold"] == "best expected Dice"
     assert metadata["mask_shifts"] == {"fold_0": 0.5, "fold_2": 0.5} and metadata["trained_on_simulated_voxels"]
     temperature = metadata["temperatures"]["fold_2"]["malignancy"]
     assert temperature == pytest.approx(networks.members["fold_2"].temperatures[-1])

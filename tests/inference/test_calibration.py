@@ -5,7 +5,7 @@ import pytest
 
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.inference import calibration, conformal
+from pnsamp_jax.inference import calibration, conformal, masks
 
 
 def softmax(logits):
@@ -133,11 +133,14 @@ def ball(radius, size=24):
     return sum((x - centre) ** 2 for x in np.ogrid[:size, :size, :size]) <= radius**2
 
 
-def test_the_mask_shift_finds_the_outline_that_was_under_segmented():
-    # Probabilities of 0.8 deep inside, of 0.3 in the rest of the nodule, and of 0.12 in a shell around it: one half
-    # finds the core alone, and any threshold between 0.12 and 0.3 the whole nodule.
+def test_the_mask_shift_corrects_a_network_that_is_too_sure():
+    # Nothing of the shell is part of the nodule. At its probability of 0.4, though, marking it as well promises the
+    # best Dice, and below 0.3 no longer.
     consensus = np.stack([ball(6), ball(8)])
-    mask = np.select([np.stack([ball(3), ball(4)]), consensus, np.stack([ball(8), ball(10)])], [0.8, 0.3, 0.12], 0.0)
+    mask = np.select([np.stack([ball(3), ball(4)]), consensus, np.stack([ball(8), ball(10)])], [0.9, 0.6, 0.4], 0.0)
+    assert (masks.at_one_half(mask[0]) > 0.5).sum() > consensus[0].sum()
     amount = calibration.fit_mask_shift(mask.astype(np.float32), consensus)
+    assert -1 <= amount < 0
     with np.errstate(divide="ignore"):  # outside, the logits are infinite
-        np.testing.assert_array_equal(np.log(mask) - np.log1p(-mask) + amount > 0, consensus)
+        shifted = 1 / (1 + np.exp(-(np.log(mask) - np.log1p(-mask) + amount)))
+    np.testing.assert_array_equal([masks.at_one_half(one) > 0.5 for one in shifted], consensus)

@@ -18,7 +18,7 @@ from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import calibration, ensemble
-from pnsamp_jax.inference.masks import central_component
+from pnsamp_jax.inference.masks import at_one_half, central_component
 from pnsamp_jax.run import Run, load_records
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -78,6 +78,19 @@ def test_predictions_are_means_over_networks_and_flips(networks, patches):
     np.testing.assert_allclose(answers.ensemble_spread, expected.mean(1).std(0, ddof=1), atol=1e-6)
     np.testing.assert_allclose(answers.flip_spread, expected.mean(0).std(0, ddof=1), atol=1e-6)
     assert (answers.ensemble_spread > 0).all() and (answers.flip_spread > 0).all()
+
+
+def test_each_mask_has_a_threshold_of_its_own_where_the_runs_config_says_so(
+    workdir, networks, patches, tmp_path
+):
+    plain = ensemble.predict(networks, patches, flips=False).mask
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"fit_threshold": True}))
+    fitted = ensemble.predict(ensemble.load(copy), patches, flips=False).mask
+    for before, after in zip(plain, fitted, strict=True):
+        np.testing.assert_allclose(after, at_one_half(before), atol=1e-6)
+        assert np.abs(after - before).max() > 0.01
 
 
 def test_an_accelerator_is_asked_once_for_all_flips_and_answers_the_same(networks, patches, monkeypatch):

@@ -178,3 +178,47 @@ def test_a_neighbour_as_probable_as_the_mask_is_not_marked():
     assert marked.sum() == 8 * 27
     # The neighbour begins with voxel 10, which is voxel 30 of the fine grid.
     assert np.argwhere(marked).max(axis=0)[2] < 30
+
+
+# Threshold
+
+
+def test_a_network_that_is_sure_is_thresholded_at_one_half():
+    probability = np.where(ball(6).array, 1.0, 0.0)
+    assert masks.best_threshold(probability) == pytest.approx(0.5)
+    np.testing.assert_array_equal(masks.at_one_half(probability), probability)
+
+
+def test_a_nodule_of_which_a_network_is_in_doubt_is_outlined_whole():
+    # n voxels of probability p and no others: the expected Dice of all is 2 n p / (n + n p), twice the threshold.
+    nodule = ball(6).array
+    probability = np.where(nodule, 0.2, 0.0)
+    assert masks.best_threshold(probability) == pytest.approx(0.2 / 1.2)
+    np.testing.assert_array_equal(masks.at_one_half(probability) > 0.5, nodule)
+
+
+def test_the_threshold_gives_the_best_dice_with_truths_that_are_drawn_from_the_probabilities():
+    random = np.random.default_rng(0)
+    probability = np.concatenate([random.beta(*ab, n) for ab, n in (((5, 2), 300), ((2, 4), 400), ((1, 30), 3000))])
+    truths = random.random((200, probability.size)) < probability
+
+    def mean_dice(threshold):
+        return np.mean([outlines.dice(probability > threshold, truth) for truth in truths])
+
+    best = max(map(mean_dice, np.linspace(0.05, 0.95, 91)))
+    found = masks.best_threshold(probability)
+    assert 0.2 < found < 0.45  # one half would be wrong here
+    assert mean_dice(found) == pytest.approx(best, abs=1e-3)  # the mean of 200 truths is off by about as much
+    assert mean_dice(found) > mean_dice(0.5) + 0.01
+
+
+def test_where_nothing_is_likely_nothing_is_segmented():
+    probability = np.where(ball(6).array, 0.02, 0.0)
+    assert not (masks.at_one_half(probability) > 0.5).any()
+
+
+def test_shifting_the_threshold_keeps_the_order_of_the_voxels():
+    probability = np.linspace(0, 1, 1001)
+    shifted = masks.at_one_half(probability)
+    assert (np.diff(shifted) > 0).all() and (shifted[0], shifted[-1]) == (0, 1)
+    np.testing.assert_array_equal(shifted > 0.5, probability > masks.best_threshold(probability))
