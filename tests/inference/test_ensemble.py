@@ -80,9 +80,7 @@ def test_predictions_are_means_over_networks_and_flips(networks, patches):
     assert (answers.ensemble_spread > 0).all() and (answers.flip_spread > 0).all()
 
 
-def test_each_mask_has_a_threshold_of_its_own_where_the_runs_config_says_so(
-    workdir, networks, patches, tmp_path
-):
+def test_each_mask_has_a_threshold_of_its_own_where_the_runs_config_says_so(workdir, networks, patches, tmp_path):
     plain = ensemble.predict(networks, patches, flips=False).mask
     copy = shutil.copytree(workdir, tmp_path / "run")
     config = json.loads((copy / "config.json").read_text())
