@@ -349,10 +349,10 @@ def balls(monkeypatch):
     mask = np.linalg.norm(np.indices((16,) * 3) - 7.5, axis=0) < 3
 
     def find_balls(networks, images, flips):
-        n = len(images)
-        count = len(networks.members)
+        n, count = len(images), len(networks.members)
+        features = max(len(one.mean_features) for one in networks.members.values())
         p = np.tile(schema.CLASS_EXISTS / schema.CLASS_EXISTS.sum(axis=1, keepdims=True), (count, 1, n, 1, 1))
-        return ensemble.Predictions(np.tile(mask * 1.0, (n, 1, 1, 1)), p, np.zeros((count, 1, n, 4)))
+        return ensemble.Predictions(np.tile(mask * 1.0, (n, 1, 1, 1)), p, np.zeros((count, 1, n, features)))
 
     monkeypatch.setattr(ensemble, "predict", find_balls)
     monkeypatch.setattr(attribution, "mean_contributions", lambda _, found: np.zeros((found.features.shape[2], 9)))

@@ -60,9 +60,10 @@ def dense_tissue(monkeypatch):
         n, middle = len(images), images.shape[-1] // 2
         dense = images[:, middle, middle, middle] > -400
         share = np.clip((images + 410.0) / 880 + 0.5, 0, 1)  # half way between lung and tissue is the outline
-        p = np.tile(schema.CLASS_EXISTS / schema.CLASS_EXISTS.sum(axis=1, keepdims=True), (1, 1, n, 1, 1))
+        count, features = len(networks.members), max(len(one.mean_features) for one in networks.members.values())
+        p = np.tile(schema.CLASS_EXISTS / schema.CLASS_EXISTS.sum(axis=1, keepdims=True), (count, 1, n, 1, 1))
         p[..., schema.MALIGNANCY, :] = (0.01, 0.01, 0.96, 0.01, 0.01, 0)  # sure that it is indeterminate
-        return ensemble.Predictions(share * dense[:, None, None, None], p, np.zeros((1, 1, n, 4)))
+        return ensemble.Predictions(share * dense[:, None, None, None], p, np.zeros((count, 1, n, features)))
 
     monkeypatch.setattr(ensemble, "predict", segment)
     monkeypatch.setattr(attribution, "mean_contributions", lambda _, found: np.zeros((found.features.shape[2], 9)))
