@@ -15,7 +15,7 @@ from pnsamp_jax.data.background import APART_MM
 from pnsamp_jax.data.diagnosis import read_diagnoses
 from pnsamp_jax.data.omissions import describe_omissions
 from pnsamp_jax.data.on_disk import open_records
-from pnsamp_jax.data.prepare import Prepared, Source, prepare, read_records
+from pnsamp_jax.data.prepare import Prepared, Source, iter_series, prepare, read_records
 from pnsamp_jax.files import user_path
 from pnsamp_jax.input_pipeline import Arrays
 from pnsamp_jax.workdir import layout, tables
@@ -149,19 +149,22 @@ def load_records(settings: Settings) -> Arrays:
 
 
 def load_background(settings: Settings) -> Arrays | None:
-    """Prepare the points beside the nodules as far as they are not prepared, and open them; None if none are wanted.
+    """Prepare the points beside the nodules as far as they are not prepared, and open them.
 
-    Raises:
-      UserError: no image has room for a point.
+    Returns:
+      Their records, or None if none are wanted, or if no image has room for one, which is told in a line.
     """
     if not settings.background:
         return None
-    geometry = settings.geometry
-    none = (
-        f"config.data.background: no image has room for a patch of {geometry.patch_size * geometry.spacing_mm:g} mm "
-        f"{APART_MM:g} mm beside its nodules; set it to 0"
-    )
-    return open_records(_prepare(settings, settings.background_source).files, none=none)
+    geometry, files = settings.geometry, _prepare(settings, settings.background_source).files
+    if next(iter_series(files, read=lambda file, series, name, chosen: chosen), None) is None:
+        side_mm = geometry.patch_size * geometry.spacing_mm
+        print(
+            f"config.data.background: no image has room for a patch of {side_mm:g} mm {APART_MM:g} mm beside its "
+            "nodules, so nodule_like stays blank"
+        )
+        return None
+    return open_records(files)
 
 
 def _prepare(settings: Settings, source: Source) -> Prepared:

@@ -18,7 +18,7 @@ from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import calibration, ensemble
 from pnsamp_jax.inference.masks import central_component
-from pnsamp_jax.run import open_run, prepare_run
+from pnsamp_jax.run import load_background, open_run, prepare_run
 from pnsamp_jax.state import state_shapes
 from pnsamp_jax.workdir.checkpoint import Checkpoints
 from pnsamp_jax.workdir.tables import prediction_columns, read_tables
@@ -239,10 +239,6 @@ def test_nan_stops_with_a_line_and_keeps_the_last_checkpoint(tmp_path):
         ({"model.windows": ((1600.0, "lung"),)}, "(width, centre) pairs"),
         ({"augment.rotate": -5.0}, "config.augment.rotate: -5.0 is negative"),
         ({"data.background": -1}, "config.data.background: -1 is negative; give 0 or more"),
-        (
-            {"data.background": 1, "spacing_mm": 4.0, "data.phantom_nodules": 2},
-            "config.data.background: no image has room for a patch of 64 mm 15 mm beside its nodules; set it to 0",
-        ),
         ({"appearance.fade": 1.5}, "config.appearance.fade: 1.5 is not a probability; give 0 to 1"),
         ({"appearance.noise": -1.0}, "config.appearance.noise: -1.0 is negative"),
         ({"appearance.largest": 0.5}, "config.appearance.largest: 0.5 is below 1.2"),
@@ -256,6 +252,13 @@ def test_settings_that_cannot_work_get_one_line(tmp_path, changes, message):
         train.train_and_evaluate(tiny_config(**changes), tmp_path)
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not list(tmp_path.glob("fold_*"))
+
+
+def test_images_without_room_for_a_point_beside_their_nodules_leave_nodule_like_blank(capsys):
+    settings = read_settings(tiny_config(**{"data.background": 1, "spacing_mm": 4.0, "data.phantom_nodules": 2}))
+    assert load_background(settings) is None
+    told = "no image has room for a patch of 64 mm 15 mm beside its nodules, so nodule_like stays blank"
+    assert told in capsys.readouterr().out
 
 
 def test_the_mask_that_is_scored_is_the_central_component_that_a_prediction_writes(finished, monkeypatch):

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pnsamp_jax.data import schema
-from pnsamp_jax.data.prepare import NO_MEMBER, Member, iter_series, join_records, read_field
+from pnsamp_jax.data.prepare import Member, iter_series, join_records, read_field
 from pnsamp_jax.errors import UserError
 
 VOXELS = (schema.IMAGE, schema.MASK)
@@ -56,13 +56,12 @@ class ArraysOnDisk:
         return arrays
 
 
-def open_records(files: Iterable[Path], member: Member | None = None, none: str = NO_MEMBER) -> dict[str, Any]:
+def open_records(files: Iterable[Path], member: Member | None = None) -> dict[str, Any]:
     """Return the records of `read_records` with the voxels as `ArraysOnDisk`.
 
     Args:
       files: of the series, see `prepare.Prepared`.
       member: selects the nodules, see `iter_series`.
-      none: the message where there are none.
 
     Raises:
       UserError: a file is damaged, a nodule id appears twice, or no nodule is selected. Damaged voxels are not
@@ -85,7 +84,7 @@ def open_records(files: Iterable[Path], member: Member | None = None, none: str 
     parts = [
         records for number, path in enumerate(paths) for records in iter_series([path], member, partial(read, number))
     ]
-    records: dict[str, Any] = join_records(parts, none)
+    records: dict[str, Any] = join_records(parts)
     for name, (shape, dtype) in layouts.items():
         records[name] = ArraysOnDisk(paths, records[name], (len(records[name]), *shape), dtype)
     return records

@@ -252,19 +252,18 @@ def iter_nodules(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield nodule_id, {name: values[index] for name, values in series.items()}
 
 
-def join_records(parts: Iterable[schema.Records], none: str = NO_MEMBER) -> schema.Records:
+def join_records(parts: Iterable[schema.Records]) -> schema.Records:
     """Concatenate stacked records and sort them by nodule id.
 
     Args:
       parts: of one or more nodules each.
-      none: the message where there are no parts.
 
     Raises:
       UserError: there are no records, or a nodule id appears twice.
     """
     parts = list(parts)
     if not parts:
-        raise UserError(none)
+        raise UserError(NO_MEMBER)
     ids = np.concatenate([part[schema.NODULE_ID] for part in parts])
     order = np.argsort(ids, kind="stable")
     repeated = ids[order][1:][ids[order][1:] == ids[order][:-1]]
