@@ -101,33 +101,10 @@ def fit_likeness(run: Run, networks: ensemble.Networks, fold: int) -> np.ndarray
     if not len(points):
         print(f"Fold {fold}: no point beside its training nodules, so nodule_like stays blank")
         return None
-    known = features_of(run, networks, indices["train"], flips=False)
-    head = likeness.fit(known, background_features(run, networks, points, flips=False))
-    return likeness.raised(head, features_of(run, networks, indices["validation"], run.settings.test_flips))
-
-
-def features_of(run: Run, networks: ensemble.Networks, nodules: np.ndarray, flips: bool) -> np.ndarray:
-    """Return the features of nodules: (n, F), averaged over networks and, if asked for, over flips.
-
-    Args:
-      run: holds the nodules.
-      networks: of a model with features.
-      nodules: (n,) indices in the records.
-      flips: whether to average over the eight flips.
-    """
-    return _features(_asked(run, run.records, networks, nodules, flips))
-
-
-def background_features(run: Run, networks: ensemble.Networks, points: np.ndarray, flips: bool) -> np.ndarray:
-    """Return the features of points beside the nodules; see `features_of`.
-
-    Args:
-      run: holds the points.
-      networks: of a model with features.
-      points: (n,) indices in the background.
-      flips: whether to average over the eight flips.
-    """
-    return _features(ask_background(run, networks, points, flips))
+    known = _features(_asked(run, run.records, networks, indices["train"], flips=False))
+    head = likeness.fit(known, _features(ask_background(run, networks, points, flips=False)))
+    new = _asked(run, run.records, networks, indices["validation"], run.settings.test_flips)
+    return likeness.raised(head, _features(new))
 
 
 def ask_background(
@@ -146,6 +123,7 @@ def ask_background(
 
 
 def _features(asked: Iterator[tuple[Arrays, ensemble.Predictions, int]]) -> np.ndarray:
+    """Return the features of what is asked about: (n, F), averaged over networks and flips."""
     found = []
     for _, predictions, count in asked:
         assert predictions.features is not None, "the model has no features"

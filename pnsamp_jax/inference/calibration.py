@@ -19,7 +19,7 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.inference import conformal, extent
-from pnsamp_jax.inference.masks import best_threshold, central_component
+from pnsamp_jax.inference.masks import best_threshold, central_component, shift_logits
 from pnsamp_jax.inference.what_if import ATTRIBUTES
 
 RANGE = (0.25, 4.0)  # a few hundred nodules do not support temperatures beyond
@@ -112,7 +112,7 @@ def fit_mask_shift(mask: np.ndarray, consensus: np.ndarray) -> float:
     """
 
     def mean_dice(shift: float) -> float:
-        shifted = mask / (mask + (1 - mask) * np.exp(-shift))
+        shifted = (shift_logits(probability, shift) for probability in mask)  # one at a time, to save memory
         found = [central_component(probability > best_threshold(probability)) for probability in shifted]
         return float(np.mean([outlines.dice(*pair) for pair in zip(found, consensus, strict=True)]))
 

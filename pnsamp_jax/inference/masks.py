@@ -29,8 +29,13 @@ def best_threshold(probability: np.ndarray) -> float:
 def at_one_half(probability: np.ndarray) -> np.ndarray:
     """Shift the logits of a mask's probabilities so that its `best_threshold` becomes one half."""
     threshold = best_threshold(probability)
-    inside, outside = probability * (1 - threshold), (1 - probability) * threshold
-    return (inside / (inside + outside)).astype(np.float32)
+    return shift_logits(probability, np.log((1 - threshold) / threshold)).astype(np.float32)
+
+
+def shift_logits(probability: np.ndarray, shift: float) -> np.ndarray:
+    """Add a number to the logits of probabilities; those of 0 and 1 stay."""
+    likelier = probability * np.exp(shift)
+    return likelier / (likelier + 1 - probability)
 
 
 def central_component(mask: np.ndarray) -> np.ndarray:
