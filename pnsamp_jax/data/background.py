@@ -118,11 +118,12 @@ def draw_points(
       (k, 3) LPS mm; fewer than `count` where no more are found.
     """
     found: list[np.ndarray] = []
-    candidates = _candidates(ct, centres, marks, side_mm, random)
+    kept_away = [(KDTree(places), mm) for places, mm in ((centres, APART_MM), (marks, CLEARANCE_MM)) if len(places)]
+    candidates = _candidates(ct, kept_away, side_mm, random)
     while len(found) < count and (point := next(candidates, None)) is not None:
         if len(found) % 2:
             point = _brightest(ct, point)
-            if not _beside(point[None], centres, marks)[0] or not _fits(ct, point[None], side_mm)[0]:
+            if not _beside(point[None], kept_away)[0] or not _fits(ct, point[None], side_mm)[0]:
                 continue
         if _around(ct, point, side_mm / 2)[0].mean() >= EMPTY_HU:
             found.append(point)
@@ -130,13 +131,13 @@ def draw_points(
 
 
 def _candidates(
-    ct: Volume, centres: np.ndarray, marks: np.ndarray, side_mm: float, random: np.random.Generator
+    ct: Volume, kept_away: list[tuple[KDTree, float]], side_mm: float, random: np.random.Generator
 ) -> Iterator[np.ndarray]:
     """Yield points that are drawn uniformly among those beside the nodules whose patch fits."""
     for _ in range(BATCHES):
         points = ct.to_lps(random.uniform(-0.5, np.array(ct.array.shape) - 0.5, (BATCH, 3)))
         points = points[_fits(ct, points, side_mm)]
-        yield from points[_beside(points, centres, marks)]
+        yield from points[_beside(points, kept_away)]
 
 
 def _fits(ct: Volume, points: np.ndarray, side_mm: float) -> np.ndarray:
@@ -146,12 +147,11 @@ def _fits(ct: Volume, points: np.ndarray, side_mm: float) -> np.ndarray:
     return np.all((index >= -0.5) & (index <= np.array(ct.array.shape) - 0.5), axis=(1, 2))
 
 
-def _beside(points: np.ndarray, centres: np.ndarray, marks: np.ndarray) -> np.ndarray:
-    """Return which of (n, 3) points keep their distance from the nodules: (n,) bool."""
+def _beside(points: np.ndarray, kept_away: list[tuple[KDTree, float]]) -> np.ndarray:
+    """Return which of (n, 3) points keep their distance in mm from the places of each tree: (n,) bool."""
     kept = np.ones(len(points), bool)
-    for places, distance_mm in ((centres, APART_MM), (marks, CLEARANCE_MM)):
-        if len(places):
-            kept &= KDTree(places).query(points)[0] >= distance_mm
+    for places, distance_mm in kept_away:
+        kept &= places.query(points)[0] >= distance_mm
     return kept
 
 
