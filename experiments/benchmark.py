@@ -36,7 +36,7 @@ from pnsamp_jax.data.lidc_database import read_scans
 from pnsamp_jax.data.lidc_masks import reader_masks
 from pnsamp_jax.data.prepare import make_records
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import write_text
 
 COMPARED = {"native": ("native",), "torch": ("torch", "torch_compile"), "keras": ("keras",), "openvino": ("openvino",)}
 SWEEPS = {"batch": (1, 2, 4, 8, 16, 32, 64), "patch": (32, 48, 64, 96), "devices": (1, 2)}
@@ -142,8 +142,7 @@ def write(path: Path, config: ConfigDict, **results: Any) -> dict:
     """Write results as JSON, together with the machine and the config, and return the content."""
     results["machine"] = {"system": platform.platform(), "cores": os.cpu_count()}
     results["config"] = json.loads(config.to_json())
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(results, indent=2))
+    write_text(path, json.dumps(results, indent=2))
     return results
 
 

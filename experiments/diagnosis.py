@@ -35,7 +35,7 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.data.diagnosis import Diagnosis, read_diagnoses
 from pnsamp_jax.errors import UsageError, UserError
 from pnsamp_jax.evaluate import CONTEXT_NOTES
-from pnsamp_jax.files import atomic_path, user_path
+from pnsamp_jax.files import atomic_path, user_path, write_text
 from pnsamp_jax.inference import ensemble
 from pnsamp_jax.run import Run, load_records
 from pnsamp_jax.workdir import layout
@@ -234,8 +234,7 @@ def run(config: ConfigDict, workdir: Path, out: Path, forest: Path | None) -> No
 
     page = by_diagnosis.build(scores, probability, patients.diagnosis, patients.method)
     text = tables.markdown(page, heading(patients, settings, diagnoses))
-    with atomic_path(out / "diagnosis.md") as temporary:
-        temporary.write_text(f"{text}\n![Disagreement](disagreement.png)\n")
+    write_text(out / "diagnosis.md", f"{text}\n![Disagreement](disagreement.png)\n")
     tables.write_csv(page, out / "diagnosis.csv")
     write_patients(out / "patients.csv", patients, {**scores, "calibrated probability": probability})
     cases = disagreements(patients, readers, network, records, settings.geometry.spacing_mm)

@@ -31,7 +31,7 @@ from pnsamp_jax import intervals, metrics
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import write_text
 from pnsamp_jax.inference import ensemble
 from pnsamp_jax.inference.asking import batch_size_of
 from pnsamp_jax.run import load_folds, load_records
@@ -161,11 +161,9 @@ def run(config: ConfigDict, workdir: Path, nodules: int, phantoms: int, seed: in
         "redrawn": redrawn_results(redrawings),
         "ratings": ratings.follow(*(np.concatenate(parts) for parts in zip(*rated, strict=True))),
     }
-    with atomic_path(workdir / "explanations.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=1))
+    write_text(workdir / "explanations.json", json.dumps(results, indent=1))
     text = figure.markdown(results)
-    with atomic_path(workdir / "explanations.md") as temporary:
-        temporary.write_text(text)
+    write_text(workdir / "explanations.md", text)
     figure.draw(results, redrawings, workdir / "explanations.png")
     print(text)
     return results

@@ -26,7 +26,7 @@ from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.patches import MarkedNodule, consensus_centroid, patch_affine, sample
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import write_text
 from pnsamp_jax.inference import ensemble
 from pnsamp_jax.inference.masks import central_component, onto_grid
 from pnsamp_jax.workdir import layout
@@ -113,8 +113,7 @@ def run(config: ConfigDict, workdir: Path, context: str, points: int, radius_mm:
             "interval": intervals.mean_interval(values, np.array(patients)),
         }
     results["change"]["largest_tenth"] = float(np.quantile(changes, 0.9))
-    with atomic_path(workdir / "jitter.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=1))
+    write_text(workdir / "jitter.json", json.dumps(results, indent=1))
     print(json.dumps(results, indent=1))
     return results
 

@@ -40,7 +40,7 @@ from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.csv_tables import read_table
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import write_text
 from pnsamp_jax.inference import ensemble
 from pnsamp_jax.models.pn_samp import ATTRIBUTES, AttributeHeads
 from pnsamp_jax.run import Run, load_folds, load_records
@@ -236,10 +236,8 @@ def run(
     ready = [fold for fold in range(len(whole.folds)) if f"fold_{fold}" in networks.members]
     folds = [find(whole, networks.member(fold), fold, nodules, neighbours, seed) for fold in ready]
     results = {"folds": ready, "neighbours": neighbours, **compare(folds)}
-    with atomic_path(workdir / "neighbours.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=1))
-    with atomic_path(workdir / "neighbours.md") as temporary:
-        temporary.write_text(markdown(results))
+    write_text(workdir / "neighbours.json", json.dumps(results, indent=1))
+    write_text(workdir / "neighbours.md", markdown(results))
     first = folds[0]
     draw_neighbours(first.test, first.pool, first.nearest["attributes"], shown, known, workdir / "neighbours.png")
     print(markdown(results))

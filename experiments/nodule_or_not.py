@@ -31,7 +31,7 @@ from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.evaluate import CONTEXT_NOTES
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import write_text
 from pnsamp_jax.inference import ensemble, likeness
 from pnsamp_jax.inference.diameters import THRESHOLD
 from pnsamp_jax.inference.masks import central_component
@@ -83,8 +83,7 @@ def ask_points(run: Run, networks: ensemble.Networks, fold: int) -> Points:
     """
     assert run.background is not None
     member, points = networks.member(fold), run.beside(fold, "test")
-    heads = [one.likeness for one in member.members.values()]
-    if heads[0] is None:
+    if any(one.likeness is None for one in member.members.values()):
         raise UserError(
             f"{run.fold_folder(fold)}: its calibration.json has no likeness; run --mode evaluate with "
             f"--config.data.background={run.settings.background} on this workdir"
@@ -94,7 +93,7 @@ def ask_points(run: Run, networks: ensemble.Networks, fold: int) -> Points:
         assert predictions.mask is not None
         volumes = [central_component(one > THRESHOLD).sum() * member.spacing_mm**3 for one in predictions.mask]
         suspicion = metrics.malignant_probability(predictions.mean_probabilities[:, schema.MALIGNANCY])
-        scores = likeness.mean_scores(heads, predictions.features)
+        scores = member.nodule_like(predictions)
         assert scores is not None
         for column, values in zip(columns, (scores, volumes, suspicion), strict=True):
             column.append(np.asarray(values)[:count])
@@ -194,8 +193,7 @@ def run(config: ConfigDict, workdir: Path) -> str:
         for part in (auc_lines(own, beside), lost_lines(own), point_lines(beside)):
             lines += [*part, ""]
     text = "\n".join(lines)
-    with atomic_path(workdir / "nodule_or_not.md") as temporary:
-        temporary.write_text(text)
+    write_text(workdir / "nodule_or_not.md", text)
     print(text)
     return text
 

@@ -21,7 +21,7 @@ from experiments.launch import launch
 from pnsamp_jax import intervals, metrics
 from pnsamp_jax.data import schema
 from pnsamp_jax.evaluate import CONTEXT_NOTES
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import atomic_path, write_text
 from pnsamp_jax.inference import calibration
 from pnsamp_jax.report.evaluation_figures import BLUE, GREY
 from pnsamp_jax.workdir.tables import Table, read_tables
@@ -104,8 +104,7 @@ def run(workdir: Path) -> dict:
         results[context] = compare(before, after)
         note = f"{len(before['nodule_id'])} nodules ({CONTEXT_NOTES[context]})"
         draw(before, after, note, workdir / "figures" / f"reliability_{context}.png")
-    with atomic_path(workdir / "reliability.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=1))
+    write_text(workdir / "reliability.json", json.dumps(results, indent=1))
     print(json.dumps(results, indent=1))
     return results
 

@@ -33,7 +33,7 @@ from experiments.trials.small_run import make_empty
 from pnsamp_jax import input_pipeline
 from pnsamp_jax.config import Settings, read_settings
 from pnsamp_jax.data import beam, schema
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import write_text
 
 
 def measure_preparation(settings: Settings, folder: Path, count: int) -> dict[str, float]:
@@ -105,8 +105,7 @@ def run(config: ConfigDict, workdir: Path, series: int, nodules: int, scans: lis
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             rates[pipeline] = pool.apply(read_batches, (pipeline, files, settings.batch_size))
     results = {"preparation": preparation, "patches_per_second": rates, "config": settings.fields}
-    with atomic_path(workdir / "throughput.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=1))
+    write_text(workdir / "throughput.json", json.dumps(results, indent=1))
     for name in ("prepared", "simulated"):
         shutil.rmtree(workdir / name)
     print("\n".join(describe(results, scans)))

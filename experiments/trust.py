@@ -28,7 +28,7 @@ from pnsamp_jax import intervals, metrics
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.evaluate import CONTEXT_NOTES
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import write_text
 from pnsamp_jax.inference import calibration, conformal
 from pnsamp_jax.workdir.tables import Table, read_tables
 
@@ -258,8 +258,7 @@ def run(workdir: Path, forest: Path | None = None) -> str:
         ):
             lines += [*part, ""]
     text = "\n".join(lines)
-    with atomic_path(workdir / "trust.md") as temporary:
-        temporary.write_text(text)
+    write_text(workdir / "trust.md", text)
     print(text)
     return text
 

@@ -19,7 +19,7 @@ import numpy as np
 from pnsamp_jax import diagnosed, intervals, metrics
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.data.diagnosis import read_diagnoses
-from pnsamp_jax.files import atomic_path, readable, user_path
+from pnsamp_jax.files import readable, user_path, write_text
 from pnsamp_jax.report.evaluation_figures import draw_evaluation
 from pnsamp_jax.report.evaluation_table import format_diagnosis, format_table
 from pnsamp_jax.workdir.tables import OUTLINE_SCORES, Table, as_in_paper, nominal, rated, read_tables
@@ -244,8 +244,7 @@ def evaluate(workdir: Path) -> dict:
         diagnoses = read_diagnoses(user_path(config["data"]["diagnosis"]))
         results["diagnosis"] = diagnosed.auc_results(table, diagnoses)
         print("\n" + format_diagnosis(results["diagnosis"]))
-    with atomic_path(workdir / "results.json") as temporary:
-        temporary.write_text(json.dumps(_null_for_nan(results), indent=1))
+    write_text(workdir / "results.json", json.dumps(_null_for_nan(results), indent=1))
     tables = ", ".join(str(workdir / name) for name in ("predictions.csv", "readers.csv", "results.json"))
     for line in (f"\nTables: {tables}", *(f"Figure: {figure}" for figure in figures)):
         print(readable(line))

@@ -62,3 +62,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         os.unlink(name)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text as UTF-8, completely or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -209,7 +209,7 @@ def predict_nodules(
             part["probabilities"] = predictions.mean_probabilities
         if predictions.features is not None:
             part["features"] = predictions.features.mean(axis=(0, 1))
-        nodule_like = likeness.mean_scores([one.likeness for one in networks.members.values()], predictions.features)
+        nodule_like = networks.nodule_like(predictions)
         if nodule_like is not None:
             part[tables.LIKENESS] = nodule_like
         parts.append({name: values[:count] for name, values in part.items()})

@@ -26,7 +26,7 @@ from experiments.launch import launch, path_flag
 from pnsamp_jax import evaluate, testing, train
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import write_text
 from pnsamp_jax.run import Run, open_run
 from pnsamp_jax.workdir import tables
 from pnsamp_jax.workdir.layout import fold_folder
@@ -132,8 +132,7 @@ def write_fold(workdir: Path, method: dict[str, str], fold: int, test: Subset, p
     """Write a fold's predictions, and then note whose they are in the fold's second_stage.json."""
     folder = fold_folder(workdir, fold)
     tables.write_predictions(folder / "predictions.csv", fold, test.records, test.nominal, {}, probabilities)
-    with atomic_path(folder / "second_stage.json") as temporary:
-        temporary.write_text(json.dumps(method, indent=1))
+    write_text(folder / "second_stage.json", json.dumps(method, indent=1))
 
 
 def read_subsets(run: Run, fold: int, network: Path | None, masks: Masks | None) -> tuple[Subset, Subset]:
@@ -193,8 +192,7 @@ def cross_validate(
         masks = predicted_masks(mask_run, mask_config, todo, run.records[schema.NODULE_ID].tolist())
     if network is not None:
         run = run.on_device()
-    with atomic_path(workdir / "second_stage.json") as temporary:
-        temporary.write_text(json.dumps(method, indent=1))
+    write_text(workdir / "second_stage.json", json.dumps(method, indent=1))
     for fold in todo:
         seen, unseen = read_subsets(run, fold, network, masks.get(fold))
         write_fold(workdir, method, fold, unseen, predict(seen, unseen, run.settings.seed))

@@ -20,7 +20,7 @@ from experiments.launch import launch
 from pnsamp_jax import evaluate
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import atomic_path, write_text
 from pnsamp_jax.workdir import tables
 from pnsamp_jax.workdir.tables import Table
 
@@ -74,8 +74,7 @@ def _write_config(workdir: Path, config: dict) -> None:
     path = workdir / "config.json"
     if path.exists() and json.loads(path.read_text())["model"] != config["model"]:
         raise UserError(f"{workdir}: belongs to another run; choose another --workdir")
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(config, indent=2))
+    write_text(path, json.dumps(config, indent=2))
 
 
 if __name__ == "__main__":

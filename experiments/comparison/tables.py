@@ -25,7 +25,7 @@ from experiments.launch import launch
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.evaluate import CONTEXT_NOTES
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import atomic_path, write_text
 from pnsamp_jax.report.evaluation_figures import Dots, draw_dots
 from pnsamp_jax.workdir import layout
 from pnsamp_jax.workdir.tables import Table
@@ -175,8 +175,7 @@ def write_pages(name: str, build: Build, runs: dict[str, Table], root: Path, res
         heading += "Per cent unless a unit is given, with 95 % intervals by patients."
         paths = [root / f"{name}_{context}{suffix}" for suffix in (".md", ".csv", ".png")]
         text = markdown(page, heading) + f"\n![{page.title}]({paths[2].name})\n"
-        with atomic_path(paths[0]) as temporary:
-            temporary.write_text(text)
+        write_text(paths[0], text)
         write_csv(page, paths[1])
         draw_dots(page.names, page.panels, f"{page.title}\n{heading}", paths[2])
         print(f"\n{text}\n" + ", ".join(map(str, paths)))

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import atomic_path, write_text
 from pnsamp_jax.report.evaluation_figures import BLUE
 
 NOTES = """
@@ -116,8 +116,7 @@ def write_markdown(content: dict, path: Path) -> str:
     text += DICOM.format(**content["preparation"]) if "nodules" in content["preparation"] else ""
     text += PREDICTION.format(**content["prediction"]) if "prediction" in content else ""
     text += "".join(f"- {name} failed: {reason}\n" for name, reason in content["failures"].items())
-    with atomic_path(path) as temporary:
-        temporary.write_text(text)
+    write_text(path, text)
     return text
 
 

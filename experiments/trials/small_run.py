@@ -17,7 +17,7 @@ from pnsamp_jax import train
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.configs import base
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import write_text
 from pnsamp_jax.state import state_shapes
 from pnsamp_jax.workdir.checkpoint import Checkpoints
 
@@ -108,8 +108,7 @@ def launch_trial(name: str, measure: Callable[..., dict], **options: flags.FlagH
 
     def run_trial(workdir: Path, **values: Any) -> None:
         results = measure(workdir, **values)
-        with atomic_path(workdir / f"{name}.json") as temporary:
-            temporary.write_text(json.dumps(results, indent=1))
+        write_text(workdir / f"{name}.json", json.dumps(results, indent=1))
         print(json.dumps(results, indent=1))
         sys.exit(1 if results["failures"] else 0)
 

@@ -31,7 +31,7 @@ from pnsamp_jax.ct.notes import collected
 from pnsamp_jax.data import beam, schema
 from pnsamp_jax.data.patches import Geometry, MarkedNodule, make_record
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import atomic_path, readable
+from pnsamp_jax.files import atomic_path, readable, write_text
 
 FORMAT_VERSION = 3  # part of the description: raise it when the content of a record changes
 NO_MEMBER = "config.data.cohort: no nodule belongs to the cohort; choose another or lower config.data.min_readers"
@@ -145,8 +145,7 @@ def prepare(
     """
     description, names = _describe(source, geometry), _series_files(source)
     folder = cache / _name(source, description)
-    with atomic_path(folder / "description.json") as temporary:
-        temporary.write_text(description)
+    write_text(folder / "description.json", description)
     _remove_outdated(folder, names.values())
 
     paths = {series: folder / name for series, name in names.items()}
@@ -160,8 +159,7 @@ def prepare(
             bar.update()
             if failure is not None:
                 failures[series] = failure
-    with atomic_path(folder / "failures.json") as temporary:
-        temporary.write_text(json.dumps(failures, indent=2, sort_keys=True))
+    write_text(folder / "failures.json", json.dumps(failures, indent=2, sort_keys=True))
     if failures:
         print(readable(f"Left out {len(failures)} of {len(paths)} series (listed in {folder / 'failures.json'}):"))
         for series, reason in sorted(failures.items()):

@@ -10,7 +10,7 @@ from scipy import ndimage
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.patches import patch_affine
-from pnsamp_jax.inference import attribution, conformal, ensemble, extent, likeness
+from pnsamp_jax.inference import attribution, conformal, ensemble, extent
 from pnsamp_jax.inference.diameters import THRESHOLD, axial_diameters
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.masks import central_component, distance_mm, is_truncated
@@ -71,7 +71,7 @@ def make_findings(
     what_ifs = attribution.what_ifs(networks, predictions)
     ensemble_spread, flip_spread = predictions.ensemble_spread, predictions.flip_spread
     sets, limits = class_sets(networks, predictions), extent_limits(networks)
-    nodule_like = likeness.mean_scores([one.likeness for one in networks.members.values()], predictions.features)
+    nodule_like = networks.nodule_like(predictions)
     findings = []
     for i, nodule in enumerate(located):
         mask = central_component(predictions.mask[i] > THRESHOLD)

@@ -17,7 +17,7 @@ import numpy as np
 from pnsamp_jax import outlines
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import write_text
 from pnsamp_jax.inference import conformal, extent
 from pnsamp_jax.inference.masks import best_threshold, central_component, shift_logits
 from pnsamp_jax.inference.what_if import ATTRIBUTES
@@ -147,8 +147,7 @@ def write(path: Path, fitted: Calibration, nodules: int) -> None:
         *weights, bias = np.asarray(fitted.likeness, np.float64).tolist()
         content["likeness"] = {"bias": bias, "weights": weights}
     content["features"] = np.asarray(fitted.features, np.float64).tolist()
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False))
+    write_text(path, json.dumps(content, indent=1, allow_nan=False))
 
 
 def read(path: Path) -> Calibration:

@@ -27,7 +27,7 @@ import pnsamp_jax
 from pnsamp_jax import steps
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import readable, user_path
-from pnsamp_jax.inference import calibration
+from pnsamp_jax.inference import calibration, likeness
 from pnsamp_jax.inference.flips import FLIPS, Answer, Ask, Flip, at_once, one_by_one
 from pnsamp_jax.inference.masks import at_one_half
 from pnsamp_jax.inference.openvino_program import OpenVINOProgram
@@ -100,6 +100,14 @@ class Networks(NamedTuple):
         if name not in self.members:
             raise UserError(f"{name}: is not trained and tested; ready are {', '.join(self.members)}")
         return self._replace(members={name: self.members[name]})
+
+    def nodule_like(self, predictions: Predictions) -> np.ndarray | None:
+        """Return the mean score over the networks of N nodules, (N,); None if a network has no head or no features.
+
+        Args:
+          predictions: of all these networks.
+        """
+        return likeness.mean_scores([one.likeness for one in self.members.values()], predictions.features)
 
     def ask(self, network: Network) -> Callable[[jax.Array], dict[str, jax.Array]]:
         """Return a network as a function that JAX can trace, from images (N, S, S, S) to `steps.predict_step`'s."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from pnsamp_jax.ct.volume import AIR
 from pnsamp_jax.data import schema
-from pnsamp_jax.files import atomic_path, readable
+from pnsamp_jax.files import readable, write_text
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.locator import Locator
 
@@ -68,8 +68,7 @@ def write_page(
     template = TEMPLATE.read_text(encoding="utf-8")
     # All fields are filled in one pass, as a title may contain {{data}}.
     text = re.sub(r"\{\{(\w+)\}\}", lambda field: fields[field[1]], template)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def _describe(finding: Finding) -> dict:

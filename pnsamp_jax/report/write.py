@@ -13,7 +13,7 @@ import numpy as np
 
 from pnsamp_jax.ct.nifti import write_mask
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import atomic_path, write_text
 from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.requests import NODULE_ID, Failure, Located, Request, image_of
 from pnsamp_jax.report import SIMULATED
@@ -157,8 +157,7 @@ def write_tables(requests: list[Request], results: Results, header: dict, workdi
         writer.writeheader()
         writer.writerows(rows)
     nodules = [typed(row) | details(results.findings.get(row["nodule_id"])) for row in rows]
-    with atomic_path(workdir / "predictions.json") as temporary:
-        temporary.write_text(json.dumps({**header, "nodules": nodules}, indent=1))
+    write_text(workdir / "predictions.json", json.dumps({**header, "nodules": nodules}, indent=1))
 
 
 def write_report(findings: list[Finding], failures: list[Failure], header: Mapping[str, Any], workdir: Path) -> None:

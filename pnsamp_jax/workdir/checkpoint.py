@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import write_text
 from pnsamp_jax.state import TrainState
 
 
@@ -215,8 +215,7 @@ def _read_digests(folder: Path) -> dict[int, str]:
 
 
 def _write_digests(folder: Path, digests: dict[int, str]) -> None:
-    with atomic_path(folder / "digests.json") as temporary:
-        temporary.write_text(json.dumps(digests, indent=1))
+    write_text(folder / "digests.json", json.dumps(digests, indent=1))
 
 
 def save_weights(folder: Path, weights: dict) -> None:
@@ -225,8 +224,7 @@ def save_weights(folder: Path, weights: dict) -> None:
         checkpointer.save(folder.absolute(), weights)
     for note in folder.rglob("commit_success.txt"):
         note.write_text("complete\n")  # Orbax writes the path of the machine
-    with atomic_path(folder.with_suffix(".sha256")) as temporary:
-        temporary.write_text(_digest(folder))
+    write_text(folder.with_suffix(".sha256"), _digest(folder))
 
 
 def load_weights(folder: Path, like: dict) -> dict:

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from pnsamp_jax.data.folds import make_folds
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import atomic_path, readable
+from pnsamp_jax.files import readable, write_text
 
 SUBSETS = ("train", "validation", "test")  # of a fold
 Fold = dict[str, list[str]]  # nodule ids of each subset
@@ -151,8 +151,7 @@ def _read_config(workdir: Path) -> dict | None:
 
 def write_config(workdir: Path, fields: dict) -> None:
     """Write config.json, which claims the workdir for a config."""
-    with atomic_path(workdir / "config.json") as temporary:
-        temporary.write_text(json.dumps(fields, indent=2))
+    write_text(workdir / "config.json", json.dumps(fields, indent=2))
 
 
 @contextmanager
@@ -270,8 +269,7 @@ def _write_folds(path: Path, header: dict, folds: list[Fold], patient_of: dict[s
         {subset: {"nodules": ids, "patients": sorted({patient_of[i] for i in ids})} for subset, ids in fold.items()}
         for fold in folds
     ]
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({**header, "folds": described}, indent=1))
+    write_text(path, json.dumps({**header, "folds": described}, indent=1))
 
 
 def _read_folds(path: Path) -> tuple[dict, list[Fold]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pnsamp_jax.files import atomic_path
+from pnsamp_jax.files import write_text
 from pnsamp_jax.workdir.layout import flatten
 
 COMPARED = ("validation/loss", "validation/dice")  # by which TensorBoard's page of hyperparameters compares runs
@@ -29,8 +29,7 @@ class MetricsLog:
         # The steps that a stopped run took after its last checkpoint are about to be taken again.
         lines = self._path.read_text(errors="replace").splitlines() if self._path.exists() else []
         kept = [line for line in lines if _step_of(line) <= resumed_step]
-        with atomic_path(self._path) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept))
+        write_text(self._path, "".join(line + "\n" for line in kept))
         (folder / "tensorboard").mkdir(exist_ok=True)
         self._events = event_file_writer.EventsWriter(str(folder / "tensorboard" / "events"))
         self._event, self._summary = proto.event_pb2.Event, summary
