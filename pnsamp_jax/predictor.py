@@ -120,8 +120,7 @@ class Predictor:
             raise UserError(f"points: have the shape {where.shape}; give (x, y, z), or an array of (N, 3)")
         if not np.isfinite(where).all():
             raise UserError(f"points: {where.tolist()} are not all numbers; leave out points that are not known")
-        if units not in UNITS:
-            raise UserError(f"units: '{units}' is none of {', '.join(UNITS)}")
+        _check_units(units)
         requests = self._requests(image, np.atleast_2d(where), units, series, nodule_ids)
         ct = self._open(image, affine, series)
         answers = self._ask([self._locate(request, ct) for request in requests], ct)
@@ -152,7 +151,7 @@ class Predictor:
           cannot be read, or a point does not lie in it.
 
         Raises:
-          UserError: the file of points cannot be read.
+          UserError: the file of points cannot be read, or the units are none.
 
         Examples:
             >>> import pnsamp_jax
@@ -161,6 +160,7 @@ class Predictor:
             >>> [answer.nodule_id for answer in answers], failures
             (['LIDC-IDRI-0001'], {})
         """
+        _check_units(units)
         requests = read_requests(os.fspath(image), os.fspath(points), units, series, min_score)
         batch_size = asking.batch_size_of(min(BATCH_SIZE, len(requests)))
         located = locate(by_image(requests), self.networks.patch_size, self.networks.spacing_mm)
@@ -221,6 +221,11 @@ class Predictor:
     def _findings(self, located: list[Located], batch_size: int) -> list[Finding]:
         outcomes = asking.ask(located, self.networks, batch_size, self.flips)
         return [outcome[1] for outcome in outcomes if not isinstance(outcome, Failure)]
+
+
+def _check_units(units: str) -> None:
+    if units not in UNITS:
+        raise UserError(f"units: '{units}' is none of {', '.join(UNITS)}")
 
 
 def _is_path(image: Any) -> bool:
