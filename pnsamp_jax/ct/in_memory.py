@@ -69,7 +69,7 @@ def numbers(name: str, values: Any) -> np.ndarray:
 
 def _voxels(name: str, image: Any) -> np.ndarray:
     if isinstance(image, np.ma.MaskedArray):
-        return image.astype(np.float32).filled(np.nan) if image.dtype.kind in "iuf" else image.data
+        return np.asarray(np.ma.filled(image.astype(np.float32), np.nan)) if image.dtype.kind in "iuf" else image.data
     try:
         return np.asarray(image)
     except (TypeError, ValueError, RuntimeError) as error:  # the last is PyTorch's
