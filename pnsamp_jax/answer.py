@@ -1,7 +1,8 @@
 """What the networks answer at a point of a CT, as plain values in Python."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -14,7 +15,7 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import user_path
 from pnsamp_jax.inference.finding import Finding
-from pnsamp_jax.inference.requests import Located, require_ids
+from pnsamp_jax.inference.requests import Located, Request, require_ids
 from pnsamp_jax.report import SIMULATED, rows, write
 
 
@@ -195,11 +196,11 @@ class Answer:
         return save([self], folder)
 
 
-def save(answers: Sequence[Answer], folder: str | PathLike[str]) -> Path:
+def save(answers: Sequence[Answer] | Answer, folder: str | PathLike[str]) -> Path:
     """Write the files that `pnsamp predict` writes: tables, masks, figures, the report and, for DICOM, SEG and SR.
 
     Args:
-      answers: with different ids.
+      answers: with different ids; or a single one.
       folder: that holds no prediction yet, so that none is lost; it is made if it does not exist.
 
     Returns:
@@ -218,12 +219,25 @@ def save(answers: Sequence[Answer], folder: str | PathLike[str]) -> Path:
         ['figures', 'masks', 'predictions.csv', 'predictions.json', 'report.html']
     """
     path = user_path(folder)
-    requests = require_ids([answer.located.request for answer in answers])
-    if not requests:
-        raise UserError("there are no answers to write")
+    answers = _listed(answers)
+    requests = [answer.located.request for answer in answers]
     write.check_workdir(path)
     if (path / "predictions.json").exists():
         raise UserError(f"{path}: holds a prediction already; choose another folder, or save all answers at once")
+    with _writing(path):
+        _write_files(answers, requests, path)
+    return path
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); check the path and the space") from error
+
+
+def _write_files(answers: list[Answer], requests: list[Request], path: Path) -> None:
     by_image = sorted(answers, key=lambda answer: str(answer.located.request.path))
     pairs = [(answer.located, answer.finding) for answer in by_image]
     results = write.write_masks(pairs, len(pairs), path)
@@ -233,14 +247,13 @@ def save(answers: Sequence[Answer], folder: str | PathLike[str]) -> Path:
     write.write_report(results.shown, [], header, path)
     if complaints:
         raise UserError(f"all other files are written, but DICOM objects are missing: {complaints[0]}")
-    return path
 
 
 def save_report(answers: Sequence[Answer] | Answer, path: str | PathLike[str]) -> Path:
     """Write the HTML report of answers into one file, and return its path.
 
     Raises:
-      UserError: there are no answers, or ids repeat.
+      UserError: there are no answers, ids repeat, or the file cannot be written.
 
     Examples:
         >>> import pathlib, tempfile
@@ -252,14 +265,23 @@ def save_report(answers: Sequence[Answer] | Answer, path: str | PathLike[str]) -
     """
     from pnsamp_jax.report.html_page import write_page
 
-    several = [answers] if isinstance(answers, Answer) else list(answers)
-    if not require_ids([answer.located.request for answer in several]):
-        raise UserError("there are no answers to report")
+    several = _listed(answers)
     file = user_path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
     findings = [answer.finding for answer in several]
-    write_page(findings, write.TITLE, file, [], _warning(several), _common_header(several))
+    with _writing(file):
+        write_page(findings, write.TITLE, file, [], _warning(several), _common_header(several))
     return file
+
+
+def _listed(answers: Iterable[Answer] | Answer) -> list[Answer]:
+    """Return one answer or several as a list. Raise UserError if there are none, or no answers, or ids repeat."""
+    several = [answers] if isinstance(answers, Answer) else list(answers)
+    strangers = [type(answer).__name__ for answer in several if not isinstance(answer, Answer)]
+    if strangers:
+        raise UserError(f"answers: hold a {strangers[0]}; give answers only, and of `from_file` its first value")
+    if not require_ids([answer.located.request for answer in several]):
+        raise UserError("there are no answers to write")
+    return several
 
 
 def _common_header(answers: Sequence[Answer]) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def predict(
     """Predict the nodules at the given points of a CT.
 
     CT is a NIfTI, NRRD, MetaImage or enhanced (multi-frame) CT file, a folder that holds one DICOM series, or a .zip
-    or .tar file with one of these. Leave it out if --points is a CSV file, which names the images itself; their paths
+    or .tar file with one of these. Leave it out if --points is a CSV file that names the images itself; their paths
     are relative to the file.
 
     Points are in mm, in the LPS system of DICOM and ITK; with --units ras in the RAS system of NIfTI viewers; with
@@ -133,7 +133,7 @@ def predict(
     }
     config.predict.update(values)
     try:
-        run("predict", config, user_path(out))
+        run("predict", config, _named(out, "--out"))
     except UserError as error:
         message = str(error)
         for field in values:
@@ -141,6 +141,13 @@ def predict(
                 f"config.predict.{field}", "CT" if field == "image" else f"--{field.replace('_', '-')}"
             )
         raise type(error)(message) from error
+
+
+def _named(folder: str, option: str) -> Path:
+    """Return the path of a folder for results. Raise UsageError if it is empty, which would be the current folder."""
+    if not folder.strip():
+        raise UsageError(f"{option}: is empty; name a folder")
+    return user_path(folder)
 
 
 def _runs_a_config(function: Callable[..., None]) -> Callable[..., None]:
@@ -172,19 +179,19 @@ def train(config: str, workdir: str, overrides: Sequence[str]) -> None:
     Prepares the data, trains and tests each fold, and prints the results. The same command continues a run that was
     interrupted.
     """
-    run("train", config_file.load(config, overrides), user_path(workdir))
+    run("train", config_file.load(config, overrides), _named(workdir, "--workdir"))
 
 
 @_runs_a_config
 def evaluate(config: str, workdir: str, overrides: Sequence[str]) -> None:
     """Test and evaluate trained folds again."""
-    run("evaluate", config_file.load(config, overrides), user_path(workdir))
+    run("evaluate", config_file.load(config, overrides), _named(workdir, "--workdir"))
 
 
 @_runs_a_config
 def prepare(config: str, workdir: str, overrides: Sequence[str]) -> None:
     """Prepare the data, without training."""
-    run("prepare", config_file.load(config, overrides), user_path(workdir))
+    run("prepare", config_file.load(config, overrides), _named(workdir, "--workdir"))
 
 
 @pnsamp.command(

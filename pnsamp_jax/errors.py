@@ -1,5 +1,6 @@
 """The errors that a user is meant to see, and how a command reports them."""
 
+import re
 import signal
 import sys
 import threading
@@ -8,11 +9,13 @@ from contextlib import contextmanager
 
 from pnsamp_jax.files import readable
 
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would end the line, or steer a terminal
+
 
 class UserError(Exception):
     """A mistake in the user's files or settings.
 
-    The message is one line that names the file or field and the way out.
+    The message is one line that names the file or field and the way out. Line breaks in it, as of a path, are escaped.
 
     Attributes:
       exit_status: of the command that reports the error.
@@ -21,7 +24,7 @@ class UserError(Exception):
     exit_status = 1
 
     def __init__(self, message: str):
-        super().__init__(readable(message))
+        super().__init__(_CONTROLS.sub(lambda found: ascii(found[0])[1:-1], readable(message)))
 
 
 class UsageError(UserError):
@@ -53,7 +56,8 @@ def reported(program: str = "pnsamp_jax") -> Iterator[None]:
     except OSError as error:
         message, status = f"{error}; check that the path exists, is writable and that the disk is not full", 1
     except KeyboardInterrupt:
-        message, status = "interrupted; the same command continues from what was saved", 128 + signal.SIGINT
+        message = "interrupted; the same command starts again, a training from what was saved"
+        status = 128 + signal.SIGINT
     print(f"{program}: {readable(message)}", file=sys.stderr)
     sys.exit(status)
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from pnsamp_jax.answer import Answer
 from pnsamp_jax.config import use_compilation_cache
-from pnsamp_jax.ct.in_memory import ct_in_memory
+from pnsamp_jax.ct.in_memory import ct_in_memory, numbers
 from pnsamp_jax.ct.read import Image, open_ct
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import default_cache_folder, readable, user_path
@@ -85,7 +85,7 @@ class Predictor:
         units: str = "mm",
         affine: ArrayLike | None = None,
         series: str = "",
-        nodule_ids: Sequence[str] | None = None,
+        nodule_ids: Sequence[str] | str | None = None,
     ) -> Any:
         """Segment and rate the nodules at points of a CT.
 
@@ -98,7 +98,7 @@ class Predictor:
             along the axes of a NumPy array in their order.
           affine: (4, 4) from the index of a NumPy array to LPS mm; for no other image.
           series: SeriesInstanceUID, for a folder that holds several CT series.
-          nodule_ids: (N,) names of the nodules; by default nodule_1, nodule_2 and so on.
+          nodule_ids: (N,) names of the nodules, or the name of the only one; by default nodule_1, nodule_2 and so on.
 
         Returns:
           The `Answer` for one point, or the list of those for several points.
@@ -115,11 +115,12 @@ class Predictor:
             >>> answer.ratings["calcification"].words
             'absent'
         """
-        where = np.asarray(points, np.float64)
+        where = numbers("points", points)
         if where.ndim not in (1, 2) or where.shape[-1] != 3:
             raise UserError(f"points: have the shape {where.shape}; give (x, y, z), or an array of (N, 3)")
-        if units not in UNITS:
-            raise UserError(f"units: '{units}' is none of {', '.join(UNITS)}")
+        if not np.isfinite(where).all():
+            raise UserError(f"points: {where.tolist()} are not all numbers; leave out points that are not known")
+        _check_units(units)
         requests = self._requests(image, np.atleast_2d(where), units, series, nodule_ids)
         ct = self._open(image, affine, series)
         answers = self._ask([self._locate(request, ct) for request in requests], ct)
@@ -150,7 +151,7 @@ class Predictor:
           cannot be read, or a point does not lie in it.
 
         Raises:
-          UserError: the file of points cannot be read.
+          UserError: the file of points cannot be read, or the units are none.
 
         Examples:
             >>> import pnsamp_jax
@@ -159,6 +160,7 @@ class Predictor:
             >>> [answer.nodule_id for answer in answers], failures
             (['LIDC-IDRI-0001'], {})
         """
+        _check_units(units)
         requests = read_requests(os.fspath(image), os.fspath(points), units, series, min_score)
         batch_size = asking.batch_size_of(min(BATCH_SIZE, len(requests)))
         located = locate(by_image(requests), self.networks.patch_size, self.networks.spacing_mm)
@@ -174,9 +176,10 @@ class Predictor:
         return [Answer(found[name][0], findings[name], header) for name in names], failures
 
     def _requests(
-        self, image: Any, points: np.ndarray, units: str, series: str, nodule_ids: Sequence[str] | None
+        self, image: Any, points: np.ndarray, units: str, series: str, nodule_ids: Sequence[str] | str | None
     ) -> list[Request]:
-        names = [f"nodule_{i}" for i in range(1, len(points) + 1)] if nodule_ids is None else list(nodule_ids)
+        given = [nodule_ids] if isinstance(nodule_ids, str) else nodule_ids
+        names = [f"nodule_{i}" for i in range(1, len(points) + 1)] if given is None else [str(name) for name in given]
         if len(names) != len(points):
             raise UserError(f"nodule_ids: has {len(names)} names for {len(points)} points")
         path = user_path(image) if _is_path(image) else user_path(f"<{type(image).__name__}>")
@@ -218,6 +221,11 @@ class Predictor:
     def _findings(self, located: list[Located], batch_size: int) -> list[Finding]:
         outcomes = asking.ask(located, self.networks, batch_size, self.flips)
         return [outcome[1] for outcome in outcomes if not isinstance(outcome, Failure)]
+
+
+def _check_units(units: str) -> None:
+    if units not in UNITS:
+        raise UserError(f"units: '{units}' is none of {', '.join(UNITS)}")
 
 
 def _is_path(image: Any) -> bool:

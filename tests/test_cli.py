@@ -131,6 +131,8 @@ def test_the_example_is_a_part_of_a_real_scan_around_its_point(calls):
         (["train", "--config=demo", "--workdir=x", "--config.bach_size=3"], "the closest is config.batch_size"),
         (["train", "--config=demo", "--workdir=x", "--config.seed=a"], "config.seed: must be a whole number"),
         (["train", "--config=demo", "--workdir=x", "--epochs=3"], "unexpected argument '--epochs=3'"),
+        (["train", "--config=demo", "--workdir="], "--workdir: is empty; name a folder"),
+        (["predict", "a.nii", "--points=1,2,3", "--out="], "--out: is empty; name a folder"),
     ],
 )
 def test_a_wrong_command_ends_with_one_line_and_status_2(arguments, complaint, capsys, calls):

@@ -28,7 +28,8 @@ def test_only_what_is_not_utf8_is_escaped(text, expected):
         (UserError("a.csv: is empty"), 1, "a.csv: is empty"),
         (UsageError("config.seed: must be a number"), 2, "config.seed: must be a number"),
         (Interrupted("fold 0: asked to stop"), 143, "fold 0: asked to stop"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command continues from what was saved"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command starts again, a training from what was saved"),
+        (UserError("a\nb.nii: \x1b[31m missing\u2028"), 1, r"a\nb.nii: \x1b[31m missing\u2028"),
         (
             PermissionError(13, "Permission denied", "x\udcff"),
             1,

@@ -4,6 +4,7 @@ import csv
 import json
 
 import ct_files
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -164,6 +165,21 @@ def test_a_mask_at_the_border_of_the_image_has_lower_bounds(workdir, series, tmp
     assert ">= " in out and "lower bounds" in out
     report = pydicom.dcmread(tmp_path / "out" / "dicom" / "nodule_1_sr.dcm")
     assert "lower bounds" in report.to_json()
+    mask = nibabel.load(tmp_path / "out" / row["mask"])
+    marked_mm3 = np.count_nonzero(mask.dataobj) * SPACING_MM**3
+    assert float(row["volume_mm3"]) == pytest.approx(marked_mm3, rel=1e-3)
+
+
+def test_nothing_beyond_the_image_is_measured(workdir, tmp_path):
+    """All of a small image is tissue but its first slices: no outline can be longer or larger than it."""
+    hu = np.full((12, 12, 12), 40, np.int16)
+    hu[:2] = -850
+    image = ct_files.write_itk(tmp_path / "ct.nii.gz", hu, np.eye(4)[[2, 1, 0, 3]])
+    predict.predict(options(workdir, image, "5,5,6", units="voxel"), tmp_path / "out")
+    (row,) = rows_of(tmp_path / "out")
+    assert row["truncated"] == "true"
+    assert float(row["volume_mm3"]) <= 12 * 12 * 10
+    assert float(row["diameter_mm"]) <= 12 * np.sqrt(2)
 
 
 def test_weights_of_simulated_voxels_say_so_everywhere(workdir, series, tmp_path, capsys):
@@ -234,7 +250,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_weights_are_read
     path = tmp_path / taken
     path.parent.mkdir(exist_ok=True)
     path.mkdir(parents=True) if taken.endswith("/") else path.write_text("mine")
-    with pytest.raises(UserError, match=complaint):
+    with pytest.raises(UserError, match=f"{complaint}.*; choose another folder"):  # whichever option named it
         predict.predict(options("", series, POINT), tmp_path / "out")
     assert path.is_dir() or path.read_text() == "mine"
 

@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import ct_files
 import nibabel
@@ -13,6 +14,7 @@ from ct_files import refusal
 from tiny_run import made_up_run
 
 import pnsamp_jax
+from pnsamp_jax.ct.in_memory import ct_in_memory
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 
@@ -137,6 +139,7 @@ def test_a_file_of_points_gives_answers_and_reasons(predictor, image, answer, tm
     assert "set units to ras" in failures["ras"] and "no such file" in failures["lost"]
     pnsamp_jax.save(answers, tmp_path / "out")
     assert "no such file" in refusal(predictor.from_file, tmp_path / "none.json", image)
+    assert "units: 'cm' is none of" in refusal(predictor.from_file, tmp_path / "points.csv", units="cm")
 
 
 def test_nothing_is_written_unless_asked_for(predictor, image, tmp_path, monkeypatch):
@@ -204,6 +207,13 @@ def test_a_series_of_dicom_gets_its_objects(predictor, ct, answer, tmp_path):
         (([POINT, OTHER],), {"nodule_ids": ["a"]}, "1 names for 2 points"),
         (([POINT, OTHER],), {"nodule_ids": ["a", "a"]}, "appears twice"),
         ((POINT,), {"nodule_ids": ["../a"]}, "give at most 128 letters"),
+        (([POINT, OTHER],), {"nodule_ids": "ab"}, "1 names for 2 points"),
+        ((POINT,), {"nodule_ids": [None, 7]}, "2 names for 1 points"),
+        (("-61,47,-170",), {}, "points: cannot be read as an array of numbers"),
+        (([POINT, POINT[:2]],), {}, "points: cannot be read as an array of numbers"),
+        (({"x": 1},), {}, "points: cannot be read as an array of numbers"),
+        (((np.nan, 47, -170),), {}, "points: [nan, 47.0, -170.0] are not all numbers"),
+        ((np.ma.masked_array(POINT, [True, False, False]),), {}, "points: [nan, 47.0, -170.0] are not all numbers"),
     ],
 )
 def test_mistakes_are_named(predictor, image, arguments, fields, reason):
@@ -218,9 +228,63 @@ def test_an_image_in_memory_must_be_a_chest_ct_with_a_place(predictor, ct):
     assert "implausible spacing" in refusal(predictor, ct.array, POINT, affine=np.diag([0.001, 1, 1, 1]))
     nowhere = nibabel.Nifti1Image(ct.array, None)
     assert "neither sform nor qform" in refusal(predictor, nowhere, POINT)
+    for affine in ("eye", [[1, 2], [3]]):
+        assert "affine: cannot be read" in refusal(predictor, ct.array, POINT, affine=affine)
+    for thing in (None, 5, b"ct.nii"):
+        assert "is no image; give a path" in refusal(predictor, thing, POINT, affine=ct.affine)
+        assert "is no image; give a path" in refusal(predictor, thing, POINT)
+    labels = sitk.BinaryImageToLabelMap(sitk.GetImageFromArray(np.ones((4, 4, 4), np.uint8)))
+    assert "is a label map" in refusal(predictor, labels, POINT)
+    assert "not one of SimpleITK" in refusal(predictor, SimpleNamespace(GetOrigin=None), POINT)
     metres = nibabel.Nifti1Image(ct.array, np.eye(4))
     metres.header.set_xyzt_units("meter")
     assert "has units of meter" in refusal(predictor, metres, POINT)
+
+
+def test_an_array_that_numpy_cannot_read_is_refused_with_its_own_reason(predictor, ct):
+    class OnGpu:
+        def __array__(self, dtype=None, copy=None):
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    reason = refusal(predictor, OnGpu(), POINT, affine=ct.affine)
+    assert reason == "the OnGpu cannot be read as a NumPy array (can't convert cuda:0 device type tensor to numpy)"
+
+
+def test_a_nibabel_image_whose_file_is_damaged_is_refused(predictor, image, tmp_path):
+    path = tmp_path / "ct.nii.gz"
+    path.write_bytes(image.read_bytes()[:-2000])
+    loaded = nibabel.load(path)
+    assert "cannot be read from its file" in refusal(predictor, loaded, POINT)
+    path.unlink()
+    assert "cannot be read from its file" in refusal(predictor, loaded, POINT)
+
+
+def test_masked_voxels_are_air(ct):
+    masked = np.zeros(ct.array.shape, bool)
+    masked[:, :5] = True
+    volume = ct_in_memory(np.ma.masked_array(ct.array, masked), ct.affine)
+    assert (volume.array[masked] == -1024).all()
+    np.testing.assert_array_equal(volume.array[~masked], np.maximum(ct.array, -1024)[~masked])
+
+
+def test_one_point_may_have_one_name(predictor, image):
+    assert predictor(image, POINT, nodule_ids="mine").nodule_id == "mine"
+
+
+def test_what_cannot_be_saved_is_refused_before_a_file_is_written(answer, tmp_path):
+    for save in (pnsamp_jax.save, pnsamp_jax.save_report):
+        assert "answers: hold a list" in refusal(save, ([answer], {}), tmp_path / "out")
+        assert "there are no answers" in refusal(save, [], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert f"{tmp_path}: cannot be written (Is a directory)" in refusal(pnsamp_jax.save_report, answer, tmp_path)
+    (tmp_path / "file").touch()
+    assert "cannot be written" in refusal(pnsamp_jax.save_report, answer, tmp_path / "file" / "r.html")
+
+
+def test_one_answer_or_an_iterator_is_saved(answer, tmp_path):
+    for folder, answers in (("one", answer), ("iterator", iter([answer]))):
+        with (pnsamp_jax.save(answers, tmp_path / folder) / "predictions.csv").open(newline="") as file:
+            assert [row["nodule_id"] for row in csv.DictReader(file)] == ["nodule_1"]
 
 
 def test_the_package_offers_what_its_stub_names():

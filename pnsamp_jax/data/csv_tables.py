@@ -79,7 +79,7 @@ def number(where: str, line: Row, column: str) -> float:
     Raises:
       UserError: the cell is not a finite number; the message begins with `where` and names the column.
     """
-    text = line[column]
+    text = line[column].replace("−", "-")  # the minus sign of word processors
     if line.decimal_comma and "." not in text:
         text = text.replace(",", ".")  # two of them are no number
     try:
@@ -103,7 +103,7 @@ def _delimiter(text: str, columns: Collection[str]) -> str:
 
 def _read_text(path: Path) -> str:
     if not path.is_file():
-        raise UserError(f"{path}: no such file; the README lists the required tables and their columns")
+        raise UserError(f"{path}: {'is a folder, not a table' if path.is_dir() else 'no such file'}; correct the path")
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # "Unicode text" of spreadsheets
         data = data.decode("utf-16", "replace").encode()

@@ -13,7 +13,7 @@ from pnsamp_jax.data.patches import patch_affine
 from pnsamp_jax.inference import attribution, conformal, ensemble, extent
 from pnsamp_jax.inference.diameters import THRESHOLD, axial_diameters
 from pnsamp_jax.inference.finding import Finding
-from pnsamp_jax.inference.masks import central_component, distance_mm, is_truncated
+from pnsamp_jax.inference.masks import central_component, distance_mm, inside, is_truncated
 from pnsamp_jax.inference.requests import Failure, Located, Request, by_image, locate, mirrored
 
 CONTRIBUTORS = (*schema.RATING_NAMES[: schema.MALIGNANCY], "image")  # what the malignancy head receives
@@ -74,10 +74,14 @@ def make_findings(
     nodule_like = networks.nodule_like(predictions)
     findings = []
     for i, nodule in enumerate(located):
-        mask = central_component(predictions.mask[i] > THRESHOLD)
-        patch = Volume(mask, patch_affine(nodule.point_mm, len(mask), networks.spacing_mm))
+        affine = patch_affine(nodule.point_mm, len(predictions.mask[i]), networks.spacing_mm)
+        # Beyond the image a patch repeats its border, where a network goes on with what it has outlined.
+        seen = inside(Volume(predictions.mask[i], affine), nodule.shape, nodule.affine)
+        probability = np.where(seen, predictions.mask[i], 0)
+        mask = central_component(probability > THRESHOLD)
+        patch = Volume(mask, affine)
         volume_mm3 = float(mask.sum() * networks.spacing_mm**3)
-        diameters = axial_diameters(predictions.mask[i], mask, (networks.spacing_mm, networks.spacing_mm))
+        diameters = axial_diameters(probability, mask, (networks.spacing_mm, networks.spacing_mm))
         doubt = extent.doubt(predictions.mask[i])
         findings.append(
             Finding(
@@ -95,7 +99,7 @@ def make_findings(
                 volume_mm3=volume_mm3,
                 diameters=diameters,
                 truncated=is_truncated(patch, nodule.shape, nodule.affine),
-                probability=predictions.mask[i],
+                probability=probability,
                 distance_mm=distance_mm(mask, networks.spacing_mm),
                 locator=nodule.locator,
                 class_sets=None if sets is None else sets[:, i],

@@ -39,25 +39,28 @@ def read_mask_points(path: Path, image: Path, series: str) -> list[tuple[str, np
     if path.name.lower().endswith(IMAGE_SUFFIXES):
         mask = read_image(path)
         labels = [int(label) for label in np.unique(mask.array) if label > 0]
-        named = [(f"label_{label}", Volume(mask.array == label, mask.affine)) for label in labels]
+        count = len(labels)
+        named = ((f"label_{label}", Volume(mask.array == label, mask.affine)) for label in labels)
     else:
         ct = open_image(image, series).volume
-        named = [
-            (name or f"label_{number}", read_dicom_mask(path, ct, number)) for number, name in mask_names(path).items()
-        ]
-    points = []
-    for name, region in named:
-        found = _region_points(path, region)
+        names = mask_names(path)
+        count = len(names)
+        named = ((name or f"label_{number}", read_dicom_mask(path, ct, number)) for number, name in names.items())
+    points: list[tuple[str, np.ndarray]] = []
+    for name, region in named:  # one at a time: a CT that is given as a mask has hundreds of labels
+        found = _region_points(path, region, len(points))
         points += [(name if len(found) == 1 else f"{name}_{index}", point) for index, point in enumerate(found, 1)]
     if not points:
         raise UserError(f"{path}: marks no voxel; give a mask of nodules, or their points")
-    return points if len(named) > 1 else [(f"nodule_{index}", point) for index, (_, point) in enumerate(points, 1)]
+    return points if count > 1 else [(f"nodule_{index}", point) for index, (_, point) in enumerate(points, 1)]
 
 
-def _region_points(path: Path, mask: Volume) -> list[np.ndarray]:
+def _region_points(path: Path, mask: Volume, before: int) -> list[np.ndarray]:
     regions, count = ndimage.label(mask.array, np.ones((3, 3, 3)))
-    if count > MOST_REGIONS:
-        raise UserError(f"{path}: has {count} regions; give a mask of nodules, with at most {MOST_REGIONS}")
+    if before + count > MOST_REGIONS:
+        raise UserError(
+            f"{path}: has {before + count} regions or more; give a mask of nodules, at most {MOST_REGIONS}"
+        )
     found: list[tuple[int, np.ndarray]] = []
     for number, box in enumerate(ndimage.find_objects(regions), start=1):
         index = np.argwhere(regions[box] == number) + [part.start for part in box]

@@ -115,6 +115,19 @@ def marked_inside(mask: Volume, grid: Volume) -> int:
     return int(((index >= -0.5) & (index < np.array(grid.array.shape) - 0.5)).all(axis=1).sum())
 
 
+def inside(patch: Volume, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+    """Return which voxels of a patch (d, h, w) have their centre in an image: bool of that shape.
+
+    Args:
+      patch: with its affine.
+      shape: (depth, height, width) of the image.
+      affine: (4, 4) from the image's index to LPS mm.
+    """
+    to_image = np.linalg.inv(affine) @ patch.affine
+    index = np.moveaxis(np.indices(patch.array.shape), 0, -1) @ to_image[:3, :3].T + to_image[:3, 3]
+    return ((index >= -0.5) & (index < np.array(shape) - 0.5)).all(axis=-1)
+
+
 def volume_mm3(mask: Volume) -> float:
     """Return the volume of a mask in mm^3."""
     return float(mask.array.sum() * _voxel_mm3(mask))

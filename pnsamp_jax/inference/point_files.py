@@ -32,6 +32,7 @@ CHALLENGES = (
 )
 SLICER_AXES = {"mm": ("l", "p", "s"), "ras": ("r", "a", "s")}
 SLICER_SYSTEMS = {"lps": "mm", "1": "mm", "ras": "ras", "0": "ras"}
+FCSV_PLACED = "2"  # what Slicer writes behind the last named column of a point that was placed
 SCORES = ("probability", "score", "label_scores")
 POINT_SEPARATOR = re.compile(r";|(?<=[)\]])\s*,?\s*(?=[(\[])")  # "x,y,z;x,y,z", or "(x,y,z), (x,y,z)"
 IMAGE_ENDINGS = (".mhd", ".mha", ".nii.gz", ".nii", ".nrrd")  # of files that are named after a series
@@ -60,6 +61,8 @@ def read_requests(image: str, points: str, units: str, series: str = "", min_sco
     elif is_mask_file(user_path(points)):
         found = read_mask_points(user_path(points), user_path(_given(image)), series)
         requests = _in_image(image, series, found, "mm")
+    elif user_path(points).exists():
+        raise UserError(f"{points}: is no file of points that is read; give .csv, .tsv, .fcsv, .json or a mask")
     else:
         requests = _read_typed(points, image, units, series)
         points = FIELD
@@ -112,22 +115,34 @@ def _read_table(table: Path, image: str, units: str, series: str, min_score: flo
     for own, columns in SLICER_AXES.items():
         if {"label", *columns} <= names:
             rows = read_table(table, columns)
-            points = [(row.get("label", ""), _point(where, row, columns)) for where, row in rows]
+            placed = ((where, row) for where, row in rows if row.get("defined") != "0")
+            points = [(row.get("label", ""), _point(where, row, columns)) for where, row in placed]
             return iter(_in_image(image, series, points, own))
-    return _read_own(table, image, units, series)
+    return _read_own(table, image, "image" in names, units, series, min_score)
 
 
 def _point(where: str, row: Any, columns: tuple[str, ...]) -> np.ndarray:
     return np.array([number(where, row, name) for name in columns])
 
 
-def _read_own(table: Path, image: str, units: str, series: str) -> Iterator[Request]:
-    if image:
+def _read_own(
+    table: Path, image: str, names_images: bool, units: str, series: str, min_score: float
+) -> Iterator[Request]:
+    if image and names_images:
         raise UserError("config.predict.image: leave it out where config.predict.points is a CSV, which names images")
-    for where, row in read_table(table, ("nodule_id", "image", *POINT_COLUMNS[units])):
-        path, chosen = table.parent / user_path(row["image"]), row.get("series") or series
+    columns = ("nodule_id", *(() if image else ("image",)), *POINT_COLUMNS[units])
+    for where, row in read_table(table, columns):
+        if _scored_below(where, row, min_score):
+            continue
+        named = image or row["image"]
+        path = user_path(image) if image else table.parent / user_path(named)
         point = _point(where, row, POINT_COLUMNS[units])
-        yield Request(row["nodule_id"], row["image"], path, point, chosen, units)
+        yield Request(row["nodule_id"], readable(named), path, point, row.get("series") or series, units)
+
+
+def _scored_below(where: str, row: Any, min_score: float) -> bool:
+    scores = [number(where, row, name) for name in SCORES if row.get(name)]
+    return bool(scores) and scores[0] < min_score
 
 
 def _read_challenge(
@@ -143,9 +158,9 @@ def _read_challenge(
         ending = next(ending for ending in IMAGE_ENDINGS if path.name.lower().endswith(ending))
         files.setdefault(path.name[: -len(ending)], path)
     for where, row in read_table(table, (uid_column, *columns)):
-        uid, scores = row[uid_column], [number(where, row, name) for name in SCORES if row.get(name)]
+        uid = row[uid_column]
         counts[uid] = counts.get(uid, 0) + 1  # before the scores, so that ids do not depend on `min_score`
-        if scores and scores[0] < min_score:
+        if _scored_below(where, row, min_score):
             continue
         path, series = (files[uid], "") if uid in files else (root, uid)
         name = f"{uid}_{counts[uid]}"
@@ -166,6 +181,8 @@ def _read_fcsv(file: Path, image: str, units: str, series: str, min_score: float
     points = []
     for count, fields in enumerate(csv.reader(line for line in lines if line.strip() and line[0] != "#"), start=1):
         row = dict(zip(names, fields, strict=False))
+        if fields[len(names) : len(names) + 1] not in ([], [""], [FCSV_PLACED]):
+            continue
         points.append((row.get("label", ""), _numbers(f"{file}, point {count}", [row.get(axis) for axis in "xyz"])))
     return _in_image(image, series, points, own)
 
@@ -188,16 +205,41 @@ def _read_json(file: Path, image: str, units: str, series: str, min_score: float
     cases = [case for part in parts for case in (part if isinstance(part, list) else [part])]
     if not cases or not all(isinstance(case, dict) and "box" in case for case in cases):
         raise UserError(f"{file}: holds neither 3D Slicer's markups nor detected boxes; give one of these, or a CSV")
+    images = [case.get("image", "") for case in cases]
+    if not image and not all(isinstance(named, str) and named for named in images):
+        raise UserError(f"{file}: does not name the image of every box; give the CT, by config.predict.image")
+    if image and any(named != images[0] for named in images):
+        raise UserError(
+            f"{file}: holds the boxes of several images; leave out config.predict.image, since it names them"
+        )
     found: list[Request] = []
-    for case in cases:
-        named = image or str(case.get("image", ""))
-        where = f"{file}, {named}"
-        boxes = [_numbers(where, box[:3]) for box in case["box"]]  # the centre, then the lengths of the sides
-        scores = next((case[name] for name in SCORES if name in case), [1.0] * len(boxes))
-        kept = [("", box) for box, score in zip(boxes, scores, strict=True) if np.max(score) >= min_score]
-        path = named if image else str(file.parent / user_path(named))
+    for case, named in zip(cases, images, strict=True):
+        boxes, scores = _boxes(f"{file}, {image or named}", case)
+        kept = [("", box) for box, score in zip(boxes, scores, strict=True) if score >= min_score]
+        path = image or str(file.parent / user_path(named))
         found += _in_image(path, series, kept, "mm") if kept else []
     return _told_apart(found)
+
+
+def _boxes(where: str, case: dict[str, Any]) -> tuple[list[np.ndarray], list[float]]:
+    """Return the centres of the boxes of an image, and their scores.
+
+    A box is its centre and the lengths of its sides. Boxes with two corners would give other points, and nearly always
+    have a negative number where a length must be.
+    """
+    boxes = case["box"] if isinstance(case["box"], list) else [case["box"]]
+    centres = [_numbers(where, box[:3] if isinstance(box, list) else box) for box in boxes]
+    for box in boxes:
+        if len(box) != 3 and (len(box) != 6 or min(_numbers(where, box[3:])) <= 0):
+            raise UserError(f"{where}: {box} is no box; give its centre and the lengths of its sides")
+    given = next((case[name] for name in SCORES if name in case), [1.0] * len(boxes))
+    try:
+        scores = [float(np.max(score)) for score in given]
+    except (TypeError, ValueError):
+        scores = []
+    if len(scores) != len(boxes):
+        raise UserError(f"{where}: its scores are not a number for each of the {len(boxes)} boxes; detect them again")
+    return centres, scores
 
 
 def _read_markups(file: Path, markups: Any, image: str, series: str) -> list[Request]:
@@ -210,6 +252,8 @@ def _read_markups(file: Path, markups: Any, image: str, series: str) -> list[Req
                 raise UserError(f"{file}: its coordinateUnits are {markup['coordinateUnits']}; save the points in mm")
             placed = [p for p in markup["controlPoints"] if p.get("positionStatus", "defined") == "defined"]
             points = [(str(point.get("label", "")), _numbers(str(file), point["position"])) for point in placed]
+            if markup["type"] == "ROI" and points and "center" in markup:  # its points may be what it was drawn around
+                points = [(points[0][0], _numbers(str(file), markup["center"]))]
             found += _in_image(image, series, points, _slicer_units(file, markup.get("coordinateSystem")))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: not written by 3D Slicer's Markups module, or damaged ({error})") from error

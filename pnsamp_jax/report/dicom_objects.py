@@ -123,7 +123,7 @@ def _segmentation(
     descriptions = [
         hd.seg.SegmentDescription(
             segment_number=number,
-            segment_label=nodule_id[:64],  # the longest label that DICOM allows
+            segment_label=_label(nodule_id),
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
             segmented_property_type=codes.SCT.Nodule,
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -143,6 +143,11 @@ def _segmentation(
         content_description="Lung nodule segmentation",
         **_instance(1000, "Lung nodule segmentation", simulated),
     )
+
+
+def _label(nodule_id: str) -> str:
+    """Return an id in the 64 letters that DICOM allows, with its end, where the number of a nodule stands."""
+    return nodule_id if len(nodule_id) <= 64 else f"{nodule_id[:31]}..{nodule_id[-31:]}"
 
 
 def _segment(seg: hd.seg.Segmentation, number: int, headers: list[Dataset]) -> hd.sr.ReferencedSegment:

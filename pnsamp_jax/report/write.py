@@ -186,20 +186,20 @@ def check_workdir(workdir: Path) -> None:
     training run, or a predictions.json that no prediction wrote.
     """
     if (workdir / "folds.json").exists():
-        raise UserError(f"{workdir}: holds a training run, whose tables would be lost; choose another --workdir")
+        raise UserError(f"{workdir}: holds a training run, whose tables would be lost; choose another folder")
     _earlier_ids(workdir)
     files = [workdir / name for name in (*TABLES, *FIGURES, REPORT)]
     for path in files:
         if path.is_dir():
-            raise UserError(f"{path}: is a folder, where a file must be written; choose another --workdir")
+            raise UserError(f"{path}: is a folder, where a file must be written; choose another folder")
     for folder in sorted(
         {workdir, *(workdir / name for name in ("masks", "dicom")), *(path.parent for path in files)}
     ):
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not existing.is_dir():
-            raise UserError(f"{existing}: is a file, where a folder is needed; choose another --workdir")
+            raise UserError(f"{existing}: is a file, where a folder is needed; choose another folder")
         if not os.access(existing, os.W_OK | os.X_OK):
-            raise UserError(f"{existing}: cannot be written to; choose another --workdir, or change its permissions")
+            raise UserError(f"{existing}: cannot be written to; choose another folder, or change its permissions")
 
 
 def _earlier_ids(workdir: Path) -> list[str]:
@@ -211,7 +211,7 @@ def _earlier_ids(workdir: Path) -> list[str]:
         ids = [nodule["nodule_id"] for nodule in json.loads(earlier.read_text())["nodules"]]
         return [nodule_id for nodule_id in ids if NODULE_ID.fullmatch(nodule_id)]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{earlier}: not written by a prediction, or damaged; choose another --workdir") from error
+        raise UserError(f"{earlier}: not written by a prediction, or damaged; choose another folder") from error
 
 
 def remove_earlier(workdir: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import SimpleITK as sitk
 from ct_files import refusal
 
+from pnsamp_jax.inference import mask_points
 from pnsamp_jax.inference.point_files import read_requests
 
 SLICER_SCHEMA = (
@@ -60,6 +61,27 @@ def test_boxes_of_slicer_are_nodules_and_rulers_are_not(tmp_path):
     np.testing.assert_array_equal(points_of(read_requests("ct.nrrd", str(file), "mm")), [(1, 2, 3)])
     file.write_text(markups("LPS", (1, 2, 3), (4, 5, 6), kind="Line"))
     assert "holds a Line; mark nodules by points" in refusal(read_requests, "ct.nrrd", str(file), "mm")
+
+
+def test_the_point_of_a_box_is_its_centre_and_not_what_it_was_drawn_around(tmp_path):
+    file = tmp_path / "R.mrk.json"
+    fields = {"kind": "ROI", "roiType": "BoundingBox", "center": [-5, -6, 7], "size": [8, 8, 8]}
+    file.write_text(markups("RAS", (-1, -2, 3), (-9, -10, 11), **fields))
+    (request,) = read_requests("ct.nrrd", str(file), "mm")
+    np.testing.assert_array_equal(request.point_mm, (5, 6, 7))
+    assert request.nodule_id == "F-1"
+
+
+def test_points_that_were_not_placed_are_left_out_of_tables_and_older_lists(tmp_path):
+    file = tmp_path / "F.csv"
+    file.write_text("label,l,p,s,defined,selected,visible,locked\nF-1,0,0,0,0,1,1,0\nF-2,10,20,30,1,1,1,0\n")
+    np.testing.assert_array_equal(points_of(read_requests("ct.nrrd", str(file), "mm")), [(10, 20, 30)])
+    file = tmp_path / "F.fcsv"
+    head = FCSV.format(version="5.2", system="LPS", x=0, y=0).splitlines()[:3]
+    # Behind the columns that it names, 3D Slicer 5 writes the status of a point, 2 where it was placed.
+    rows = ["1,0,0,0,0,0,0,1,1,1,0,F-1,,,0,0", "2,10,20,30,0,0,0,1,1,1,0,F-2,,vtkMRMLScalarVolumeNode1,2,0"]
+    file.write_text("\n".join([*head, *rows]))
+    np.testing.assert_array_equal(points_of(read_requests("ct.nrrd", str(file), "mm")), [(10, 20, 30)])
 
 
 def test_points_that_were_not_placed_are_left_out(tmp_path):
@@ -195,11 +217,31 @@ def test_boxes_of_monais_detector(tmp_path):
         ('{"nodules": [{"x": 1}]}', "holds neither 3D Slicer's markups nor detected boxes"),
         ("[]", "holds neither"),
         ('[{"box": [[1, 2]], "image": "a.nii"}]', "is not a point of three numbers"),
+        ('[{"box": [1, 2, 3, 4, 5, 6], "image": "a.nii"}]', "is not a point of three numbers"),
+        ('[{"box": null, "image": "a.nii"}]', "is not a point of three numbers"),
+        ('[{"box": [[1, 2, 3, 4]], "image": "a.nii"}]', "give its centre and the lengths of its sides"),
+        (
+            '[{"box": [[50, 80, -120, 60, 90, -110]], "image": "a.nii"}]',
+            "give its centre and the lengths of its sides",
+        ),
+        ('[{"box": [[1, 2, 3]], "label_scores": [], "image": "a.nii"}]', "not a number for each of the 1 boxes"),
+        ('[{"box": [[1, 2, 3]], "label_scores": null, "image": "a.nii"}]', "not a number for each of the 1 boxes"),
+        ('[{"box": [[1, 2, 3]], "label_scores": ["high"], "image": "a.nii"}]', "not a number for each of the 1"),
+        ('[{"box": [[1, 2, 3]]}]', "does not name the image of every box; give the CT"),
+        ('[{"box": [[1, 2, 3]], "image": null}]', "does not name the image of every box; give the CT"),
     ],
 )
 def test_other_json_is_refused(text, reason, tmp_path):
     (tmp_path / "a.json").write_text(text)
     assert reason in refusal(read_requests, "", str(tmp_path / "a.json"), "mm")
+
+
+def test_the_boxes_of_several_images_are_not_asked_in_one(tmp_path):
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps([{"box": [[1, 2, 3, 8, 8, 9]], "image": name} for name in ("a.nii", "b.nii")]))
+    assert "holds the boxes of several images" in refusal(read_requests, "a.nii", str(file), "mm")
+    file.write_text(json.dumps([{"box": [[1, 2, 3, 8, 8, 9]], "image": "a.nii"}] * 2))
+    assert len(read_requests("elsewhere/a.nii", str(file), "mm")) == 2
 
 
 # Masks
@@ -235,7 +277,19 @@ def test_an_empty_mask_and_a_noisy_one_are_refused(tmp_path):
     noise = np.zeros((30, 30, 30), np.uint8)
     noise[::2, ::2, ::2] = 1
     noisy = ct_files.write_itk(tmp_path / "noise.nii.gz", noise, np.eye(4))
-    assert "has 3375 regions" in refusal(read_requests, "ct.nii.gz", str(noisy), "mm")
+    assert "has 3375 regions or more" in refusal(read_requests, "ct.nii.gz", str(noisy), "mm")
+
+
+def test_a_ct_that_is_given_as_a_mask_is_refused_before_all_its_values_are_tried(tmp_path, monkeypatch):
+    tried = []
+    label = mask_points.ndimage.label
+    monkeypatch.setattr(
+        mask_points.ndimage, "label", lambda array, structure: tried.append(1) or label(array, structure)
+    )
+    hu = np.random.default_rng(0).integers(-1000, 300, (40, 40, 40)).astype(np.int16)  # 49 voxels of each value
+    file = ct_files.write_itk(tmp_path / "ct.nii.gz", hu, np.eye(4))
+    assert "give a mask of nodules" in refusal(read_requests, "ct.nii.gz", str(file), "mm")
+    assert len(tried) < 40
 
 
 def test_the_point_of_a_hollow_region_lies_in_it(tmp_path):
@@ -260,6 +314,29 @@ def test_a_table_that_names_its_images_needs_no_other(tmp_path):
     (tmp_path / "points.csv").write_text("nodule_id,image,x_mm,y_mm,z_mm\na,a.nii,1,2,3\n")
     reason = refusal(read_requests, "b.nii", str(tmp_path / "points.csv"), "mm")
     assert reason.startswith("config.predict.image: leave it out")
+
+
+def test_a_table_without_a_column_of_images_is_about_the_ct_that_is_given(tmp_path):
+    (tmp_path / "points.csv").write_text("nodule_id,x_mm,y_mm,z_mm\na,1,2,\u22123\n")
+    (request,) = read_requests("b.nii", str(tmp_path / "points.csv"), "mm")
+    assert str(request.path) == request.image == "b.nii"
+    np.testing.assert_array_equal(request.point_mm, (1, 2, -3))
+    assert "no column image" in refusal(read_requests, "", str(tmp_path / "points.csv"), "mm")
+
+
+def test_scores_in_a_table_of_ones_own_are_heeded(tmp_path):
+    rows = "a,a.nii,1,2,3,0.2\nb,a.nii,1,2,3,0.9\n"
+    (tmp_path / "points.csv").write_text(f"nodule_id,image,x_mm,y_mm,z_mm,score\n{rows}")
+    (request,) = read_requests("", str(tmp_path / "points.csv"), "mm", min_score=0.5)
+    assert request.nodule_id == "b"
+
+
+def test_what_is_no_file_of_points_is_not_taken_for_typed_ones(tmp_path):
+    (tmp_path / "points.xlsx").write_text("PK")
+    (tmp_path / "folder.csv").mkdir()
+    assert "is no file of points that is read" in refusal(read_requests, "a.nii", str(tmp_path / "points.xlsx"), "mm")
+    assert "is no file of points that is read" in refusal(read_requests, "a.nii", str(tmp_path), "mm")
+    assert "is a folder, not a table" in refusal(read_requests, "", str(tmp_path / "folder.csv"), "mm")
 
 
 def test_a_table_may_be_ras(tmp_path):
