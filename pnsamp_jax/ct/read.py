@@ -12,13 +12,11 @@ from pnsamp_jax.ct.dicom_file import DAMAGED, quiet_pydicom, read_dataset
 from pnsamp_jax.ct.dicom_folder import read_folder
 from pnsamp_jax.ct.dicom_frames import is_enhanced
 from pnsamp_jax.ct.dicom_index import index_series
-from pnsamp_jax.ct.image_files import read_file
+from pnsamp_jax.ct.image_files import IMAGE_SUFFIXES, read_file
 from pnsamp_jax.ct.plausibility import why_not_hounsfield
 from pnsamp_jax.ct.slice_jumps import why_slices_differ
 from pnsamp_jax.ct.volume import Volume, check_geometry
 from pnsamp_jax.errors import UserError
-
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 class Image(NamedTuple):
