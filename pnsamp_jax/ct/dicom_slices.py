@@ -1,5 +1,6 @@
 """One slice of a DICOM CT, with its place in the patient: a file, or a frame of an enhanced (multi-frame) CT."""
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from pnsamp_jax.errors import UserError
 
 MAX_SIDE = 4096  # pixels; no CT is larger
 IN_TURNS = ("AcquisitionNumber", "SeriesNumber", "ConvolutionKernel", "KVP")  # of volumes, of which one is wanted
+PROJECTIONS = {"MIP", "MINIP", "MAX_IP", "MIN_IP"}  # words of ImageType
 SHARED = ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientID")  # the same in all slices
 
 
@@ -53,10 +55,17 @@ def read_slices(path: str) -> Iterator[Slice]:
             shared = {name: " ".join(str(ds.get(name) or "").split()) for name in SHARED}
             marks = {name: str(ds.get(name) or "") for name in IN_TURNS}
             enhanced = is_enhanced(ds)
+            image_type = str(ds.get("ImageType") or "").upper()
         except DAMAGED as error:
             raise UserError(f"{path}: cannot be read as DICOM; copy the file again or leave it out") from error
         if modality not in (None, "", "CT"):
             raise UserError(f"{path}: Modality is {modality!r}; give CT, the only one with Hounsfield units")
+        projection = PROJECTIONS & set(re.findall(r"\w+", image_type))
+        if projection:
+            raise UserError(
+                f"{path}: according to its ImageType, a projection of several slices ({min(projection)}); give the "
+                "slices themselves"
+            )
         for keyword, most in {
             **({} if enhanced else {"NumberOfFrames": 1}),
             "SamplesPerPixel": 1,

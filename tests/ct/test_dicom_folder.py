@@ -280,3 +280,9 @@ def test_derived_images_that_all_lack_a_position_are_called_that(tmp_path):
 def test_a_folder_that_holds_an_image_file_says_to_give_the_file(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x1f\x8b")
     assert refusal(read_image, tmp_path).endswith(f"; give {tmp_path / name} itself")
+
+
+@pytest.mark.parametrize("kind", ["MIP", "CT_SOM5 MIP", "MIN_IP"])
+def test_projections_of_several_slices_are_refused(tmp_path, kind):
+    write_series(tmp_path, ImageType=["DERIVED", "SECONDARY", "AXIAL", kind])
+    assert f"a projection of several slices ({kind.split()[-1]})" in refusal(read_image, tmp_path)
