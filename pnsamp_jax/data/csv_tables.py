@@ -13,6 +13,8 @@ from pnsamp_jax.errors import UserError
 
 DELIMITERS = (",", ";", "\t")  # spreadsheets write ";" where the comma is the decimal separator
 
+WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how .xlsx and .ods, and .xls begin
+
 
 class Row(dict[str, str]):
     """The cells of a line by column; `decimal_comma` tells whether its numbers may have one."""
@@ -119,6 +121,8 @@ def _read_text(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: no such file; the README lists the required tables and their columns")
     data = path.read_bytes()
+    if data.startswith(WORKBOOKS):
+        raise UserError(f"{path}: is a workbook, not text; save the table as CSV in UTF-8")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # "Unicode text" of spreadsheets
         data = data.decode("utf-16", "replace").encode()
     bad_byte = data.find(0)

@@ -286,3 +286,10 @@ def test_a_folder_that_holds_an_image_file_says_to_give_the_file(tmp_path, name)
 def test_projections_of_several_slices_are_refused(tmp_path, kind):
     write_series(tmp_path, ImageType=["DERIVED", "SECONDARY", "AXIAL", kind])
     assert f"a projection of several slices ({kind.split()[-1]})" in refusal(read_image, tmp_path)
+
+
+def test_rescale_type_may_be_in_lower_case_and_another_one_is_named(tmp_path):
+    write_series(tmp_path / "lower", RescaleType="hu")
+    np.testing.assert_array_equal(read_image(tmp_path / "lower").array, HU)
+    write_series(tmp_path / "other", RescaleType="MGML")
+    assert "RescaleType 'MGML'" in refusal(read_image, tmp_path / "other")

@@ -95,3 +95,9 @@ def test_a_decimal_comma_is_read_where_tabs_separate(tmp_path):
     text = "\n".join("\t".join(line).replace(".", ",") for line in LINES)
     (tmp_path / "t.csv").write_text(text, encoding="utf-16")  # "Unicode text" of a spreadsheet in half of Europe
     assert read(tmp_path / "t.csv") == EXPECTED
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04\x14\0", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"])
+def test_a_workbook_that_is_called_csv_is_called_a_workbook(tmp_path, start):
+    (tmp_path / "t.csv").write_bytes(start + bytes(100))
+    assert "t.csv: is a workbook, not text; save the table as CSV" in refusal(read, tmp_path / "t.csv")
