@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pnsamp_jax.ct.dicom_file import DAMAGED, numbers, quiet_pydicom, read_dataset
-from pnsamp_jax.ct.dicom_slices import SHARED, Slice, read_slices
+from pnsamp_jax.ct.dicom_slices import IN_TURNS, SHARED, Slice, read_slices
 from pnsamp_jax.ct.dicom_stack import MAX_SHIFT_MM, count_missing, is_even, stack_evenly
 from pnsamp_jax.ct.volume import Volume, check_geometry
 from pnsamp_jax.errors import UserError
@@ -88,7 +88,8 @@ def assemble_series(paths: Iterable[str | PathLike[str]]) -> Series:
     if len(slices) < 2:
         raise UserError(f"{slices[0].name}: the only slice of series {series}; give at least 2")
 
-    _require_one_acquisition(slices, series)
+    for mark in IN_TURNS:
+        _require_no_turns(slices, mark, series)
     positions = np.stack([item.position for item in slices])
     depths = _depths_along_a_line(slices, positions, normal)
     if scattered and not is_even(depths):
@@ -149,15 +150,15 @@ def _normal(path: str) -> np.ndarray | None:
     return normal / length if 0.5 < length < 2 else None
 
 
-def _require_one_acquisition(slices: list[Slice], series: str) -> None:
-    """Raise UserError if acquisitions take turns, as of two breaths. One after the other they are a volume."""
-    numbered = (item for item in slices if item.acquisition)
-    runs = [next(group) for _, group in groupby(numbered, key=lambda item: item.acquisition)]
-    if len(runs) > len({run.acquisition for run in runs}):
+def _require_no_turns(slices: list[Slice], mark: str, series: str) -> None:
+    """Raise UserError if two volumes take turns, as of two breaths or kernels. One after the other they are one."""
+    marked = (item for item in slices if item.marks[mark])
+    runs = [next(group) for _, group in groupby(marked, key=lambda item: item.marks[mark])]
+    if len(runs) > len({run.marks[mark] for run in runs}):
         first, second = runs[:2]
         raise UserError(
-            f"{second.name}: AcquisitionNumber {second.acquisition} lies between slices of {first.acquisition}; "
-            f"give one acquisition of series {series}"
+            f"{second.name}: {mark} {second.marks[mark]} lies between slices of {first.marks[mark]}; "
+            f"give one acquisition and reconstruction of series {series}"
         )
 
 

@@ -6,9 +6,21 @@ from collections.abc import Iterable
 from os import PathLike
 from typing import NamedTuple
 
+from pnsamp_jax.ct.archives import ARCHIVE_SUFFIXES
 from pnsamp_jax.ct.dicom import MIN_SCATTERED, Series, assemble_series
 from pnsamp_jax.ct.dicom_file import DAMAGED, ENHANCED, quiet_pydicom, read_dataset
-from pnsamp_jax.ct.dicom_index import BROKEN, CAPTURE, INCOMPLETE, NOT_DICOM, SCOUT, Folder, Other, index_folder
+from pnsamp_jax.ct.dicom_index import (
+    BROKEN,
+    CAPTURE,
+    INCOMPLETE,
+    NOT_DICOM,
+    SCOUT,
+    UNPLACED,
+    Folder,
+    Other,
+    index_folder,
+)
+from pnsamp_jax.ct.image_files import IMAGE_SUFFIXES
 from pnsamp_jax.ct.notes import note
 from pnsamp_jax.errors import UserError
 
@@ -25,7 +37,9 @@ PHRASES = {  # singular and plural
     BROKEN: ("damaged DICOM file", "damaged DICOM files"),
     SCOUT: ("scout", "scouts"),
     CAPTURE: ("screen capture", "screen captures"),
+    UNPLACED: ("derived image without a position", "derived images without a position"),
 }
+READ_AS_FILES = (*IMAGE_SUFFIXES, *ARCHIVE_SUFFIXES)
 MAX_SHOWN = 3  # names of each kind in a note
 MAX_LISTED = 20  # series in a refusal
 
@@ -138,7 +152,7 @@ def seeming_slices(found: Found) -> list[str]:
         if other.kind in (NOT_DICOM, INCOMPLETE):
             doubtful = same_series or (_name_pattern(other.path) in patterns and not _is_usual(other.path))
         else:
-            doubtful = same_series and other.kind not in (SCOUT, CAPTURE, *NO_IMAGES)
+            doubtful = same_series and other.kind not in (SCOUT, CAPTURE, UNPLACED, *NO_IMAGES)
         if doubtful:
             lost.append(other.path)
     return lost
@@ -188,6 +202,9 @@ def _refusal(root: str | PathLike[str], folder: Folder, chosen: str) -> UserErro
         for other in folder.others:
             if not _is_usual(other.path):
                 kinds.setdefault(other.kind, []).append(os.path.relpath(other.path, root))
+        readable_here = sorted(o.path for o in folder.others if o.path.lower().endswith(READ_AS_FILES))
+        if readable_here:
+            advice = f"give {readable_here[0]} itself"
         held = ", ".join(_phrase(kind, names) for kind, names in sorted(kinds.items()))
         return UserError(f"{root}: contains 0 DICOM CT series{f' but {held}' if held else ''}; {advice}")
     listed = [_describe(uid, paths) for uid, paths in list(series.items())[:MAX_LISTED]]

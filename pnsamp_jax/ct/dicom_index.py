@@ -15,11 +15,14 @@ from pydicom.errors import InvalidDicomError
 from pnsamp_jax.ct.dicom_file import DAMAGED, ENHANCED, quiet_pydicom, read_dataset
 from pnsamp_jax.errors import UserError
 
-HEADER_TAGS = ["SeriesInstanceUID", "Modality", "ImageType", "SOPClassUID", "ImagePositionPatient"]
+HEADER_TAGS = [
+    *("SeriesInstanceUID", "Modality", "ImageType", "SOPClassUID", "ImagePositionPatient", "SamplesPerPixel")
+]
 
 SLICE = "slice"  # of a CT; also an enhanced CT, which holds many
 SCOUT = "scout"
 CAPTURE = "screen capture"
+UNPLACED = "derived"  # an image without a position, as a page about the dose
 NOT_DICOM = "not DICOM"
 INCOMPLETE = (
     "incomplete"  # neither modality nor position, or neither series nor position, as a header that was cut off
@@ -32,7 +35,7 @@ class Other(NamedTuple):
 
     Attributes:
       path: of the file.
-      kind: `SCOUT`, `CAPTURE`, `NOT_DICOM`, `INCOMPLETE`, `BROKEN`, or its modality.
+      kind: `SCOUT`, `CAPTURE`, `UNPLACED`, `NOT_DICOM`, `INCOMPLETE`, `BROKEN`, or its modality.
       series: its SeriesInstanceUID, empty if it has none.
     """
 
@@ -128,7 +131,8 @@ def _kind_and_series(path: str) -> tuple[str, str]:
             modality = str(header.get("Modality") or "").strip()
             placed = "ImagePositionPatient" in header
             sop_class = header.get("SOPClassUID")
-            localizer = "LOCALIZER" in (header.get("ImageType") or ())
+            image_type = header.get("ImageType") or ()
+            colour = header.get("SamplesPerPixel") not in (None, "", 1)
         except InvalidDicomError:
             return NOT_DICOM, ""
         except DAMAGED:
@@ -138,10 +142,12 @@ def _kind_and_series(path: str) -> tuple[str, str]:
     # Either may be lost when anonymized, but a slice has its position, in the frames if there are many.
     if not (placed or sop_class in ENHANCED or (modality and uid)):
         return INCOMPLETE, uid
-    if localizer:
+    if "LOCALIZER" in image_type:
         return SCOUT, uid
-    if "Secondary Capture" in getattr(sop_class, "name", "") and not placed:  # a dose report has no position
+    if colour or ("Secondary Capture" in getattr(sop_class, "name", "") and not placed):
         return CAPTURE, uid
+    if "SECONDARY" in image_type and not placed and sop_class not in ENHANCED:
+        return UNPLACED, uid
     return SLICE, uid
 
 

@@ -73,8 +73,10 @@ def to_hounsfield(where: str, stored: np.ndarray, ds: pydicom.Dataset, rescale: 
     if slope == 0:
         raise UserError(f"{where}: RescaleSlope is 0, which makes all pixels equal; export the series again")
     for keyword, allowed in {"RescaleType": ("HU", "US"), "ModalityLUTSequence": ()}.items():
-        if rescale.get(keyword) and str(rescale.get(keyword)).strip() not in allowed:
-            raise UserError(f"{where}: according to its {keyword}, the values are not HU; export the series in HU")
+        value = rescale.get(keyword)
+        if value and str(value).strip().upper() not in allowed:
+            shown = f" '{str(value)[:16]}'" if keyword == "RescaleType" else ""
+            raise UserError(f"{where}: according to its {keyword}{shown}, the values are not HU; export them in HU")
     if not intercept and rescale.get("RescaleIntercept") in (None, "") and stored.dtype.kind == "u":
         raise UserError(f"{where}: has no RescaleIntercept, so the HU are unknown; export the series again")
     if ds.get("HighBit", ds.BitsStored - 1) != ds.BitsStored - 1:

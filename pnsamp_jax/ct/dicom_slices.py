@@ -1,5 +1,6 @@
 """One slice of a DICOM CT, with its place in the patient: a file, or a frame of an enhanced (multi-frame) CT."""
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from pnsamp_jax.ct.dicom_pixels import decode_frames, to_hounsfield
 from pnsamp_jax.errors import UserError
 
 MAX_SIDE = 4096  # pixels; no CT is larger
+IN_TURNS = ("AcquisitionNumber", "SeriesNumber", "ConvolutionKernel", "KVP")  # of volumes, of which one is wanted
+PROJECTIONS = {"MIP", "MINIP", "MAX_IP", "MIN_IP"}  # words of ImageType
 SHARED = ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientID")  # the same in all slices
 
 
@@ -26,7 +29,7 @@ class Slice(NamedTuple):
       shared: values of the elements in `SHARED`, empty if an element is absent.
       orientation: (6,) unit vectors along w, then along h.
       pixel_spacing: (2,) mm along h, w.
-      acquisition: AcquisitionNumber, empty if absent.
+      marks: values of the elements in `IN_TURNS`, empty if an element is absent.
     """
 
     path: str
@@ -36,7 +39,7 @@ class Slice(NamedTuple):
     shared: dict[str, str]
     orientation: np.ndarray
     pixel_spacing: np.ndarray
-    acquisition: str
+    marks: dict[str, str]
 
 
 def read_slices(path: str) -> Iterator[Slice]:
@@ -50,12 +53,19 @@ def read_slices(path: str) -> Iterator[Slice]:
             ds = read_dataset(path)
             modality = ds.get("Modality")
             shared = {name: " ".join(str(ds.get(name) or "").split()) for name in SHARED}
-            acquisition = str(ds.get("AcquisitionNumber") or "")
+            marks = {name: str(ds.get(name) or "") for name in IN_TURNS}
             enhanced = is_enhanced(ds)
+            image_type = str(ds.get("ImageType") or "").upper()
         except DAMAGED as error:
             raise UserError(f"{path}: cannot be read as DICOM; copy the file again or leave it out") from error
         if modality not in (None, "", "CT"):
             raise UserError(f"{path}: Modality is {modality!r}; give CT, the only one with Hounsfield units")
+        projection = PROJECTIONS & set(re.findall(r"\w+", image_type))
+        if projection:
+            raise UserError(
+                f"{path}: according to its ImageType, a projection of several slices ({min(projection)}); give the "
+                "slices themselves"
+            )
         for keyword, most in {
             **({} if enhanced else {"NumberOfFrames": 1}),
             "SamplesPerPixel": 1,
@@ -67,10 +77,12 @@ def read_slices(path: str) -> Iterator[Slice]:
                 raise UserError(
                     f"{path}: {keyword} is {count:g}, not 1 to {most}; convert the file to single-frame grayscale CT"
                 )
-        frames = read_frames(path, ds) if enhanced else [Frame(path, ds, ds, ds, ds, acquisition)]
+        frames = read_frames(path, ds) if enhanced else [Frame(path, ds, ds, ds, ds, marks[IN_TURNS[0]])]
         for frame, stored in zip(frames, decode_frames(path, ds), strict=True):
             try:
-                item = _slice(path, frame, stored, ds, shared)
+                item = _slice(path, frame, stored, ds, shared)._replace(
+                    marks={**marks, IN_TURNS[0]: frame.acquisition}
+                )
             except DAMAGED as error:
                 raise UserError(f"{frame.name}: an element has a value of the wrong type; export it again") from error
             yield item
@@ -87,4 +99,4 @@ def _slice(path: str, frame: Frame, stored: np.ndarray, ds: pydicom.Dataset, sha
     if pixel_spacing.min() <= 0:
         raise UserError(f"{frame.name}: PixelSpacing is not positive; correct it")
     hu = to_hounsfield(frame.name, stored, ds, frame.rescale)
-    return Slice(path, frame.name, hu, position, shared, orientation, pixel_spacing, frame.acquisition)
+    return Slice(path, frame.name, hu, position, shared, orientation, pixel_spacing, {})

@@ -9,6 +9,13 @@ from pnsamp_jax.ct.itk_files import read_itk
 from pnsamp_jax.ct.nifti import read_nifti
 from pnsamp_jax.errors import UserError
 
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+TEXTS = {  # what the beginning of a file that was not downloaded says
+    b"version https://git-lfs": "a pointer of Git LFS in place of the file; get the file by git lfs pull",
+    b"<!doctype html": "a web page in place of the file; download the file again",
+    b"<html": "a web page in place of the file; download the file again",
+}
+
 
 def read_file(path: str) -> tuple[np.ndarray, np.ndarray]:
     """Read an image file in the format that its suffix names.
@@ -24,10 +31,21 @@ def read_file(path: str) -> tuple[np.ndarray, np.ndarray]:
       UserError: the file is damaged or not a 3D scalar image, or its header is incomplete or contradictory.
     """
     try:
+        _require_no_text(path)
         return read_nifti(path) if path.lower().endswith((".nii", ".nii.gz")) else read_itk(path)
     except (RuntimeError, OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
         lines = [line.strip() for line in str(error).splitlines() if re.search(r"[a-z]{3}", line)]  # not of a matrix
         lines = [line for line in lines if not line.startswith("Reason:")]
         reason = re.sub(r"^.*ERROR: |\w+\(0x[0-9a-f]+\): ", "", lines[-1] if lines else type(error).__name__)
-        advice = "check that it is complete and that the data file of an .mhd or .nhdr is in the same folder"
+        advice = "check that it is complete"
+        if path.lower().endswith((".mhd", ".nhdr")):
+            advice += " and that its data file is in the same folder"
         raise UserError(f"{path}: cannot be read ({reason}); {advice}") from error
+
+
+def _require_no_text(path: str) -> None:
+    with open(path, "rb") as file:
+        start = file.read(100).lstrip().lower()
+    for text, meaning in TEXTS.items():
+        if start.startswith(text):
+            raise UserError(f"{path}: is {meaning}")

@@ -24,6 +24,7 @@ FIELD = r"^([A-Za-z][\w ]*?)[ \t]*[:=][ \t]*(.*?)\s*$"  # of a text header
 META_FIELDS = (("DimSize",), ("ElementSpacing", "ElementSize"), ("Offset", "Position", "Origin"))
 NRRD_FIELDS = (("sizes",), ("space directions",), ("space origin",))
 # Patterns of the accepted values of fields whose other values ITK ignores or this module cannot check.
+SPACES = r"(?i:(left|right)-(anterior|posterior)-superior|[LR][AP]S)"  # of an NRRD; ITK takes others for LPS
 ACCEPTED_VALUES = {
     "DistanceUnits": r"mm",
     "space units": r'("mm"\s*)*("")?',
@@ -104,6 +105,12 @@ def _check_text_header(path: str) -> tuple[int, bool, str, str]:
         values = _parse_numbers(fields[name])
         if not np.isfinite(values).all() or (meta and len(values) != int(dimension)):
             raise UserError(f"{path}: {name} is '{fields[name][:40]}'; correct it")
+    unnamed = "space" not in fields and dimension == "4"  # as ITK writes LPS of four dimensions
+    if not meta and not unnamed and not re.fullmatch(SPACES, fields.get("space", "")):
+        stated = f"is '{fields['space'][:40]}'" if "space" in fields else "is missing"
+        raise UserError(
+            f"{path}: the space {stated}, so the position is unknown; save the image in left-posterior-superior"
+        )
     for name, allowed in ACCEPTED_VALUES.items():
         if not re.fullmatch(allowed, fields.get(name, "")) and name in fields:
             raise UserError(f"{path}: {name} is '{fields[name][:40]}'; save it as one binary file in mm and HU")

@@ -12,9 +12,12 @@ from pnsamp_jax.ct.volume import AIR
 
 MIN_RANGE = 350  # HU that hold the middle 99 % of a CT's values; at least 495 in any crop around a nodule
 MIN_AIR_OR_FAT = 0.02  # share below -50 HU: lung, air or fat; at least 0.11 in any crop around a nodule
-MAX_DENSE = 0.3  # share above 300 HU; at most 0.25 in any crop around a nodule
+MAX_DENSE = 0.3  # share above 600 HU; a heart full of contrast agent lies below
 MAX_BONE_WITHOUT_LUNG = 0.05  # share above 600 HU where less than MIN_LUNG is lung, as in an inverted image
 MIN_LUNG = 0.06
+# Where values are cut off, many lie at the end, and some near it, unlike in an image of few values.
+MAX_FLOOR, MIN_CEILING = -800, 100  # HU; a cut beyond them takes little of lung and tissue
+CUT_OFF, NEAR_CUT = 0.02, 0.002  # share of the values at the end, and in the 50 HU next to it
 
 
 def why_not_hounsfield(array: np.ndarray) -> str | None:
@@ -39,11 +42,17 @@ def why_not_hounsfield(array: np.ndarray) -> str | None:
     if not_padding < 0.7 and share(-200, 300) < 0.25 and (not_padding < 0.38 or _peaks_at_bottom(share)):
         return "they are about 1024 too low, as if the RescaleIntercept was applied twice"
     if high - low < MIN_RANGE:
-        scale = "0..1" if -1 <= low and high <= 1 else "0..255" if low >= 0 and high <= 255 else "another range"
-        return f"they differ by less than lung and tissue do, as if they were scaled to {scale}"
+        scale = "0..1" if -1 <= low and high <= 1 else "0..255" if low >= 0 and high <= 255 else ""
+        likely = f"scaled to {scale}, or were the labels of a mask" if scale else "clipped to a window or scaled"
+        return f"they differ by less than lung and tissue do, as if they were {likely}"
     if share(AIR, -50) < MIN_AIR_OR_FAT:
         return "none is that of lung, air or fat, as if they were 1024 too high for want of the RescaleIntercept"
-    if share(300, 1 << 15) > MAX_DENSE or (
+    low, high = np.flatnonzero(counts)[[0, -1]] + AIR
+    if low > MAX_FLOOR and share(low, low + 1) > CUT_OFF and share(low + 1, low + 50) > NEAR_CUT:
+        return f"none is below {low}, where {share(low, low + 1):.0%} are, as if they were clipped to a window"
+    if high < MIN_CEILING and share(high, high + 1) > CUT_OFF and share(high - 50, high) > NEAR_CUT:
+        return f"none is above {high}, where {share(high, high + 1):.0%} are, as if they were clipped to a window"
+    if share(600, 1 << 15) > MAX_DENSE or (
         share(-1000, -600) < MIN_LUNG and share(600, 1 << 15) > MAX_BONE_WITHOUT_LUNG
     ):
         return "too many are as dense as bone, as if the image was inverted, or no CT"

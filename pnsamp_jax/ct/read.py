@@ -12,12 +12,11 @@ from pnsamp_jax.ct.dicom_file import DAMAGED, quiet_pydicom, read_dataset
 from pnsamp_jax.ct.dicom_folder import read_folder
 from pnsamp_jax.ct.dicom_frames import is_enhanced
 from pnsamp_jax.ct.dicom_index import index_series
-from pnsamp_jax.ct.image_files import read_file
+from pnsamp_jax.ct.image_files import IMAGE_SUFFIXES, read_file
 from pnsamp_jax.ct.plausibility import why_not_hounsfield
+from pnsamp_jax.ct.slice_jumps import why_slices_differ
 from pnsamp_jax.ct.volume import Volume, check_geometry
 from pnsamp_jax.errors import UserError
-
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 class Image(NamedTuple):
@@ -60,14 +59,15 @@ def check_chest(path: str | PathLike[str], volume: Volume) -> Volume:
     """Return the volume if its values can be the HU of a chest.
 
     The check finds CTs that were stored without their offset, normalized or windowed, and other modalities; see
-    `plausibility`.
+    `plausibility`. It also finds slices of different scales or images; see `slice_jumps`.
 
     Args:
       path: file or folder of the volume, named in the error message.
       volume: (d, h, w) to check.
 
     Raises:
-      UserError: the volume is a single plane, or its values cannot be the HU of a chest.
+      UserError: the volume is a single plane, its values cannot be the HU of a chest, or its slices are not
+        those of one image.
     """
     if min(volume.array.shape) < 2:
         shape = " x ".join(map(str, volume.array.shape[::-1]))
@@ -78,6 +78,9 @@ def check_chest(path: str | PathLike[str], volume: Volume) -> Volume:
         raise UserError(
             f"{path}: the values, {low} to {high}, are not the HU of a chest: {reason}; export the CT again in HU"
         )
+    reason = why_slices_differ(volume.array)
+    if reason:
+        raise UserError(f"{path}: {reason}; export the CT again")
     return volume
 
 

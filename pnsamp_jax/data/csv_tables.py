@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import numpy as np
 from pnsamp_jax.errors import UserError
 
 DELIMITERS = (",", ";", "\t")  # spreadsheets write ";" where the comma is the decimal separator
+
+WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how .xlsx and .ods, and .xls begin
 
 
 class Row(dict[str, str]):
@@ -24,8 +27,8 @@ def read_table(
 ) -> Iterator[tuple[str, Row]]:
     """Yield ("file, line n", row) for each row of a CSV file, as spreadsheets write it.
 
-    Cells are separated by commas, semicolons or tabs. Lines without any value are skipped. The names of columns are
-    read in lower case.
+    Cells are separated by commas, semicolons or tabs. Lines without any value are skipped, and so is the "sep=;" that
+    tells spreadsheets the separator. The names of columns are read in lower case.
 
     Args:
       path: the table.
@@ -40,20 +43,21 @@ def read_table(
     delimiter = _delimiter(text, columns)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
-        header = [name.strip().lower() for name in next(reader, [])]
+        names = next((fields for fields in reader if not _is_before_header(fields)), [])
+        header, first = [name.strip().lower() for name in names], max(reader.line_num, 1)
         missing = [column for column in columns if header.count(column) != 1]
         missing += [column for column in optional if header.count(column) > 1]
         if missing:
             found = "two columns" if missing[0] in header else "no column"
-            raise UserError(f"{path}, line 1: {found} {missing[0]}; expected {', '.join(columns)}")
+            raise UserError(f"{path}, line {first}: {found} {missing[0]}; expected {', '.join(columns)}")
         for fields in reader:
             if not any(map(str.strip, fields)):
                 continue
             where = f"{path}, line {reader.line_num}"
             if len(fields) != len(header):
-                raise UserError(f"{where}: {len(fields)} fields, but line 1 names {len(header)} columns")
+                raise UserError(f"{where}: {len(fields)} fields, but line {first} names {len(header)} columns")
             line = Row({name: value.strip() for name, value in zip(header, fields, strict=True)})
-            line.decimal_comma = delimiter == ";"
+            line.decimal_comma = delimiter != ","
             for name in columns:
                 if not line[name] and name not in blank:
                     raise UserError(f"{where}, column {name}: is empty")
@@ -68,13 +72,13 @@ def column_names(path: Path) -> set[str]:
     Raises:
       UserError: the file is missing or not text in UTF-8.
     """
-    first = _read_text(path).split("\n", 1)[0]
+    first = _header_line(_read_text(path))
     found = [{name.strip().strip('"').strip().lower() for name in first.split(delimiter)} for delimiter in DELIMITERS]
     return max(found, key=len)
 
 
 def number(where: str, line: Row, column: str) -> float:
-    """Return a cell as a float. In a table separated by semicolons it may have a decimal comma.
+    """Return a cell as a float. In a table separated by semicolons or tabs it may have a decimal comma.
 
     Raises:
       UserError: the cell is not a finite number; the message begins with `where` and names the column.
@@ -93,7 +97,7 @@ def number(where: str, line: Row, column: str) -> float:
 
 def _delimiter(text: str, columns: Collection[str]) -> str:
     """Return the delimiter with which the first line has the most of the columns, a comma if there is none."""
-    first = text.split("\n", 1)[0].strip()
+    first = _header_line(text).strip()
     found = {
         delimiter: len({name.strip().strip('"').lower() for name in first.split(delimiter)} & set(columns))
         for delimiter in DELIMITERS
@@ -101,10 +105,24 @@ def _delimiter(text: str, columns: Collection[str]) -> str:
     return max(DELIMITERS, key=lambda delimiter: found[delimiter])
 
 
+def _header_line(text: str) -> str:
+    """Return the first line that names columns, "" if there is none."""
+    lines = text.splitlines()
+    return next((line for line in lines if not _is_before_header(re.split("[,;\t]", line.replace('"', "")))), "")
+
+
+def _is_before_header(fields: list[str]) -> bool:
+    """Return whether a line holds no value, or only tells spreadsheets the separator."""
+    values = [field.strip() for field in fields if field.strip()]
+    return not values or (len(values) == 1 and values[0].lower().startswith("sep="))
+
+
 def _read_text(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: {'is a folder, not a table' if path.is_dir() else 'no such file'}; correct the path")
     data = path.read_bytes()
+    if data.startswith(WORKBOOKS):
+        raise UserError(f"{path}: is a workbook, not text; save the table as CSV in UTF-8")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # "Unicode text" of spreadsheets
         data = data.decode("utf-16", "replace").encode()
     bad_byte = data.find(0)

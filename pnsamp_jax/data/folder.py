@@ -26,7 +26,7 @@ from pnsamp_jax.data.folder_masks import read_readers, require_around
 from pnsamp_jax.data.folder_tables import NoduleRow, read_rows
 from pnsamp_jax.data.patches import MarkedNodule
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import stamp
+from pnsamp_jax.files import files_under, stamp
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _as_json(row: NoduleRow) -> list[Any]:
 def _files_of(path: Path) -> list[Path]:
     """Return the files whose change changes an image: its own, that of its voxels, or those of a DICOM series."""
     if path.is_dir():
-        return sorted(part for part in path.rglob("*") if part.is_file())
+        return files_under(path, "")  # through links, as the series is read
     if path.suffix.lower() in (".mhd", ".nhdr", ".mha", ".nrrd"):
         try:
             return [path, Path(data_file(str(path)))]

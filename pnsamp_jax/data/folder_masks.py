@@ -7,7 +7,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from pnsamp_jax.ct.read import read_image
-from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.ct.volume import AIR, Volume
 from pnsamp_jax.data.cohort import Nodule
 from pnsamp_jax.data.dicom_masks import is_dicom_mask, read_dicom_mask
 from pnsamp_jax.errors import UserError
@@ -16,6 +16,7 @@ from pnsamp_jax.errors import UserError
 MAX_OFFSET_MM = 8.0  # from a nodule's point to its mask
 MAX_GAP_MM = 20.0  # between two regions of a mask
 MAX_SIZE_MM = 150.0  # along an axis
+MAX_COMBINATIONS = 15  # of four readers, the most that marked a nodule of LIDC-IDRI
 SAME_VOXEL = 0.1  # voxels that lie closer than this share of their spacing are the same
 
 
@@ -44,8 +45,9 @@ def read_readers(path: Path, ct: Volume, nodule: Nodule, label: int | None) -> V
         if label is not None:
             mask = Volume((mask.array == label).astype(np.int16), mask.affine)
         readers = _split_bits(path, mask.array, nodule)
+        _require_background(path, mask, ct)
     if not np.any(readers):
-        raise UserError(f"{path}: the mask marks no voxel; a nodule needs at least one")
+        raise UserError(f"{path}: the mask marks no voxel (values below 0.5 count as 0); a nodule needs at least one")
     return Volume(np.stack(readers).astype(bool), mask.affine)
 
 
@@ -53,7 +55,8 @@ def _split_bits(path: Path, bits: np.ndarray, nodule: Nodule) -> list[np.ndarray
     """Return the masks of the readers, (d, h, w) each. Raise UserError if the values cannot be one bit per reader."""
     for value in (bits.min(), bits.max()):
         if not 0 <= value <= 255:
-            raise UserError(f"{path}: contains {value}; a mask has 0/1, or 0..255 with one bit per reader")
+            shown = f"{value} or NaN" if value == AIR else value
+            raise UserError(f"{path}: contains {shown}; a mask has 0/1, or 0..255 with one bit per reader")
     if np.isin(bits, (0, 255)).all():  # another way to write one mask, rather than eight readers who agree
         bits = bits > 0
     readers = [bits >> bit & 1 for bit in range(8) if (bits >> bit & 1).any()]
@@ -74,12 +77,27 @@ def _require_bits(path: Path, mask: np.ndarray, readers: int, nodule: Nodule) ->
     rated = len(nodule.ratings)
     # Two readers may agree in every voxel, as ten times in LIDC-IDRI; three never do there.
     alike = len(values) == 1 and readers > (2 if rated else 1)
+    if not rated and len(values) > MAX_COMBINATIONS:
+        raise UserError(
+            f"{path}: has {len(values)} different values, as of probabilities rather than bits of readers; save 1 "
+            "where the nodule is and 0 elsewhere"
+        )
     if readers > rated > 0 or alike:
         shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
         raise UserError(
             f"{path}: its values ({shown}) would be the bits of {readers} readers"
             + (" who agree in every voxel" if alike else f", but ratings.csv has {rated} for '{nodule.nodule_id}'")
             + "; if they are labels, name the nodule's in a column mask_label of nodules.csv"
+        )
+
+
+def _require_background(path: Path, mask: Volume, ct: Volume) -> None:
+    """Raise UserError if a mask of the image's size marks all of its corners, as a mask of the background does."""
+    corners = mask.array[tuple(np.ix_(*((0, -1),) * 3))]
+    if sorted(mask.array.shape) == sorted(ct.array.shape) and corners.all():
+        raise UserError(
+            f"{path}: marks the corners of its image, as if the background was marked; save 1 where the nodule is and "
+            "0 elsewhere"
         )
 
 

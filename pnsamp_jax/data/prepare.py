@@ -20,6 +20,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -91,6 +92,8 @@ def _prepare_series(source: Source, geometry: Geometry, series: str, path: Path)
             records = make_records(source, series, geometry)
         except (UserError, OSError) as error:
             return str(error), notes
+        except MemoryError:
+            return f"{series}: takes more memory than there is; close other programs or leave it out", notes
     with atomic_path(path) as temporary:
         np.savez(temporary, **records)  # type: ignore[arg-type]  # no feature is called allow_pickle
     return None, notes
@@ -192,6 +195,11 @@ def _run(job: beam.Job, paths: dict[str, Path], workers: int) -> Iterator[tuple[
         try:
             for ended in as_completed(running):
                 yield running[ended], *ended.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "config.data.workers: a process was ended, probably because memory ran out; give fewer workers. The "
+                "series that were prepared stay"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from pnsamp_jax.ct.read import IMAGE_SUFFIXES, open_image, read_image
+from pnsamp_jax.ct.image_files import IMAGE_SUFFIXES
+from pnsamp_jax.ct.read import open_image, read_image
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.dicom_masks import is_dicom_mask, mask_names, read_dicom_mask
 from pnsamp_jax.errors import UserError

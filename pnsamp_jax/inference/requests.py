@@ -137,6 +137,10 @@ def locate(
         except (UserError, OSError) as error:
             yield from (Failure(request, str(error)) for request in wanted)
             continue
+        except MemoryError:
+            reason = f"{readable(str(path))}: takes more memory than there is; close other programs or cut it out"
+            yield from (Failure(request, reason) for request in wanted)
+            continue
         for text in () if quiet else notes:
             tqdm.write(readable(text), file=sys.stderr)  # not into the bar
         for request in wanted:

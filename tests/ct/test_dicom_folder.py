@@ -256,3 +256,40 @@ def test_odd_values_in_headers_never_end_in_a_traceback(tmp_path, seed):
             assert "\n" not in str(error)
         Path(paths[1]).write_bytes(whole)
     assert refused > 5
+
+
+def test_pages_and_coloured_captures_under_the_uid_of_the_series_are_passed_over(tmp_path):
+    write_series(tmp_path, MANY)
+    colour = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "ImageType": ["DERIVED", "SECONDARY"]}
+    write_slice(tmp_path / "colour.dcm", HU[0], (-10, 20, -300), **colour)
+    page = write_slice(tmp_path / "page.dcm", HU[1], (0, 0, 0), ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"])
+    edit(page, ImagePositionPatient=None, ImageOrientationPatient=None)
+    image, notes = read_with_notes(tmp_path)
+    np.testing.assert_array_equal(image.volume.array, MANY)
+    (note,) = notes
+    assert "1 screen capture (colour.dcm)" in note and "1 derived image without a position (page.dcm)" in note
+
+
+def test_derived_images_that_all_lack_a_position_are_called_that(tmp_path):
+    for path in write_series(tmp_path, ImageType=["DERIVED", "SECONDARY"]):
+        edit(path, ImagePositionPatient=None)
+    assert "contains 0 DICOM CT series but 5 derived images without a position" in refusal(read_image, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ct.nii.gz", "inner.zip"])
+def test_a_folder_that_holds_an_image_file_says_to_give_the_file(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x1f\x8b")
+    assert refusal(read_image, tmp_path).endswith(f"; give {tmp_path / name} itself")
+
+
+@pytest.mark.parametrize("kind", ["MIP", "CT_SOM5 MIP", "MIN_IP"])
+def test_projections_of_several_slices_are_refused(tmp_path, kind):
+    write_series(tmp_path, ImageType=["DERIVED", "SECONDARY", "AXIAL", kind])
+    assert f"a projection of several slices ({kind.split()[-1]})" in refusal(read_image, tmp_path)
+
+
+def test_rescale_type_may_be_in_lower_case_and_another_one_is_named(tmp_path):
+    write_series(tmp_path / "lower", RescaleType="hu")
+    np.testing.assert_array_equal(read_image(tmp_path / "lower").array, HU)
+    write_series(tmp_path / "other", RescaleType="MGML")
+    assert "RescaleType 'MGML'" in refusal(read_image, tmp_path / "other")

@@ -109,3 +109,44 @@ def test_a_tilted_gantry_is_read_by_the_sform_although_the_qform_cannot_shear(tm
 def test_a_qform_that_is_elsewhere_or_turned_is_refused(tmp_path, qform):
     path = write_forms(tmp_path / "ct.nii", sheared(10), qform)
     assert "sform and qform differ" in refusal(read_image, path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html>Not found</html>", "is a web page"),
+    ],
+)
+@pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz", "ct.mha", "ct.nrrd"])
+def test_a_text_in_place_of_an_image_is_called_what_it_is(tmp_path, name, text, expected):
+    (tmp_path / name).write_bytes(text)
+    assert f"{name}: {expected}" in refusal(read_image, tmp_path / name)
+
+
+def with_space(path, line):
+    return edited(write_itk(path, HU), b"space: left-posterior-superior\n", line)
+
+
+@pytest.mark.parametrize(
+    ("line", "sign"),
+    [
+        (b"space: right-anterior-superior\n", (-1, -1, 1)),
+        (b"space: RAS\n", (-1, -1, 1)),
+        (b"space: LPS\n", (1, 1, 1)),
+    ],
+)
+def test_an_nrrd_lies_in_the_space_that_it_names(tmp_path, line, sign):
+    volume = read_image(with_space(tmp_path / "ct.nrrd", line))
+    np.testing.assert_array_equal(np.abs(volume.affine[:3, :3]).sum(axis=0), 1)
+    np.testing.assert_array_equal(volume.to_lps((1, 2, 3)), np.array([3, 2, 1]) * sign)
+
+
+@pytest.mark.parametrize(
+    ("line", "stated"),
+    [(b"space: scanner-xyz\n", "is 'scanner-xyz'"), (b"space: 3D-right-handed\n", "is '3D-right-handed'")]
+    + [(b"space dimension: 3\n", "is missing")],
+)
+def test_an_nrrd_that_could_lie_in_lps_or_ras_is_refused(tmp_path, line, stated):
+    path = with_space(tmp_path / "ct.nrrd", line)
+    assert f"{path}: the space {stated}, so the position is unknown" in refusal(read_image, path)

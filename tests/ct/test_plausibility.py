@@ -31,8 +31,12 @@ FAULTS = {
     "intercept applied twice": (lambda hu: hu - 1024, "1024 too low"),
     "a window as 0..1": (lambda hu: np.clip((hu + 1000) / 1400, 0, 1), r"scaled to 0\.\.1"),
     "a window as 0..255": (lambda hu: 255 * np.clip((hu + 1000) / 1400, 0, 1), r"scaled to 0\.\.255"),
-    "unit variance": (lambda hu: (hu - hu.mean()) / hu.std(), "scaled to another range"),
+    "unit variance": (lambda hu: (hu - hu.mean()) / hu.std(), "clipped to a window or scaled"),
     "stored with 12 bits": (lambda hu: 4095 * np.clip((hu + 1000) / 1400, 0, 1), "none is that of lung, air or fat"),
+    "clipped to a soft tissue window": (lambda hu: np.clip(hu, -160, 240), "clipped to a window"),
+    "clipped within the lung": (lambda hu: np.clip(hu, -790, 400), "none is below -790, .* clipped"),
+    "clipped to lung": (lambda hu: np.clip(hu, -1000, 0), "none is above 0, .* clipped"),
+    "labels": (lambda hu: np.digitize(hu, [-500, 0, 200]), "the labels of a mask"),
     "inverted": (lambda hu: -hu, "inverted|none is that of lung"),
     "constant": (lambda hu: hu * 0 + 40, "differ by less"),
     "nothing": (lambda hu: hu * np.nan, "all voxels are padding"),
@@ -56,6 +60,7 @@ def test_a_fault_is_called_by_its_name(fault, lung):
         lambda hu: np.where(np.arange(40) < 10, -3024, hu),
         lambda hu: np.clip(hu, -1000, 400),
         lambda hu: np.where(np.arange(40) == 20, 3000, hu),  # metal
+        lambda hu: np.where((hu > 0) & (np.arange(40) % 3 > 0), 420, hu),  # a heart full of contrast agent
         lambda hu: hu + 60,  # a scanner that is not calibrated well, or contrast agent
     ],
 )

@@ -5,7 +5,7 @@ import codecs
 import pytest
 from ct_files import refusal
 
-from pnsamp_jax.data.csv_tables import number, read_table
+from pnsamp_jax.data.csv_tables import column_names, number, read_table
 
 COLUMNS = ("name", "x", "y")
 LINES = [["name", "x", "y"], ["a", "1.5", "-2"], ["b", "3", "0.25"]]
@@ -75,3 +75,29 @@ def test_an_optional_column_must_not_appear_twice(tmp_path):
     assert "line 1: two columns mask_label" in message
     path.write_text("nodule_id,other,other\na,1,2\n")
     assert len(list(read_table(path, ("nodule_id",), optional=("mask_label",)))) == 1
+
+
+@pytest.mark.parametrize("start", ["\n\n", ",,\n", "sep=,\n", '"sep=,"\n', " \nsep=,\n"])
+def test_what_spreadsheets_write_above_the_header_is_skipped(tmp_path, start):
+    (tmp_path / "t.csv").write_text(start + "\n".join(map(",".join, LINES)))
+    assert read(tmp_path / "t.csv") == EXPECTED
+    assert column_names(tmp_path / "t.csv") == set(COLUMNS)
+    (tmp_path / "t.csv").write_text(start + "name,x\na,1\n")
+    assert f"line {start.count(chr(10)) + 1}: no column y" in refusal(read, tmp_path / "t.csv")
+
+
+def test_the_separator_that_a_first_line_states_may_be_a_semicolon(tmp_path):
+    (tmp_path / "t.csv").write_text("sep=;\n" + "\n".join(";".join(line).replace(".", ",") for line in LINES))
+    assert read(tmp_path / "t.csv") == EXPECTED
+
+
+def test_a_decimal_comma_is_read_where_tabs_separate(tmp_path):
+    text = "\n".join("\t".join(line).replace(".", ",") for line in LINES)
+    (tmp_path / "t.csv").write_text(text, encoding="utf-16")  # "Unicode text" of a spreadsheet in half of Europe
+    assert read(tmp_path / "t.csv") == EXPECTED
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04\x14\0", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"])
+def test_a_workbook_that_is_called_csv_is_called_a_workbook(tmp_path, start):
+    (tmp_path / "t.csv").write_bytes(start + bytes(100))
+    assert "t.csv: is a workbook, not text; save the table as CSV" in refusal(read, tmp_path / "t.csv")

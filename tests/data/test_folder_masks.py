@@ -205,3 +205,47 @@ def test_voxels_that_change_next_to_their_header_are_prepared_anew(root, name):
     data.write_bytes((voxels + 200).tobytes())
     os.utime(data, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000_000))
     assert dataset_name(FolderSource(str(root)), Geometry()) != before
+
+
+def without_ratings(root):
+    path = root / "ratings.csv"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+
+
+def test_probabilities_are_not_the_bits_of_readers_who_rated_nothing(root):
+    away = np.linalg.norm(np.indices((21, 21, 21)).T - 10, axis=-1).T
+    write_mask(root, (100 * np.clip(1 - away / 8, 0, 1)).astype(np.uint8), "b0")
+    without_ratings(root)
+    assert "different values, as of probabilities" in refusal(load, root, "images/b.nrrd")
+
+
+def test_every_combination_of_four_readers_who_rated_nothing_is_read(root):
+    bits = block((6, 6, 6), (15, 15, 15)) * (np.arange(21, dtype=np.uint8) % 15 + 1)
+    write_mask(root, np.maximum(bits, block((9, 9, 6), (12, 12, 15)) * 15).astype(np.uint8), "b0")
+    without_ratings(root)
+    assert len(load(root, "images/b.nrrd")[0].readers.array) == 4
+
+
+@pytest.mark.parametrize("voxels", [1 - block((9, 9, 9), (12, 12, 12)), block((0, 0, 0), (21, 21, 21))])
+def test_a_mask_of_the_background_is_refused(root, voxels):
+    write_mask(root, voxels, "b0")
+    assert "b0.nrrd: marks the corners of its image" in refusal(load, root, "images/b.nrrd")
+
+
+def test_a_mask_that_is_too_faint_or_not_a_number_says_so(root):
+    write_mask(root, block((9, 9, 9), (12, 12, 12)) / np.float32(255), "b0")
+    assert "marks no voxel (values below 0.5 count as 0)" in refusal(load, root, "images/b.nrrd")
+    write_mask(root, np.where(block((9, 9, 9), (12, 12, 12)), 1, np.nan).astype(np.float32), "b0")
+    assert "contains -1024 or NaN" in refusal(load, root, "images/b.nrrd")
+
+
+def test_slices_behind_a_link_that_change_make_their_series_out_of_date(root, tmp_path_factory):
+    archive = tmp_path_factory.mktemp("archive")
+    (archive / "000.dcm").write_bytes(b"one")
+    (root / "images" / "ct").mkdir()
+    (root / "images" / "ct" / "slices").symlink_to(archive)
+    nodules, _ = tables()
+    write_table(root / "nodules.csv", [{**row, "image": "images/ct", "patient_id": "a"} for row in nodules])
+    before = FolderSource(str(root)).inputs("images/ct")
+    (archive / "000.dcm").write_bytes(b"three")
+    assert FolderSource(str(root)).inputs("images/ct") != before

@@ -26,6 +26,7 @@ BROKEN = {
     "os": OSError("disk is bad"),
     "bug": RuntimeError("bug"),
     "stop": KeyboardInterrupt(),
+    "memory": MemoryError(),
 }
 
 
@@ -54,6 +55,8 @@ class FakeSource:
             log.write("x")
         if Path(self.folder, f"{series}.note").exists():
             note(f"{series}: 7 slices read")
+        if Path(self.folder, f"{series}.killed").exists():
+            os._exit(9)
         for kind, error in BROKEN.items():
             if Path(self.folder, f"{series}.{kind}").exists():
                 raise error
@@ -133,6 +136,19 @@ def test_a_prepared_series_is_not_loaded_again(source, tmp_path):
     assert prepare(source, GEOMETRY, tmp_path / "cache", workers=1) == prepared
     assert source.loads() == {}
     assert json.loads((prepared.folder / "description.json").read_text())["geometry"]["patch_size"] == 8
+
+
+def test_a_series_that_takes_too_much_memory_costs_no_other(source, tmp_path):
+    source.breaks("s1", "memory")
+    prepared = prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
+    assert len(prepared.files) == 3 and list(prepared.failures) == ["s1"]
+    assert "s1: takes more memory than there is" in prepared.failures["s1"]
+
+
+def test_a_worker_that_is_killed_is_reported_in_one_line(source, tmp_path):
+    source.breaks("s1", "killed")
+    with pytest.raises(UserError, match="^config.data.workers: a process was ended"):
+        prepare(source, GEOMETRY, tmp_path / "cache", workers=2)
 
 
 @pytest.mark.parametrize(("kind", "error"), [("bug", RuntimeError), ("stop", KeyboardInterrupt)])

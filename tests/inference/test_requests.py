@@ -8,7 +8,7 @@ import pytest
 from ct_files import refusal, write_itk, write_series
 from findings import make_finding
 
-from pnsamp_jax.ct.read import read_ct
+from pnsamp_jax.ct.read import open_ct, read_ct
 from pnsamp_jax.inference.point_files import read_requests
 from pnsamp_jax.inference.requests import Failure, Request, by_image, locate
 
@@ -129,3 +129,16 @@ def test_what_was_passed_over_is_told_once_per_image(folder, capfd):
     assert values(read_requests(str(folder / "0"), f"{POINT};1,1,22", "mm")) == [-850, -850]
     told = capfd.readouterr().err.splitlines()
     assert told == [f"{folder}/0: 20 slices read; passed over: 1 file that is not DICOM (part.bin)"]
+
+
+def test_an_image_that_takes_too_much_memory_costs_no_other(folder, tmp_path, monkeypatch):
+    def read(path, series):
+        if path.name == "0":
+            raise MemoryError
+        return open_ct(path, series)
+
+    monkeypatch.setattr("pnsamp_jax.inference.requests.open_ct", read)
+    (tmp_path / "points.csv").write_text("nodule_id,image,x_mm,y_mm,z_mm\na,ct/0,0,0,20\nb,ct/1,0,0,20\n")
+    reason, value = values(read_requests("", str(tmp_path / "points.csv"), "mm"))
+    assert reason == f"{folder / '0'}: takes more memory than there is; close other programs or cut it out"
+    assert value == -750

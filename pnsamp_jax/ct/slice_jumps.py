@@ -1,0 +1,57 @@
+"""Whether the slices of a volume belong together, as far as their values tell.
+
+A slice whose scale differs from that of its neighbours, or two images whose slices take turns, look like HU in the
+distribution of all values, but not from one slice to the next.
+"""
+
+import numpy as np
+
+from pnsamp_jax.ct.volume import AIR
+
+JUMP_HU = 500  # a missing RescaleIntercept shifts by about 1024; lung and tissue differ by about 900 ...
+JUMP_SHARE = 0.95  # ... but never in nearly all voxels of two neighbouring slices
+MIN_KNOWN = 0.02  # share of a slice that is no padding; less tells nothing
+MIN_BODY = 0.1  # share of a slice that is no padding, between which no slice is empty
+MIN_SLICES = 6  # of a volume whose slices may take turns
+MAX_TURNS = 1.1  # difference of neighbours, relative to that of every second slice; below 0.7 in real CTs
+SIDE = 128  # pixels in each direction that are looked at, to save time
+WINDOW_HU = -1000, 300  # beyond which differences are those of air and metal
+
+
+def why_slices_differ(array: np.ndarray) -> str | None:
+    """Return why the slices of a volume cannot be those of one CT, or None if they can be.
+
+    Args:
+      array: (d, h, w) int16 HU, in which padding and values below `AIR` are `AIR`.
+    """
+    step_h, step_w = (max(1, side // SIDE) for side in array.shape[1:])
+    planes = array[:, ::step_h, ::step_w]
+    for index in range(1, len(planes)):
+        low, high = planes[index - 1], planes[index]
+        known = (low > AIR) & (high > AIR)
+        if known.mean() >= MIN_KNOWN:
+            rise = high[known].astype(np.int32) - low[known]
+            if max((rise > JUMP_HU).mean(), (rise < -JUMP_HU).mean()) > JUMP_SHARE:
+                side = "above" if rise.mean() > 0 else "below"
+                return (
+                    f"slice {index + 1} lies about {abs(np.median(rise)):.0f} {side} slice {index}, as if the "
+                    "RescaleIntercept of one of them was lost or applied twice"
+                )
+        around = planes[index - 1 : index + 2]
+        body = (around > AIR).mean(axis=(1, 2))
+        if len(around) == 3 and body[1] == 0 and min(body[0], body[2]) >= MIN_BODY:
+            return f"slice {index + 1} is empty between two that are not, as if its pixels were lost"
+    if len(planes) >= MIN_SLICES and _turns(planes) > MAX_TURNS:
+        return "every second slice is of another image, as if two acquisitions or reconstructions were mixed"
+    return None
+
+
+def _turns(planes: np.ndarray) -> float:
+    """Return how much neighbouring planes differ, relative to every second plane."""
+    near = np.mean([_difference(planes[i], planes[i + 1]) for i in range(len(planes) - 1)])
+    far = np.mean([_difference(planes[i], planes[i + 2]) for i in range(len(planes) - 2)])
+    return float(near / far) if far else 0.0
+
+
+def _difference(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(np.clip(one, *WINDOW_HU) - np.clip(other, *WINDOW_HU)).mean())

@@ -1,0 +1,65 @@
+"""Slices that do not belong together: of another scale, empty, or of two images in turns."""
+
+import numpy as np
+import pytest
+
+from pnsamp_jax.ct.read import check_chest
+from pnsamp_jax.ct.slice_jumps import why_slices_differ
+from pnsamp_jax.ct.volume import AIR, Volume
+from pnsamp_jax.errors import UserError
+
+
+def chest(slices=12, seed=0):
+    """HU of (slices, 60, 60): lung with an oblique vessel, and a wall of soft tissue and fat."""
+    d, h, w = np.indices((slices, 60, 60))
+    hu = np.where(w < 40, -850, np.where(w < 45, -100, 40))
+    hu = np.where(np.hypot(h - 20 - d, w - 20) < 4, 40, hu)
+    return (hu + np.random.default_rng(seed).normal(0, 20, hu.shape)).astype(np.int16)
+
+
+def shifted(hu, chosen, offset):
+    hu = hu.astype(np.int32)
+    hu[chosen] += offset
+    return np.maximum(hu, AIR).astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "offset", "expected"),
+    [
+        (5, 1024, "slice 6 lies about 102. above slice 5, "),
+        (0, 1024, "slice 2 lies about 102. below slice 1, "),
+        (slice(7, None), 1024, "slice 8 lies about 102. above slice 7, "),
+        (5, -1024, "slice 6 lies about 102. below slice 5, "),
+        (slice(None, None, 2), 1024, "slice 2 lies about 102. below slice 1, "),
+    ],
+)
+def test_a_slice_whose_offset_was_lost_or_applied_twice_is_named(chosen, offset, expected):
+    with pytest.raises(UserError, match=f"^ct: {expected}as if the RescaleIntercept"):
+        check_chest("ct", Volume(shifted(chest(slices=40), chosen, offset), np.eye(4)))
+
+
+def test_an_empty_slice_is_named_and_empty_ends_are_not():
+    hu = chest()
+    hu[[0, 1, -1]] = AIR  # as of an image on the grid of a larger one
+    assert why_slices_differ(hu) is None
+    hu[5] = AIR
+    assert "slice 6 is empty between two that are not" in why_slices_differ(hu)
+
+
+def test_two_images_in_turns_are_refused():
+    hu = chest(slices=24)
+    hu[1::2] = np.roll(hu[::2], 5, axis=2)  # another breath
+    assert "every second slice is of another image" in why_slices_differ(hu)
+
+
+def test_lung_may_end_within_a_slice():
+    hu = chest()
+    hu[6:, :, :36] = 40  # the diaphragm; the wall of the chest goes on
+    assert why_slices_differ(hu) is None
+    noise = np.random.default_rng(1).integers(-1000, 400, (12, 60, 60)).astype(np.int16)
+    assert why_slices_differ(noise) is None
+
+
+def test_real_scans_are_accepted_at_any_spacing(scan):
+    for step in (1, 2, 4):
+        assert why_slices_differ(scan.array[::step]) is None
