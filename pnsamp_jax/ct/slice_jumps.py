@@ -13,6 +13,7 @@ JUMP_SHARE = 0.95  # ... but never in nearly all voxels of two neighbouring slic
 MIN_KNOWN = 0.02  # share of a slice that is no padding; less tells nothing
 MIN_BODY = 0.1  # share of a slice that is no padding, between which no slice is empty
 MIN_SLICES = 6  # of a volume whose slices may take turns
+MAX_COPIED = 0.5  # share of the voxels that may differ between a slice and its copy
 MAX_TURNS = 1.1  # difference of neighbours, relative to that of every second slice; below 0.7 in real CTs
 SIDE = 128  # pixels in each direction that are looked at, to save time
 WINDOW_HU = -1000, 300  # beyond which differences are those of air and metal
@@ -41,15 +42,22 @@ def why_slices_differ(array: np.ndarray) -> str | None:
         body = (around > AIR).mean(axis=(1, 2))
         if len(around) == 3 and body[1] == 0 and min(body[0], body[2]) >= MIN_BODY:
             return f"slice {index + 1} is empty between two that are not, as if its pixels were lost"
-    if len(planes) >= MIN_SLICES and _turns(planes) > MAX_TURNS:
+    if _turns(planes) > MAX_TURNS:
         return "every second slice is of another image, as if two acquisitions or reconstructions were mixed"
     return None
 
 
 def _turns(planes: np.ndarray) -> float:
-    """Return how much neighbouring planes differ, relative to every second plane."""
-    near = np.mean([_difference(planes[i], planes[i + 1]) for i in range(len(planes) - 1)])
-    far = np.mean([_difference(planes[i], planes[i + 2]) for i in range(len(planes) - 2)])
+    """Return how much neighbouring planes differ, relative to every second plane; 0 for too few.
+
+    Copies do not count: where a short volume was mirrored to make it longer, every second plane is the same.
+    """
+    pairs = [
+        (_difference(planes[i], planes[i + 1]), _difference(planes[i], planes[i + 2]))
+        for i in range(len(planes) - 2)
+        if (planes[i] != planes[i + 2]).mean() > MAX_COPIED
+    ]
+    near, far = np.mean(pairs, axis=0) if len(pairs) >= MIN_SLICES - 2 else (0.0, 1.0)
     return float(near / far) if far else 0.0
 
 

@@ -87,6 +87,8 @@ def test_no_real_crop_is_refused_and_nearly_every_fault_is_found(lidc_subset):
                 found[name] += why_not_hounsfield(stored(change(hu))) is not None
     # An emphysema that is cut off at -1024 looks like soft tissue that is 1024 too low.
     assert found.pop("intercept applied twice") >= 0.9 * len(paths)
-    assert found.pop("inverted") >= 0.98 * len(paths)
+    # A few crops hold hardly a voxel beyond a window, so that clipping to it takes nothing.
+    for name in ("inverted", "clipped to lung", "clipped within the lung"):
+        assert found.pop(name) >= 0.98 * len(paths), name
     del found["1024 too high but for padding"]
     assert set(found.values()) == {len(paths)}
