@@ -100,6 +100,32 @@ def sample(
     return values.reshape(size, splits, size, splits, size, splits).mean(axis=(1, 3, 5))
 
 
+def covered(mask: Volume, centre_mm: np.ndarray, size: int, spacing_mm: float) -> np.ndarray:
+    """Return the voxels of a cube that a mask covers most, as many as make up the volume of the mask in it.
+
+    Those covered by more than one half would make up less: 0.8 of the volume of LIDC-IDRI's nodules at 1.2 mm, because
+    edges and thin ends are lost. Voxels that are covered equally are all taken or none.
+
+    Args:
+      mask: (d, h, w) bool; nothing is marked outside it.
+      centre_mm: see `sample`, as the following.
+      size: side of the cube in voxels.
+      spacing_mm: size of a voxel.
+
+    Returns:
+      (size, size, size) bool.
+    """
+    marked = Volume(mask.array.astype(np.float32), mask.affine)
+    share = sample(marked, centre_mm, size, spacing_mm, outside="grid-constant")
+    ordered = np.sort(share[share > 0])[::-1]
+    if not len(ordered):
+        return share > 0
+    volume = share.sum(dtype=np.float64)  # in voxels
+    least = ordered[min(max(1, round(volume)), len(ordered)) - 1]
+    with_ties, without = share >= least, share > least
+    return without if without.any() and volume - without.sum() < with_ties.sum() - volume else with_ties
+
+
 def consensus(masks: np.ndarray) -> np.ndarray:
     """Return the voxels that at least half of the readers marked, as in pylidc: (readers, ...) bool -> (...) bool."""
     return 2 * masks.sum(axis=0) >= len(masks)
@@ -144,13 +170,13 @@ def make_record(marked: MarkedNodule, geometry: Geometry) -> dict[str, Any]:
     """
     centre = consensus_centroid(marked.readers) if marked.centre_mm is None else marked.centre_mm
     cube = (centre, geometry.stored_size, geometry.spacing_mm)
-    share = Volume(marked.readers.array.mean(axis=0, dtype=np.float32), marked.readers.affine)
+    share = np.mean([covered(Volume(mask, marked.readers.affine), *cube) for mask in marked.readers.array], axis=0)
     return {
         schema.NODULE_ID: marked.nodule.nodule_id,
         schema.PATIENT_ID: marked.nodule.patient_id,
         schema.CONTEXT: marked.context,
         schema.IMAGE: np.rint(sample(marked.ct, *cube)).astype(np.int16),
-        schema.MASK: np.rint(sample(share, *cube, outside="grid-constant") * schema.MASK_UNIT).astype(np.uint8),
+        schema.MASK: np.rint(share * schema.MASK_UNIT).astype(np.uint8),
         schema.RATING_COUNTS: marked.nodule.rating_counts,
         schema.READER_DICE: np.float32(reader_dice(marked.readers.array)),
         schema.DIAMETER: np.float32(ball_diameter_mm(marked.readers)),

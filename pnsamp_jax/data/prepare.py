@@ -34,7 +34,7 @@ from pnsamp_jax.data.patches import Geometry, MarkedNodule, make_record
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path, readable, write_text
 
-FORMAT_VERSION = 3  # part of the description: raise it when the content of a record changes
+FORMAT_VERSION = 4  # part of the description: raise it when the content of a record changes
 NO_MEMBER = "config.data.cohort: no nodule belongs to the cohort; choose another or lower config.data.min_readers"
 
 ReadField = Callable[[BinaryIO, np.lib.npyio.NpzFile, str, np.ndarray], np.ndarray]  # see `read_field`
