@@ -23,7 +23,7 @@ from pnsamp_jax.inference.masks import best_threshold, central_component, shift_
 from pnsamp_jax.inference.what_if import ATTRIBUTES
 
 RANGE = (0.25, 4.0)  # a few hundred nodules do not support temperatures beyond
-SHIFTS = np.linspace(-1.0, 3.0, 21)  # of the mask's logits, which are tried
+SHIFTS = np.linspace(-1.0, 1.0, 11)  # of the mask's logits, which are tried
 
 
 class Calibration(NamedTuple):
