@@ -171,9 +171,9 @@ def test_a_mask_at_the_border_of_the_image_has_lower_bounds(workdir, series, tmp
 
 
 def test_nothing_beyond_the_image_is_measured(workdir, tmp_path):
-    """All of a small image is tissue but its first slices: no outline can be longer or larger than it."""
+    """All of a small image is tissue but its first columns: no outline can be longer or larger than it."""
     hu = np.full((12, 12, 12), 40, np.int16)
-    hu[:2] = -850
+    hu[..., :2] = -850
     image = ct_files.write_itk(tmp_path / "ct.nii.gz", hu, np.eye(4)[[2, 1, 0, 3]])
     predict.predict(options(workdir, image, "5,5,6", units="voxel"), tmp_path / "out")
     (row,) = rows_of(tmp_path / "out")

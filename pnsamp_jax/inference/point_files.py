@@ -61,7 +61,7 @@ def read_requests(image: str, points: str, units: str, series: str = "", min_sco
     elif is_mask_file(user_path(points)):
         found = read_mask_points(user_path(points), user_path(_given(image)), series)
         requests = _in_image(image, series, found, "mm")
-    elif user_path(points).exists():
+    elif _is_there(points):
         raise UserError(f"{points}: is no file of points that is read; give .csv, .tsv, .fcsv, .json or a mask")
     else:
         requests = _read_typed(points, image, units, series)
@@ -105,6 +105,13 @@ def _given(image: str) -> str:
 
 
 # Tables
+
+
+def _is_there(points: str) -> bool:
+    try:
+        return bool(points.strip()) and user_path(points).exists()
+    except OSError:  # many typed points are too long for a name
+        return False
 
 
 def _read_table(table: Path, image: str, units: str, series: str, min_score: float) -> Iterator[Request]:
