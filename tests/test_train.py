@@ -284,6 +284,7 @@ def test_the_mask_that_is_scored_is_the_central_component_that_a_prediction_writ
     expected = np.stack([central_component(strayed[int(nodule)]) for nodule in nodules])
     np.testing.assert_array_equal(found["mask"], expected)
     assert not found["mask"][:, :3].any()
+    assert np.median(found["dice"]) > 0.9
     assert (found["dice"] > 0.6).all()  # of a nodule of three voxels, one may touch the others at an edge only
     pairs, spacing = list(zip(expected, consensus[nodules], strict=True)), (2.0, 2.0, 2.0)
     np.testing.assert_allclose(found["dice"], [outlines.dice(*pair) for pair in pairs], rtol=1e-6)

@@ -16,7 +16,12 @@ from pnsamp_jax.ct.dicom_file import DAMAGED, ENHANCED, quiet_pydicom, read_data
 from pnsamp_jax.errors import UserError
 
 HEADER_TAGS = [
-    *("SeriesInstanceUID", "Modality", "ImageType", "SOPClassUID", "ImagePositionPatient", "SamplesPerPixel")
+    "SeriesInstanceUID",
+    "Modality",
+    "ImageType",
+    "SOPClassUID",
+    "ImagePositionPatient",
+    "SamplesPerPixel",
 ]
 
 SLICE = "slice"  # of a CT; also an enhanced CT, which holds many

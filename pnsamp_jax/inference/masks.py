@@ -111,8 +111,7 @@ def _with_rim(mask: np.ndarray, probability: np.ndarray) -> np.ndarray:
 
 def marked_inside(mask: Volume, grid: Volume) -> int:
     """Count the marked voxels of a mask whose centres lie inside a grid."""
-    index = grid.to_index(mask.to_lps(np.argwhere(mask.array)))
-    return int(((index >= -0.5) & (index < np.array(grid.array.shape) - 0.5)).all(axis=1).sum())
+    return int((inside(mask, grid.array.shape, grid.affine) & (mask.array > 0)).sum())
 
 
 def inside(patch: Volume, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
@@ -123,9 +122,9 @@ def inside(patch: Volume, shape: tuple[int, ...], affine: np.ndarray) -> np.ndar
       shape: (depth, height, width) of the image.
       affine: (4, 4) from the image's index to LPS mm.
     """
-    to_image = np.linalg.inv(affine) @ patch.affine
-    index = np.moveaxis(np.indices(patch.array.shape), 0, -1) @ to_image[:3, :3].T + to_image[:3, 3]
-    return ((index >= -0.5) & (index < np.array(shape) - 0.5)).all(axis=-1)
+    points = patch.to_lps(np.moveaxis(np.indices(patch.array.shape), 0, -1))
+    index = Volume(patch.array, affine).to_index(points)
+    return np.all((index >= -0.5) & (index < np.array(shape) - 0.5), axis=-1)
 
 
 def volume_mm3(mask: Volume) -> float:
