@@ -182,14 +182,14 @@ ABSURD: dict[str, list[Any]] = {  # the message names the element
     "ImagePositionPatient": [None, "NaN\\0\\0", "here", "1\\2"],
     "ImageOrientationPatient": [None, "0\\0\\0\\0\\0\\0", "2\\0\\0\\0\\2\\0", "1\\0\\0\\0.5\\0.8\\0"],
     "RescaleSlope": ["0", "NaN", "one", "1\\2", "1e300", "1e-9"], "RescaleIntercept": ["-1024\\0", "1e300", "-1e6"],
-    "Rows": [None, 0, 65535], "Columns": [0, 65535], "SamplesPerPixel": [3], "HighBit": [0], "RescaleType": ["Z_EFF"],
+    "Rows": [None, 0, 65535], "Columns": [0, 65535], "HighBit": [0], "RescaleType": ["Z_EFF"],
     "NumberOfFrames": ["2", "many", "999999999"],
 }  # fmt: skip
 OTHERS: list[tuple[str, Any, Expected]] = [
     ("ImagePositionPatient", "0\\0\\0", "same depth"), ("PixelSpacing", "1e6\\1e6", "spacing"), ("Rows", 1, "Rows x"),
     ("Columns", 7, "Rows x"), ("BitsAllocated", 0, "damaged"), ("BitsAllocated", 8, "damaged"),
     ("Modality", "MR", NONE), ("BitsStored", 0, "damaged"), ("PixelRepresentation", 7, "damaged"),
-    ("PixelData", None, "no pixel data"),
+    ("PixelData", None, "no pixel data"), ("SamplesPerPixel", 3, "color images"),
 ]  # fmt: skip
 ONE: list[tuple[str, Any, Expected]] = [
     ("PixelSpacing", "1.4\\1.4", "PixelSpacing differs"), ("ImagePositionPatient", "0\\0\\0", "line|next"),

@@ -12,6 +12,7 @@ from pnsamp_jax.ct.dicom_file import DAMAGED, ENHANCED, quiet_pydicom, read_data
 from pnsamp_jax.ct.dicom_index import (
     BROKEN,
     CAPTURE,
+    COLOR,
     INCOMPLETE,
     NOT_DICOM,
     SCOUT,
@@ -37,6 +38,7 @@ PHRASES = {  # singular and plural
     BROKEN: ("damaged DICOM file", "damaged DICOM files"),
     SCOUT: ("scout", "scouts"),
     CAPTURE: ("screen capture", "screen captures"),
+    COLOR: ("color image", "color images"),
     UNPLACED: ("derived image without a position", "derived images without a position"),
 }
 READ_AS_FILES = (*IMAGE_SUFFIXES, *ARCHIVE_SUFFIXES)
@@ -152,7 +154,7 @@ def seeming_slices(found: Found) -> list[str]:
         if other.kind in (NOT_DICOM, INCOMPLETE):
             doubtful = same_series or (_name_pattern(other.path) in patterns and not _is_usual(other.path))
         else:
-            doubtful = same_series and other.kind not in (SCOUT, CAPTURE, UNPLACED, *NO_IMAGES)
+            doubtful = same_series and other.kind not in (SCOUT, CAPTURE, COLOR, UNPLACED, *NO_IMAGES)
         if doubtful:
             lost.append(other.path)
     return lost

@@ -27,6 +27,7 @@ HEADER_TAGS = [
 SLICE = "slice"  # of a CT; also an enhanced CT, which holds many
 SCOUT = "scout"
 CAPTURE = "screen capture"
+COLOR = "color image"  # several values a pixel, so no HU
 UNPLACED = "derived"  # an image without a position, as a page about the dose
 NOT_DICOM = "not DICOM"
 INCOMPLETE = (
@@ -40,7 +41,7 @@ class Other(NamedTuple):
 
     Attributes:
       path: of the file.
-      kind: `SCOUT`, `CAPTURE`, `UNPLACED`, `NOT_DICOM`, `INCOMPLETE`, `BROKEN`, or its modality.
+      kind: `SCOUT`, `CAPTURE`, `COLOR`, `UNPLACED`, `NOT_DICOM`, `INCOMPLETE`, `BROKEN`, or its modality.
       series: its SeriesInstanceUID, empty if it has none.
     """
 
@@ -137,7 +138,7 @@ def _kind_and_series(path: str) -> tuple[str, str]:
             placed = "ImagePositionPatient" in header
             sop_class = header.get("SOPClassUID")
             image_type = header.get("ImageType") or ()
-            colour = header.get("SamplesPerPixel") not in (None, "", 1)
+            color = header.get("SamplesPerPixel") not in (None, "", 1)
         except InvalidDicomError:
             return NOT_DICOM, ""
         except DAMAGED:
@@ -149,8 +150,10 @@ def _kind_and_series(path: str) -> tuple[str, str]:
         return INCOMPLETE, uid
     if "LOCALIZER" in image_type:
         return SCOUT, uid
-    if colour or ("Secondary Capture" in getattr(sop_class, "name", "") and not placed):
+    if "Secondary Capture" in getattr(sop_class, "name", "") and not placed:
         return CAPTURE, uid
+    if color:
+        return COLOR, uid
     if "SECONDARY" in image_type and not placed and sop_class not in ENHANCED:
         return UNPLACED, uid
     return SLICE, uid

@@ -267,7 +267,7 @@ def test_pages_and_coloured_captures_under_the_uid_of_the_series_are_passed_over
     image, notes = read_with_notes(tmp_path)
     np.testing.assert_array_equal(image.volume.array, MANY)
     (note,) = notes
-    assert "1 screen capture (colour.dcm)" in note and "1 derived image without a position (page.dcm)" in note
+    assert "1 color image (colour.dcm)" in note and "1 derived image without a position (page.dcm)" in note
 
 
 def test_derived_images_that_all_lack_a_position_are_called_that(tmp_path):
