@@ -16,6 +16,8 @@ from pnsamp_jax.errors import UserError
 MAX_OFFSET_MM = 8.0  # from a nodule's point to its mask
 MAX_GAP_MM = 20.0  # between two regions of a mask
 MAX_SIZE_MM = 150.0  # along an axis
+MAX_FILLED = 1.3  # times the voxels, when the holes of its slices are filled; the largest is 1.26
+MIN_INNER = 0.2  # share of voxels whose neighbours in the slice are all marked, where there are holes; least 0.64
 MAX_COMBINATIONS = 15  # of four readers, the most that marked a nodule of LIDC-IDRI
 SAME_VOXEL = 0.1  # voxels that lie closer than this share of their spacing are the same
 
@@ -34,7 +36,7 @@ def read_readers(path: Path, ct: Volume, nodule: Nodule, label: int | None) -> V
 
     Raises:
       UserError: the file is damaged; its values are no bits, or those of more readers than have rated the nodule; it
-        marks no voxel; or it has as many voxels as the image, but at another place.
+        marks no voxel or the outline alone; or it has as many voxels as the image, but at another place.
     """
     if is_dicom_mask(path):
         mask = read_dicom_mask(path, ct, label)
@@ -48,6 +50,8 @@ def read_readers(path: Path, ct: Volume, nodule: Nodule, label: int | None) -> V
         _require_background(path, mask, ct)
     if not np.any(readers):
         raise UserError(f"{path}: the mask marks no voxel (values below 0.5 count as 0); a nodule needs at least one")
+    for reader in readers:
+        _require_filled(path, reader > 0)
     return Volume(np.stack(readers).astype(bool), mask.affine)
 
 
@@ -89,6 +93,20 @@ def _require_bits(path: Path, mask: np.ndarray, readers: int, nodule: Nodule) ->
             + (" who agree in every voxel" if alike else f", but ratings.csv has {rated} for '{nodule.nodule_id}'")
             + "; if they are labels, name the nodule's in a column mask_label of nodules.csv"
         )
+
+
+def _require_filled(path: Path, mask: np.ndarray) -> None:
+    """Raise UserError if a mask (d, h, w) marks the outline of a nodule in its slices, but not what lies within."""
+    index = np.argwhere(mask)
+    box = mask[tuple(map(slice, index.min(axis=0), index.max(axis=0) + 1))]
+    for axis in range(3):  # whichever is across the slices
+        slices = np.moveaxis(box, axis, 0)
+        filled = sum(int(ndimage.binary_fill_holes(one).sum()) for one in slices)
+        if filled <= MAX_FILLED * len(index):
+            continue
+        cross = ndimage.generate_binary_structure(2, 1)[np.newaxis]
+        if ndimage.binary_erosion(slices, cross).sum() < MIN_INNER * len(index):
+            raise UserError(f"{path}: marks only the outline of the nodule; fill it in, and save the mask again")
 
 
 def _require_background(path: Path, mask: Volume, ct: Volume) -> None:

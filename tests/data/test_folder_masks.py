@@ -232,6 +232,29 @@ def test_a_mask_of_the_background_is_refused(root, voxels):
     assert "b0.nrrd: marks the corners of its image" in refusal(load, root, "images/b.nrrd")
 
 
+def ball(radius, hole=0.0, axis=None):
+    """Return a mask of a ball with a hole around its centre; across an axis, each slice has a hole of its own."""
+    index = np.indices((21, 21, 21)) - 10
+    away = np.linalg.norm(index, axis=0)
+    if axis is None:
+        return ((away <= radius) & (away > hole)).astype(np.uint8)
+    inplane = np.linalg.norm(np.delete(index, axis, axis=0), axis=0)
+    own = np.sqrt(np.maximum(radius**2 - index[axis] ** 2, 0))  # radius of the slice
+    return ((away <= radius) & (inplane > own - 1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("voxels", [ball(6, axis=0), ball(6, axis=1), ball(4, axis=2), ball(7, hole=6)])
+def test_a_mask_of_the_outline_alone_is_refused(root, voxels):
+    write_mask(root, voxels, "b0")
+    assert "b0.nrrd: marks only the outline of the nodule; fill it in" in refusal(load, root, "images/b.nrrd")
+
+
+@pytest.mark.parametrize("voxels", [ball(1), ball(2), ball(6), ball(8, hole=5), ball(8, hole=3)])
+def test_small_nodules_and_those_with_a_cavity_are_read(root, voxels):
+    write_mask(root, voxels, "b0")
+    assert load(root, "images/b.nrrd")[0].readers.array.sum() == voxels.sum()
+
+
 def test_a_mask_that_is_too_faint_or_not_a_number_says_so(root):
     write_mask(root, block((9, 9, 9), (12, 12, 12)) / np.float32(255), "b0")
     assert "marks no voxel (values below 0.5 count as 0)" in refusal(load, root, "images/b.nrrd")
