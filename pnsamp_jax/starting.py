@@ -49,7 +49,7 @@ def _found_state(run: Run, fold: int, checkpoints: Checkpoints) -> TrainState:
 def _start_from(run: Run, fold: int, state: TrainState) -> TrainState:
     """Return the initial state with the weights of a trained network, to fine-tune it.
 
-    A fold starts from the network of the same number, or of that number modulo the number of networks.
+    A fold starts from the network of the same number or, if there is none, of that number modulo the number of networks.
 
     Raises:
       UserError: the network has other layers or voxels than the run's, or was trained on patients who are to test the
@@ -58,7 +58,9 @@ def _start_from(run: Run, fold: int, state: TrainState) -> TrainState:
     init, spacing_mm = run.settings.init, run.settings.geometry.spacing_mm
     folder = ensemble.chosen_folder("config.init", init)
     networks = ensemble.load(folder)
-    name = sorted(networks.members)[fold % len(networks.members)]
+    name = f"fold_{fold}"
+    if name not in networks.members:
+        name = sorted(networks.members)[fold % len(networks.members)]
     if networks.spacing_mm != spacing_mm:
         raise UserError(f"config.init={init}: receives voxels of {networks.spacing_mm} mm, not {spacing_mm} mm")
     variables = networks.members[name].variables

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -350,6 +351,16 @@ def test_fine_tuning_starts_better_than_from_scratch(tmp_path, finished):
     assert fine_tuned < from_scratch
     network = ensemble.load(finished[0]).members["fold_0"].variables
     for mine, theirs in zip(jax.tree.leaves(states[1].average), jax.tree.leaves(network), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_fine_tuning_starts_from_the_network_of_the_same_fold_where_others_are_missing(tmp_path, finished):
+    partly = tmp_path / "partly"
+    shutil.copytree(finished[0], partly, ignore=shutil.ignore_patterns("fold_1"))
+    run = open_run(tiny_config(init=str(partly)), tmp_path / "run")
+    state = first_state(run, 2, tmp_path)
+    network = ensemble.load(finished[0]).members["fold_2"].variables
+    for mine, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(network["params"]), strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
 
