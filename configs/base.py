@@ -86,7 +86,9 @@ def _appearance() -> ConfigDict:
     """Return how the look of training patches changes at random. Faded or enlarged ones teach the outline only."""
     look = ConfigDict()
     look.fade = 0.0  # probability that a nodule is faded to ground glass
+    look.uneven = 0.0  # how much the density within a faded nodule varies at most, as a logarithm; 0 fades evenly
     look.enlarge = 0.0  # probability that a nodule is enlarged
+    look.enlarge_faded = 0.0  # probability that a faded nodule is enlarged as well
     look.largest = 2.0  # largest factor of enlargement
     look.noise = 0.0  # largest standard deviation of added noise, in HU
     look.smear = 0.0  # probability that a patch is smoothed along one axis, as thick slices are

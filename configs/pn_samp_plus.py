@@ -24,8 +24,11 @@ def get_config() -> ConfigDict:
     config.augment.permute = True
     config.augment.translate = 2  # a point may be 2.4 mm off the centroid along each axis
     config.augment.rotate = 0.0
-    config.appearance.fade = 0.35
+    config.appearance.fade = 0.5
+    config.appearance.uneven = 1.0
     config.appearance.enlarge = 0.15
+    config.appearance.enlarge_faded = 0.5
+    config.appearance.largest = 3.0
     config.appearance.noise = 40.0
     config.appearance.smear = 0.2
     config.model = ConfigDict(

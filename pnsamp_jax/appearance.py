@@ -1,9 +1,10 @@
 """Augmentation of how a nodule looks: faded, enlarged, noisy or smeared. Pure functions inside the compiled step.
 
 Solid nodules are common and ground glass is rare, yet ground glass is where outlines fail. So a solid nodule is faded:
-its contrast to what would lie in its place without it is scaled down, while its outline stays known. Large nodules
-are rare too; enlarging a small one shows the network the shape at another size. Neither change keeps the ratings true,
-so such patches teach the outline only.
+its contrast to what would lie in its place without it is scaled down, while its outline stays known. Ground glass has
+denser parts, so the contrast also varies within the nodule: from evenly faded nodules a network learns to outline what
+is even, which of ground glass is the densest part. Large nodules are rare too; enlarging a small one shows the network
+the shape at another size. Neither change keeps the ratings true, so such patches teach the outline only.
 """
 
 from typing import NamedTuple
@@ -18,7 +19,9 @@ LUNG_HU = -500.0  # voxels below are lung
 SOLID_WEIGHT = 0.05  # of other voxels around the nodule in what it is filled in with: nodules grow in place of lung
 RIM = 3  # further voxels in which the noise of the surroundings is measured
 FADED_HU = (90.0, 450.0)  # mean contrast of a faded nodule; ground glass has some 100 to 400 HU above lung
+DENSITY_VOXELS = (3, 6)  # distances between the nodes of the fields that make a faded nodule uneven
 SMALLEST_FACTOR = 1.2  # by which a nodule is enlarged
+LARGEST_SHARE = 0.75  # of the patch's side, to which a nodule's diameter grows at most by more than that factor
 SMOOTHING = (0.25, 0.5, 0.25)
 
 
@@ -27,14 +30,18 @@ class Appearance(NamedTuple):
 
     Attributes:
       fade: probability that a nodule is faded to ground glass.
+      uneven: how much the density within a faded nodule varies at most, see `density`; 0 fades evenly.
       enlarge: probability that a nodule is enlarged.
+      enlarge_faded: the same for a faded nodule, whose ratings do not hold in any case.
       largest: largest factor by which it is enlarged.
       noise: largest standard deviation of added noise, in HU.
       smear: probability that a patch is smoothed along one axis, as thick slices are.
     """
 
     fade: float = 0.0
+    uneven: float = 0.0
     enlarge: float = 0.0
+    enlarge_faded: float = 0.0
     largest: float = 2.0
     noise: float = 0.0
     smear: float = 0.0
@@ -60,16 +67,17 @@ def change_appearance(key: Array, image: Array, mask: Array, options: Appearance
     fade_key, enlarge_key, noise_key, smear_key = jax.random.split(key, 4)
     ratings_hold = jnp.array(True)
     if options.fade:
-        chosen, faded_image = fade(fade_key, image, mask)
+        chosen, faded_image = fade(fade_key, image, mask, options.uneven)
         chosen &= jax.random.bernoulli(jax.random.fold_in(fade_key, 0), options.fade)
         image = jnp.where(chosen, faded_image, image)
         ratings_hold &= ~chosen
-    if options.enlarge:
+    if options.enlarge or options.enlarge_faded:
         draw_key, factor_key = jax.random.split(enlarge_key)
-        chosen = jax.random.bernoulli(draw_key, options.enlarge)
-        factor = jnp.where(
-            chosen, jax.random.uniform(factor_key, (), minval=SMALLEST_FACTOR, maxval=options.largest), 1.0
-        )
+        probability = jnp.where(ratings_hold, options.enlarge, options.enlarge_faded)
+        largest = jnp.clip(room(mask), SMALLEST_FACTOR, options.largest)
+        factor = jax.random.uniform(factor_key, (), minval=SMALLEST_FACTOR, maxval=largest)
+        chosen = jax.random.bernoulli(draw_key, probability)
+        factor = jnp.where(chosen, factor, 1.0)
         resampling = enlarging_matrix(image.shape[0], factor)
         image, mask = along_axes(image, [resampling] * 3), along_axes(mask, [resampling] * 3)
         ratings_hold &= ~chosen
@@ -86,22 +94,65 @@ def change_appearance(key: Array, image: Array, mask: Array, options: Appearance
     return image, mask, ratings_hold
 
 
-def fade(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
+def room(mask: Array) -> Array:
+    """Return the factor by which a nodule can be enlarged in its patch; below 1 if it is too large already.
+
+    Args:
+      mask: (S, S, S), above 0 in the nodule.
+    """
+    diameter = jnp.cbrt(6 / jnp.pi * (mask > 0).sum())  # of the ball of the same volume
+    return LARGEST_SHARE * mask.shape[0] / jnp.maximum(diameter, 1.0)
+
+
+def fade(key: Array, image: Array, mask: Array, uneven: float) -> tuple[Array, Array]:
     """Scale the contrast of a nodule to its surroundings down to that of ground glass.
 
-    v' = c + a (v - c), where c is the patch with the nodule filled in from its surroundings (`cleared`), and a follows
-    from a mean contrast that is drawn from `FADED_HU`.
+    v' = c + a d (v - c), where c is the patch with the nodule filled in from its surroundings (`cleared`), d is the
+    `density` where the nodule is brighter than c and 1 elsewhere, and a follows from a mean contrast that is drawn
+    from `FADED_HU`.
+
+    Args:
+      key: random key.
+      image: (S, S, S) HU.
+      mask: (S, S, S), above 0 in the nodule.
+      uneven: see `density`; 0 fades evenly.
 
     Returns:
       () bool, whether the nodule had more contrast than that, and the faded image.
     """
     marked = mask > 0
-    fill_key, contrast_key = jax.random.split(key)
+    fill_key, contrast_key, density_key = jax.random.split(key, 3)
     background = cleared(fill_key, image, marked)
-    contrast = ((image - background) * marked).sum() / jnp.maximum(marked.sum(), 1)
+    change = image - background
+    contrast = (change * marked).sum() / jnp.maximum(marked.sum(), 1)
     wanted = jax.random.uniform(contrast_key, (), minval=FADED_HU[0], maxval=FADED_HU[1])
-    scale = wanted / jnp.maximum(contrast, wanted)
-    return contrast > wanted, background + scale * (image - background)
+    if uneven:
+        change = change * jnp.where(change > 0, density(density_key, image.shape[0], uneven), 1.0)
+    scale = wanted / jnp.maximum((change * marked).sum() / jnp.maximum(marked.sum(), 1), wanted)
+    return contrast > wanted, background + scale * change
+
+
+def density(key: Array, size: int, uneven: float) -> Array:
+    """Draw how dense a faded nodule is from place to place, up to a factor.
+
+    Its logarithm is the sum of fields of independent normal values at nodes `DENSITY_VOXELS` apart, interpolated
+    linearly.
+
+    Args:
+      key: random key.
+      size: side of the patch in voxels.
+      uneven: largest standard deviation of the values; the one of a patch is drawn between 0 and it.
+
+    Returns:
+      (size, size, size) float32 above 0.
+    """
+    strength_key, *keys = jax.random.split(key, 1 + len(DENSITY_VOXELS))
+    logarithm = jnp.zeros((size,) * 3)
+    for field_key, voxels in zip(keys, DENSITY_VOXELS, strict=True):
+        nodes = max(2, size // voxels)
+        field = jax.random.normal(field_key, (nodes,) * 3)
+        logarithm += along_axes(field, [interpolating_matrix(size, nodes)] * 3)
+    return jnp.exp(jax.random.uniform(strength_key, (), maxval=uneven) * logarithm)
 
 
 def cleared(key: Array, image: Array, marked: Array) -> Array:
@@ -165,6 +216,12 @@ def smoothing_matrix(size: int) -> Array:
     before = jnp.concatenate([identity[:1], identity[:-1]])
     after = jnp.concatenate([identity[1:], identity[-1:]])
     return SMOOTHING[0] * before + SMOOTHING[1] * identity + SMOOTHING[2] * after
+
+
+def interpolating_matrix(size: int, nodes: int) -> Array:
+    """Return the (size, nodes) matrix that interpolates linearly between nodes, the first and last at the ends."""
+    positions = jnp.linspace(0, nodes - 1, size)
+    return jnp.maximum(0.0, 1 - jnp.abs(positions[:, None] - jnp.arange(nodes)))
 
 
 def enlarging_matrix(size: int, factor: Array) -> Array:

@@ -46,9 +46,10 @@ POSITIVE = (
 NOT_NEGATIVE = (
     *("seed", "data.margin", "data.min_readers", "data.background", "data.workers"),
     *("augment.translate", "augment.rotate"),
-    *("appearance.noise", "loss.segmentation", "loss.voxels", "loss.attributes", "loss.malignancy"),
+    *("appearance.noise", "appearance.uneven"),
+    *("loss.segmentation", "loss.voxels", "loss.attributes", "loss.malignancy"),
 )
-PROBABILITIES = ("appearance.fade", "appearance.enlarge", "appearance.smear")
+PROBABILITIES = ("appearance.fade", "appearance.enlarge", "appearance.enlarge_faded", "appearance.smear")
 
 
 def check_fields(config: ConfigDict) -> None:

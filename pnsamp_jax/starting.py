@@ -49,7 +49,7 @@ def _found_state(run: Run, fold: int, checkpoints: Checkpoints) -> TrainState:
 def _start_from(run: Run, fold: int, state: TrainState) -> TrainState:
     """Return the initial state with the weights of a trained network, to fine-tune it.
 
-    A fold starts from the network of the same number or, if there is none, of that number modulo the number of networks.
+    A fold starts from the network of the same number or, if there is none, of that number modulo how many there are.
 
     Raises:
       UserError: the network has other layers or voxels than the run's, or was trained on patients who are to test the
