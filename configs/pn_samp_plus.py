@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.augment.permute = True
     config.augment.translate = 2  # a point may be 2.4 mm off the centroid along each axis
     config.augment.rotate = 0.0
-    config.appearance.fade = 0.5
+    config.appearance.fade = 0.35
     config.appearance.uneven = 1.0
     config.appearance.enlarge = 0.15
     config.appearance.enlarge_faded = 0.5

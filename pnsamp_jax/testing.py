@@ -30,11 +30,7 @@ def test_fold(run: Run, fold: int) -> None:
     """
     folder, indices = run.fold_folder(fold), run.indices(fold)
     networks, step = load_fold(run, fold)
-    # One answer has one temperature, and the shift belongs to one network.
-    single = predict_nodules(run, networks, indices["validation"], flips=False, masks=run.settings.fit_threshold)
-    if run.settings.fit_threshold and "mask" in single:
-        shift = calibration.fit_mask_shift(single["mask_probability"], single["consensus"])
-        networks = _changed(networks, mask_shift=shift)._replace(fitted_threshold=True)
+    networks, single = fit_shift(run, networks, indices["validation"])
     if "probabilities" in single:
         fitted = calibrate(run, networks, step, indices["validation"], single)
         if run.background is not None and "features" in single:
@@ -42,6 +38,28 @@ def test_fold(run: Run, fold: int) -> None:
             fitted, networks = fitted._replace(likeness=head), _changed(networks, likeness=head)
         calibration.write(folder / "calibration.json", fitted, len(indices["validation"]))
     write_predictions(run, fold, networks, indices["test"], folder / "predictions.csv")
+
+
+def fit_shift(
+    run: Run, networks: ensemble.Networks, nodules: np.ndarray
+) -> tuple[ensemble.Networks, dict[str, np.ndarray]]:
+    """Fit the shift of a network's mask, if the config asks for it.
+
+    It is fitted to single answers: one answer has one temperature, and the shift belongs to one network.
+
+    Args:
+      run: holds the nodules.
+      networks: one, uncalibrated.
+      nodules: (n,) indices of the validation nodules.
+
+    Returns:
+      The network with its shift, and what `predict_nodules` found without it and without flips.
+    """
+    single = predict_nodules(run, networks, nodules, flips=False, masks=run.settings.fit_threshold)
+    if run.settings.fit_threshold and "mask" in single:
+        shift = calibration.fit_mask_shift(single["mask_probability"], single["consensus"])
+        networks = _changed(networks, mask_shift=shift)._replace(fitted_threshold=True)
+    return networks, single
 
 
 def calibrate(
