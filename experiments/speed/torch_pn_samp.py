@@ -41,9 +41,9 @@ class PNSAMP(nn.Module):
         self.layers["mask_skip"] = nn.Conv3d(features[0], 1, 1)
         nn.init.constant_(self.layers["mask_skip"].bias, -4.0)  # MASK_PRIOR
         self.layers["fusion"] = nn.Linear(2 * (features[-1] + mask_features[-1]), 192)
-        for index, (name, classes, _) in enumerate(schema.RATINGS):
-            self.layers[f"{name}_features"] = nn.Linear(192 + (name == "malignancy") * 24 * index, 24)
-            self.layers[name] = nn.Linear(24, classes)
+        for index, rating in enumerate(schema.RATINGS):
+            self.layers[f"{rating.name}_features"] = nn.Linear(192 + (rating.name == "malignancy") * 24 * index, 24)
+            self.layers[rating.name] = nn.Linear(24, rating.classes)
 
     def block(self, x: Tensor, name: str) -> Tensor:
         """Apply BatchNorm, Conv 3x3x3 and ELU: (B, C, D, H, W) -> (B, features, D, H, W)."""
