@@ -20,7 +20,6 @@ from experiments.comparison.scores import mean_estimate
 from experiments.launch import launch, path_flag
 from experiments.nodule_or_not import groups
 from pnsamp_jax import testing
-from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import write_text
 from pnsamp_jax.inference import ensemble
@@ -57,8 +56,7 @@ def score(config: ConfigDict, workdir: Path, out: Path, networks: Path | None, a
         folder = layout.fold_folder(out, fold)
         folder.mkdir(parents=True)
         testing.write_predictions(run, fold, asked, nodules, folder / "predictions.csv")
-    described = {name: values for name, values in run.records.items() if name not in (schema.IMAGE, schema.MASK)}
-    tables.write_readers(out / "readers.csv", described)
+    tables.write_readers(out / "readers.csv", run.records)
     tables.gather_predictions(out)
     text = "\n".join(dice_lines(read_tables(out), before))
     write_text(out / "development.md", text + "\n")
@@ -81,6 +79,8 @@ def _networks(run: Run, folder: Path | None) -> dict[int, ensemble.Networks]:
     if layout.fold_of_patients(folder / "folds.json") != layout.fold_of_patients(run.workdir / "folds.json"):
         raise UserError(f"{folder}: its networks are of other folds than those of {run.workdir}")
     chosen = [fold for fold in run.settings.folds if f"fold_{fold}" in loaded.members]
+    if not chosen:
+        raise UserError(f"{folder}: has no network of the config's folds; ready are {', '.join(loaded.members)}")
     return {fold: loaded.member(fold) for fold in chosen}
 
 
@@ -94,15 +94,16 @@ def dice_lines(table: Table, before: Table | None) -> Iterable[str]:
     Raises:
       UserError: `before` lacks a nodule.
     """
-    change = None
+    columns, change = ["validation nodules", "n", "Dice, %", f"below {100 * POOR:g} %"], None
     if before is not None:
         own, theirs = (dict(zip(_keys(one), one["dice"].tolist(), strict=True)) for one in (table, before))
         lost = [nodule for nodule in own if nodule not in theirs]
         if lost:
             raise UserError(f"--against: has no nodule '{lost[0][1]}' of fold {lost[0][0]:g}; score the same folds")
         change = np.array([own[nodule] - theirs[nodule] for nodule in own])
-    yield "| validation nodules | n | Dice, % | below 40 % |" + (" change |" if before is not None else "")
-    yield "|---" * (4 if change is None else 5) + "|"
+        columns.append("change")
+    yield "| " + " | ".join(columns) + " |"
+    yield "|---" * len(columns) + "|"
     for name, chosen in groups(table).items():
         if not chosen.any():
             continue

@@ -67,8 +67,7 @@ def test_elsewhere(config: ConfigDict, networks: Path, out: Path) -> dict:
         if len(nodules):
             run.fold_folder(fold).mkdir()
             testing.write_predictions(run, fold, members, nodules, run.fold_folder(fold) / "predictions.csv")
-    described = {name: values for name, values in records.items() if name not in (schema.IMAGE, schema.MASK)}
-    tables.write_readers(out / "readers.csv", described)
+    tables.write_readers(out / "readers.csv", records)
     tables.gather_predictions(out)
     return evaluate.evaluate(out)
 

@@ -21,7 +21,7 @@ RIM = 3  # further voxels in which the noise of the surroundings is measured
 FADED_HU = (90.0, 450.0)  # mean contrast of a faded nodule; ground glass has some 100 to 400 HU above lung
 DENSITY_VOXELS = (3, 6)  # distances between the nodes of the fields that make a faded nodule uneven
 SMALLEST_FACTOR = 1.2  # by which a nodule is enlarged
-LARGEST_SHARE = 0.75  # of the patch's side, to which a nodule's diameter grows at most by more than that factor
+LARGEST_SHARE = 0.75  # of the patch's side that an enlarged nodule may fill, unless the smallest factor fills more
 SMOOTHING = (0.25, 0.5, 0.25)
 
 
@@ -124,11 +124,15 @@ def fade(key: Array, image: Array, mask: Array, uneven: float) -> tuple[Array, A
     fill_key, contrast_key, density_key = jax.random.split(key, 3)
     background = cleared(fill_key, image, marked)
     change = image - background
-    contrast = (change * marked).sum() / jnp.maximum(marked.sum(), 1)
+
+    def mean_inside(change: Array) -> Array:
+        return (change * marked).sum() / jnp.maximum(marked.sum(), 1)
+
+    contrast = mean_inside(change)
     wanted = jax.random.uniform(contrast_key, (), minval=FADED_HU[0], maxval=FADED_HU[1])
     if uneven:
         change = change * jnp.where(change > 0, density(density_key, image.shape[0], uneven), 1.0)
-    scale = wanted / jnp.maximum((change * marked).sum() / jnp.maximum(marked.sum(), 1), wanted)
+    scale = wanted / jnp.maximum(mean_inside(change), wanted)
     return contrast > wanted, background + scale * change
 
 
@@ -151,7 +155,7 @@ def density(key: Array, size: int, uneven: float) -> Array:
     for field_key, voxels in zip(keys, DENSITY_VOXELS, strict=True):
         nodes = max(2, size // voxels)
         field = jax.random.normal(field_key, (nodes,) * 3)
-        logarithm += along_axes(field, [interpolating_matrix(size, nodes)] * 3)
+        logarithm += along_axes(field, [interpolating_matrix(jnp.linspace(0, nodes - 1, size), nodes)] * 3)
     return jnp.exp(jax.random.uniform(strength_key, (), maxval=uneven) * logarithm)
 
 
@@ -218,9 +222,8 @@ def smoothing_matrix(size: int) -> Array:
     return SMOOTHING[0] * before + SMOOTHING[1] * identity + SMOOTHING[2] * after
 
 
-def interpolating_matrix(size: int, nodes: int) -> Array:
-    """Return the (size, nodes) matrix that interpolates linearly between nodes, the first and last at the ends."""
-    positions = jnp.linspace(0, nodes - 1, size)
+def interpolating_matrix(positions: Array, nodes: int) -> Array:
+    """Return the (P, nodes) matrix that interpolates linearly between nodes 0, 1, ... at positions (P,)."""
     return jnp.maximum(0.0, 1 - jnp.abs(positions[:, None] - jnp.arange(nodes)))
 
 
@@ -233,4 +236,4 @@ def enlarging_matrix(size: int, factor: Array) -> Array:
     """
     middle = (size - 1) / 2
     positions = middle + (jnp.arange(size) - middle) / factor
-    return jnp.maximum(0.0, 1 - jnp.abs(positions[:, None] - jnp.arange(size)))
+    return interpolating_matrix(positions, size)

@@ -87,7 +87,7 @@ def test_the_density_is_positive_and_smooth():
 
 
 def test_interpolation_between_nodes_is_linear_and_reaches_both_ends():
-    values = np.asarray(interpolating_matrix(7, 3)) @ [0.0, 3.0, -3.0]
+    values = np.asarray(interpolating_matrix(np.linspace(0, 2, 7), 3)) @ [0.0, 3.0, -3.0]
     np.testing.assert_allclose(values, [0, 1, 2, 3, 1, -1, -3], atol=1e-6)
 
 

@@ -99,13 +99,12 @@ def _require_filled(path: Path, mask: np.ndarray) -> None:
     """Raise UserError if a mask (d, h, w) marks the outline of a nodule in its slices, but not what lies within."""
     index = np.argwhere(mask)
     box = mask[tuple(map(slice, index.min(axis=0), index.max(axis=0) + 1))]
+    cross = ndimage.generate_binary_structure(2, 1)[np.newaxis]
     for axis in range(3):  # whichever is across the slices
         slices = np.moveaxis(box, axis, 0)
-        filled = sum(int(ndimage.binary_fill_holes(one).sum()) for one in slices)
-        if filled <= MAX_FILLED * len(index):
-            continue
-        cross = ndimage.generate_binary_structure(2, 1)[np.newaxis]
-        if ndimage.binary_erosion(slices, cross).sum() < MIN_INNER * len(index):
+        if ndimage.binary_erosion(slices, cross).sum() >= MIN_INNER * len(index):
+            continue  # most nodules, whose slices need not be filled
+        if sum(int(ndimage.binary_fill_holes(one).sum()) for one in slices) > MAX_FILLED * len(index):
             raise UserError(f"{path}: marks only the outline of the nodule; fill it in, and save the mask again")
 
 
