@@ -15,6 +15,14 @@ MIN_AIR_OR_FAT = 0.02  # share below -50 HU: lung, air or fat; at least 0.11 in 
 MAX_DENSE = 0.3  # share above 600 HU; a heart full of contrast agent lies below
 MAX_BONE_WITHOUT_LUNG = 0.05  # share above 600 HU where less than MIN_LUNG is lung, as in an inverted image
 MIN_LUNG = 0.06
+MIN_KNOWN = 0.38  # share that is no padding, where there is little soft tissue
+MAX_DENSE_FOR_TISSUE = 0.9  # values above 600 HU, relative to soft tissue; at most 0.67 in any crop around a nodule
+# Values of -600 to -440 HU, relative to those of lung and of tissue; ground glass exceeds one of them at most.
+MAX_BETWEEN_FOR_LUNG, MAX_BETWEEN_FOR_TISSUE = 1.0, 5.0
+# Share of the most frequent value, also relative to the next one; at most 0.03 where it is over 3 times as frequent.
+FILLED, FILLED_FOR_NEXT = 0.05, 4.0
+FILLED_OUTSIDE = 0.3  # share of the value that may fill the corners outside of the scanner's field of view
+MAX_AIR = -950  # HU
 # Where values are cut off, many lie at the end, and some near it, unlike in an image of few values.
 MAX_FLOOR, MIN_CEILING = -800, 100  # HU; a cut beyond them takes little of lung and tissue
 CUT_OFF, NEAR_CUT = 0.02, 0.002  # share of the values at the end, and in the 50 HU next to it
@@ -28,6 +36,9 @@ def why_not_hounsfield(array: np.ndarray) -> str | None:
     """
     counts = _histogram(array)
     counts[0] = 0  # padding, and air outside of the body
+    empty = counts[: MAX_AIR - AIR].argmax()
+    if counts[empty] > (1 - MIN_KNOWN) * array.size:
+        counts[empty] = 0  # as well
     total = counts.sum()
     if total == 0:
         return "all voxels are padding"
@@ -39,8 +50,12 @@ def why_not_hounsfield(array: np.ndarray) -> str | None:
 
     low, high = np.searchsorted(cumulative, [0.005, 0.995]) + AIR
     not_padding = total / array.size
-    if not_padding < 0.7 and share(-200, 300) < 0.25 and (not_padding < 0.38 or _peaks_at_bottom(share)):
-        return "they are about 1024 too low, as if the RescaleIntercept was applied twice"
+    if not_padding < 0.7 and share(-200, 300) < 0.25:
+        # Padding within lung is that of an emphysema, whose other values are as low.
+        if share(MAX_AIR, -600) > 0.5 and (not_padding < MIN_KNOWN or share(AIR, MAX_AIR) < 0.1):
+            return "nearly all are those of lung or empty, as if what lies around the lung was cut away"
+        if not_padding < MIN_KNOWN or _peaks_at_bottom(share):
+            return "they are about 1024 too low, as if the RescaleIntercept was applied twice"
     if high - low < MIN_RANGE:
         scale = "0..1" if -1 <= low and high <= 1 else "0..255" if low >= 0 and high <= 255 else ""
         likely = f"scaled to {scale}, or were the labels of a mask" if scale else "clipped to a window or scaled"
@@ -52,11 +67,41 @@ def why_not_hounsfield(array: np.ndarray) -> str | None:
         return f"none is below {low}, where {share(low, low + 1):.0%} are, as if they were clipped to a window"
     if high < MIN_CEILING and share(high, high + 1) > CUT_OFF and share(high - 50, high) > NEAR_CUT:
         return f"none is above {high}, where {share(high, high + 1):.0%} are, as if they were clipped to a window"
+    filled = _why_filled(array, counts)
+    if filled:
+        return filled
     if share(600, 1 << 15) > MAX_DENSE or (
         share(-1000, -600) < MIN_LUNG and share(600, 1 << 15) > MAX_BONE_WITHOUT_LUNG
     ):
         return "too many are as dense as bone, as if the image was inverted, or no CT"
+    if share(600, 1 << 15) > MAX_DENSE_FOR_TISSUE * share(-200, 300):
+        return "more are as dense as bone than as soft tissue, as if the RescaleSlope was lost or applied twice"
+    between = share(-600, -440)
+    if between > MAX_BETWEEN_FOR_LUNG * share(-800, -640) and between > MAX_BETWEEN_FOR_TISSUE * share(-200, 300):
+        return "most tissue is as thin as ground glass, as if the RescaleSlope was lost or applied twice"
     return None
+
+
+def _why_filled(array: np.ndarray, counts: np.ndarray) -> str | None:
+    """Return why a part of the CT seems to be replaced by a constant, or None if it does not.
+
+    Air around the body and the value at which a CT was cut off are not what a part is replaced by.
+
+    Args:
+      array: (d, h, w) int16.
+      counts: of its values from `AIR` on, without padding.
+    """
+    top = np.flatnonzero(counts)[-1]
+    cut_off = counts[top - 50 : top].sum() > NEAR_CUT * counts.sum()
+    inner = counts[MAX_AIR - AIR : top if cut_off else top + 1] / counts.sum()
+    if len(inner) < 2:
+        return None
+    second, first = np.sort(inner)[-2:]
+    value = int(inner.argmax()) + MAX_AIR
+    corners = array[len(array) // 2][[0, 0, -1, -1], [0, -1, 0, -1]]
+    if first < FILLED or first < FILLED_FOR_NEXT * second or (first < FILLED_OUTSIDE and (corners == value).all()):
+        return None
+    return f"{first:.0%} are exactly {value}, as if a part of the CT was cut out and filled"
 
 
 def _peaks_at_bottom(share: Callable[[int, int], float]) -> bool:

@@ -15,6 +15,10 @@ MIN_BODY = 0.1  # share of a slice that is no padding, between which no slice is
 MIN_SLICES = 6  # of a volume whose slices may take turns
 MAX_COPIED = 0.5  # share of the voxels that may differ between a slice and its copy
 MAX_TURNS = 1.1  # difference of neighbours, relative to that of every second slice; below 0.7 in real CTs
+# Voxels with the largest value of a slice that was scaled on its own, and share of those up to 50 HU below it; where a
+# CT is cut off lie more.
+MAX_AT_TOP, MAX_NEAR_TOP = 3, 0.005
+SATURATED = 3000  # HU of metal, which may end many slices
 SIDE = 128  # pixels in each direction that are looked at, to save time
 WINDOW_HU = -1000, 300  # beyond which differences are those of air and metal
 
@@ -44,7 +48,22 @@ def why_slices_differ(array: np.ndarray) -> str | None:
             return f"slice {index + 1} is empty between two that are not, as if its pixels were lost"
     if _turns(planes) > MAX_TURNS:
         return "every second slice is of another image, as if two acquisitions or reconstructions were mixed"
+    tops = array.max(axis=(1, 2))
+    if AIR < tops[0] < SATURATED and (tops == tops[0]).all() and _few_at_top(array, tops[0]):
+        return f"every slice ends at {tops[0]}, as if each was scaled on its own"
     return None
+
+
+def _few_at_top(array: np.ndarray, top: int) -> bool:
+    """Return whether few voxels of each slice have the largest value, and at other places in other slices.
+
+    In copies of a slice, with which a short volume was made longer, they lie at the same place.
+    """
+    at_top = [np.flatnonzero(plane == top) for plane in array]
+    places = {int(found[0]) for found in at_top}
+    if len(places) < MIN_SLICES or float(np.median([len(found) for found in at_top])) > MAX_AT_TOP:
+        return False
+    return float((array > top - 50).mean()) <= MAX_NEAR_TOP
 
 
 def _turns(planes: np.ndarray) -> float:

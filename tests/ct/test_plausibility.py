@@ -1,5 +1,7 @@
 """Which voxels can be the HU of a chest: no false alarm on real crops, and a true cause for the usual faults."""
 
+import re
+
 import nibabel
 import numpy as np
 import pytest
@@ -40,6 +42,16 @@ FAULTS = {
     "inverted": (lambda hu: -hu, "inverted|none is that of lung"),
     "constant": (lambda hu: hu * 0 + 40, "differ by less"),
     "nothing": (lambda hu: hu * np.nan, "all voxels are padding"),
+    "slope of 0.5 applied twice": (lambda hu: (hu + 1024) * 0.5 - 1024, "as if the RescaleSlope was lost"),
+    "slope of 0.5 lost": (lambda hu: (hu + 1024) * 2 - 1024, "RescaleSlope|as dense as bone"),
+}
+CUT_OUT = {
+    "lung filled with water": (
+        lambda hu: np.where(hu < -400, 0, hu),
+        "exactly 0, as if a part of the CT was cut out",
+    ),
+    "filled beyond the lung": (lambda hu: np.where(hu < -400, hu, 170), "exactly 170, as if a part"),
+    "filled with gray beyond the lung": (lambda hu: np.where(hu < -400, hu, -500), "exactly -500, as if a part"),
 }
 
 
@@ -60,12 +72,35 @@ def test_a_fault_is_called_by_its_name(fault, lung):
         lambda hu: np.where(np.arange(40) < 10, -3024, hu),
         lambda hu: np.clip(hu, -1000, 400),
         lambda hu: np.where(np.arange(40) == 20, 3000, hu),  # metal
-        lambda hu: np.where((hu > 0) & (np.arange(40) % 3 > 0), 420, hu),  # a heart full of contrast agent
+        lambda hu: np.where((hu > 0) & (np.arange(40) % 3 > 0), hu + 380, hu),  # a heart full of contrast agent
         lambda hu: hu + 60,  # a scanner that is not calibrated well, or contrast agent
     ],
 )
 def test_hu_of_a_chest_are_accepted(change, lung):
     assert why_not_hounsfield(stored(change(chest(lung)))) is None
+
+
+@pytest.mark.parametrize("lung", [0.2, 0.6, 0.8])
+@pytest.mark.parametrize("fault", CUT_OUT)
+def test_a_part_that_was_cut_out_and_filled_is_found(fault, lung):
+    change, cause = CUT_OUT[fault]
+    assert re.search(cause, why_not_hounsfield(stored(change(chest(lung)))))
+
+
+@pytest.mark.parametrize(
+    ("lung", "value"), [(0.2, -3024), (0.65, -3024), (0.2, -1024), (0.65, -1024), (0.2, -1000), (0.35, -1000)]
+)
+def test_a_lung_without_its_surroundings_is_called_so(lung, value):
+    hu = np.where(np.arange(40) < 40 * lung, chest(lung), value)
+    assert "as if what lies around the lung was cut away" in why_not_hounsfield(stored(hu))
+
+
+def test_corners_outside_of_the_field_of_view_may_have_any_value():
+    h, w = np.indices((40, 40)) - 19.5
+    outside = np.hypot(h, w) > 21  # a seventh of the voxels
+    assert why_not_hounsfield(stored(np.where(outside, 0, chest()))) is None
+    cavity = np.hypot(h, w) < 10  # where the corners do not have the value
+    assert "exactly 0" in why_not_hounsfield(stored(np.where(cavity, 0, chest())))
 
 
 def test_the_phantoms_voxels_are_accepted():
@@ -87,8 +122,10 @@ def test_no_real_crop_is_refused_and_nearly_every_fault_is_found(lidc_subset):
                 found[name] += why_not_hounsfield(stored(change(hu))) is not None
     # An emphysema that is cut off at -1024 looks like soft tissue that is 1024 too low.
     assert found.pop("intercept applied twice") >= 0.9 * len(paths)
+    # A crop of little but lung is as thin as one that was scaled.
+    assert found.pop("slope of 0.5 applied twice") >= 0.9 * len(paths)
     # A few crops hold hardly a voxel beyond a window, so that clipping to it takes nothing.
-    for name in ("inverted", "clipped to lung", "clipped within the lung"):
+    for name in ("inverted", "clipped to lung", "clipped within the lung", "slope of 0.5 lost"):
         assert found.pop(name) >= 0.98 * len(paths), name
     del found["1024 too high but for padding"]
     assert set(found.values()) == {len(paths)}

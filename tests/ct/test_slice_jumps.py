@@ -70,3 +70,26 @@ def test_lung_may_end_within_a_slice():
 def test_real_scans_are_accepted_at_any_spacing(scan):
     for step in (1, 2, 4):
         assert why_slices_differ(scan.array[::step]) is None
+
+
+def scaled_apart(hu, low, high):
+    """Slices with a rib whose smallest value became `low` and whose largest one `high`, each on its own."""
+    hu = hu.astype(np.float64)
+    hu[:, 30:34, 48:52] += 500
+    ends = hu.min(axis=(1, 2), keepdims=True), hu.max(axis=(1, 2), keepdims=True)
+    return np.rint(low + (high - low) * (hu - ends[0]) / (ends[1] - ends[0])).astype(np.int16)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1000, 400), (-1000, 600), (-1024, 250)])
+def test_slices_that_were_scaled_each_on_its_own_are_refused(low, high):
+    with pytest.raises(UserError, match=f"^ct: every slice ends at {high}, as if each was scaled on its own"):
+        check_chest("ct", Volume(scaled_apart(chest(), low, high), np.eye(4)))
+
+
+def test_slices_that_end_at_the_same_value_for_another_reason_are_accepted():
+    cut_off = np.minimum(chest(), 80)  # many voxels of each slice
+    copied = np.pad(scaled_apart(chest(slices=4), -1000, 400), ((8, 8), (0, 0), (0, 0)), "reflect")
+    wire = chest()
+    wire[:, 50, 50] = 3071
+    for hu in (cut_off, copied, wire):
+        assert why_slices_differ(hu) is None
