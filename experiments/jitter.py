@@ -3,17 +3,16 @@
     python -m experiments.jitter --config table_32 --workdir runs/tables/pn_samp_m --context=cube \\
         --config.data.source=folder --config.data.root=/path/to/nodules
 
-Each nodule is predicted by the network of the fold that tested it, at its own point and at `--points` others, drawn
-uniformly from the ball of `--radius` mm. Prints, and writes to jitter.json in the workdir: the absolute change of the
-expected malignancy, how often the likeliest class of malignancy stays the same, and the Dice coefficient of the masks
-with the mask at the nodule's own point.
+Each nodule is predicted by the network of the fold that tested it, as the program does, at its own point and at
+`--points` others, drawn uniformly from the ball of `--radius` mm. Prints, and writes to jitter.json in the workdir:
+the absolute change of the expected malignancy, how often the likeliest class of malignancy stays the same, and the
+Dice coefficient of the masks with the mask at the nodule's own point.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
@@ -22,13 +21,15 @@ from tqdm import tqdm
 from experiments.launch import launch
 from pnsamp_jax import intervals, metrics, outlines
 from pnsamp_jax.config import read_settings
+from pnsamp_jax.ct.read import Image
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
-from pnsamp_jax.data.patches import MarkedNodule, consensus_centroid, patch_affine, sample
+from pnsamp_jax.data.patches import MarkedNodule, consensus_centroid, patch_affine
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import write_text
-from pnsamp_jax.inference import ensemble
+from pnsamp_jax.inference import asking, ensemble
 from pnsamp_jax.inference.masks import central_component, onto_grid
+from pnsamp_jax.inference.requests import Failure, Located, Request, locate_in
 from pnsamp_jax.workdir import layout
 from pnsamp_jax.workdir.tables import read_tables
 
@@ -55,17 +56,28 @@ def predict_at_offsets(
       The expected malignancy (N,), its likeliest class (N,), and the Dice coefficient of each mask with the first.
     """
     centre = consensus_centroid(marked.readers) if marked.centre_mm is None else marked.centre_mm
-    grid = (networks.patch_size, networks.spacing_mm)
-    images = np.stack([np.rint(sample(marked.ct, centre + move, *grid)) for move in moves_mm]).astype(np.int16)
-    batch_size = -(-len(images) // jax.local_device_count()) * jax.local_device_count()
+    located = [_locate(networks, marked, centre + move) for move in moves_mm]
+    batch_size = asking.batch_size_of(len(located))
+    located = asking.centred(located, networks, batch_size)
+    images = np.stack([one.hu for one in located])
     predictions = ensemble.predict(networks, np.resize(images, (batch_size, *images.shape[1:])))
     assert predictions.mask is not None
+    grid = (networks.patch_size, networks.spacing_mm)
     masks = []
-    for move, probability in zip(moves_mm, predictions.mask[: len(images)], strict=True):
-        mask = Volume(central_component(probability > 0.5), patch_affine(centre + move, *grid))
+    for one, probability in zip(located, predictions.mask, strict=False):
+        mask = Volume(central_component(probability > 0.5), patch_affine(one.centre_mm(networks.spacing_mm), *grid))
         masks.append(onto_grid(mask, images[0].shape, patch_affine(centre, *grid)).array)
     p = predictions.mean_probabilities[: len(images), schema.MALIGNANCY]
     return metrics.expected(p), metrics.arg_max(p), [outlines.dice(mask, masks[0]) for mask in masks]
+
+
+def _locate(networks: ensemble.Networks, marked: MarkedNodule, point_mm: np.ndarray) -> Located:
+    nodule_id = marked.nodule.nodule_id
+    request = Request(nodule_id, nodule_id, Path(), point_mm)
+    found = locate_in(Image(marked.ct, None), request, networks.patch_size, networks.spacing_mm)
+    if isinstance(found, Failure):
+        raise UserError(f"--radius: takes points out of the image of {nodule_id}; choose a smaller one")
+    return found
 
 
 def run(config: ConfigDict, workdir: Path, context: str, points: int, radius_mm: float) -> dict:
@@ -82,7 +94,7 @@ def run(config: ConfigDict, workdir: Path, context: str, points: int, radius_mm:
       The content of jitter.json.
 
     Raises:
-      UserError: there is no such run, or it tested no such nodule.
+      UserError: there is no such run, it tested no such nodule, or a point lies outside of its image.
     """
     settings = read_settings(config)
     layout.check_config(workdir, settings.fields)

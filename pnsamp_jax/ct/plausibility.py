@@ -21,6 +21,7 @@ MAX_DENSE_FOR_TISSUE = 0.9  # values above 600 HU, relative to soft tissue; at m
 MAX_BETWEEN_FOR_LUNG, MAX_BETWEEN_FOR_TISSUE = 1.0, 5.0
 # Share of the most frequent value, also relative to the next one; at most 0.03 where it is over 3 times as frequent.
 FILLED, FILLED_FOR_NEXT = 0.05, 4.0
+DRAWN = 0.15  # share of the next value among the other ones, from which an image has no noise
 FILLED_OUTSIDE = 0.3  # share of the value that may fill the corners outside of the scanner's field of view
 MAX_AIR = -950  # HU
 # Where values are cut off, many lie at the end, and some near it, unlike in an image of few values.
@@ -85,7 +86,8 @@ def why_not_hounsfield(array: np.ndarray) -> str | None:
 def _why_filled(array: np.ndarray, counts: np.ndarray) -> str | None:
     """Return why a part of the CT seems to be replaced by a constant, or None if it does not.
 
-    Air around the body and the value at which a CT was cut off are not what a part is replaced by.
+    Air around the body and the value at which a CT was cut off are not what a part is replaced by. In a drawn image,
+    which has no noise, other values are frequent as well.
 
     Args:
       array: (d, h, w) int16.
@@ -99,7 +101,9 @@ def _why_filled(array: np.ndarray, counts: np.ndarray) -> str | None:
     second, first = np.sort(inner)[-2:]
     value = int(inner.argmax()) + MAX_AIR
     corners = array[len(array) // 2][[0, 0, -1, -1], [0, -1, 0, -1]]
-    if first < FILLED or first < FILLED_FOR_NEXT * second or (first < FILLED_OUTSIDE and (corners == value).all()):
+    if first < FILLED or second > min(first / FILLED_FOR_NEXT, DRAWN * (1 - first)):
+        return None
+    if first < FILLED_OUTSIDE and (corners == value).all():
         return None
     return f"{first:.0%} are exactly {value}, as if a part of the CT was cut out and filled"
 

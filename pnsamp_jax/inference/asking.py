@@ -17,6 +17,9 @@ from pnsamp_jax.inference.masks import central_component, distance_mm, inside, i
 from pnsamp_jax.inference.requests import Failure, Located, Request, by_image, locate, mirrored
 
 CONTRIBUTORS = (*schema.RATING_NAMES[: schema.MALIGNANCY], "image")  # what the malignancy head receives
+# Distance of an outline's centre from the middle of the patch from which the networks are asked anew. They learnt from
+# points up to 2.4 mm off along each axis.
+OFF_CENTRE_MM = 3.0
 SALIENCY_MM = 1.5  # standard deviation of its smoothing; single voxels of a gradient mean little
 
 
@@ -24,6 +27,9 @@ def ask(
     outcomes: Iterable[Located | Failure], networks: ensemble.Networks, batch_size: int, flips: bool
 ) -> Iterator[tuple[Located, Finding] | Failure]:
     """Predict located nodules in batches. Failures pass through; the order is kept.
+
+    Where one network outlines a nodule off the middle of the patch, the patch is moved to the nodule first; see
+    `centred`.
 
     Args:
       outcomes: of `requests.locate`.
@@ -46,10 +52,38 @@ def _ask_batch(
     located = [outcome for outcome in outcomes if isinstance(outcome, Located)]
     findings: Iterator[Finding] = iter(())
     if located:
+        located = centred(located, networks, batch_size)
         predictions = ensemble.predict(networks, _batch([nodule.hu for nodule in located], batch_size), flips)
         findings = iter(make_findings(located, predictions, networks))
+    answered = iter(located)
     for outcome in outcomes:
-        yield (outcome, next(findings)) if isinstance(outcome, Located) else outcome
+        yield (next(answered), next(findings)) if isinstance(outcome, Located) else outcome
+
+
+def centred(located: list[Located], networks: ensemble.Networks, batch_size: int) -> list[Located]:
+    """Move the patches of nodules that lie off the middle to the centre of their outline, as whole voxels.
+
+    A point of a detector or a click is often some millimetres off, where the networks outline and rate less well. The
+    outline of the first network alone, without flips, tells where the nodule is; it is asked for little of the time
+    that the answer takes.
+
+    Args:
+      located: the nodules of a batch.
+      networks: that will be asked.
+      batch_size: see `ask`.
+    """
+    first = dict([next(iter(networks.members.items()))])
+    look = ensemble.predict(
+        networks._replace(members=first), _batch([nodule.hu for nodule in located], batch_size), flips=False
+    )
+    assert look.mask is not None
+    moved = []
+    for nodule, probability in zip(located, look.mask, strict=False):
+        marked = np.argwhere(central_component(probability > THRESHOLD))
+        move = marked.mean(axis=0) - (len(probability) - 1) / 2 if len(marked) else np.zeros(3)
+        far = np.linalg.norm(move) * networks.spacing_mm > OFF_CENTRE_MM
+        moved.append(nodule.moved(np.rint(move)) if far else nodule)
+    return moved
 
 
 def make_findings(
@@ -74,7 +108,7 @@ def make_findings(
     nodule_like = networks.nodule_like(predictions)
     findings = []
     for i, nodule in enumerate(located):
-        affine = patch_affine(nodule.point_mm, len(predictions.mask[i]), networks.spacing_mm)
+        affine = patch_affine(nodule.centre_mm(networks.spacing_mm), len(predictions.mask[i]), networks.spacing_mm)
         # Beyond the image a patch repeats its border, where a network goes on with what it has outlined.
         seen = inside(Volume(predictions.mask[i], affine), nodule.shape, nodule.affine)
         probability = np.where(seen, predictions.mask[i], 0)
@@ -100,7 +134,8 @@ def make_findings(
                 diameters=diameters,
                 truncated=is_truncated(patch, nodule.shape, nodule.affine),
                 probability=probability,
-                distance_mm=distance_mm(mask, networks.spacing_mm),
+                distance_mm=distance_mm(mask, networks.spacing_mm, nodule.move),
+                centre_mm=nodule.centre_mm(networks.spacing_mm),
                 locator=nodule.locator,
                 class_sets=None if sets is None else sets[:, i],
                 volume_range_mm3=None if limits is None else extent.interval(volume_mm3, doubt, limits[0]),

@@ -26,8 +26,9 @@ OK, NOTHING = "ok", "nothing segmented"  # the status of a finding
 class Finding:
     """The network's predictions for one nodule, and the voxels around it.
 
-    A patch is a cube (S, S, S) of isotropic voxels centred on the point. As in `data.patches`, its axes run towards
-    S(uperior), P(osterior) and L(eft): index 0 is the most inferior, anterior and right voxel.
+    A patch is a cube (S, S, S) of isotropic voxels around the point or, where the outline lay off its middle, around
+    the outline. As in `data.patches`, its axes run towards S(uperior), P(osterior) and L(eft): index 0 is the most
+    inferior, anterior and right voxel.
 
     Attributes:
       nodule_id: of letters, digits, ".", "_" and "-"; unique among the findings that are shown together.
@@ -61,6 +62,7 @@ class Finding:
         they do not add up.
       what_if: for moving the ratings of the attributes; None where the networks do not allow it.
       nodule_like: how much this looks like the nodules that the networks learnt from, 0 to 1; None if not known.
+      centre_mm: (3,) LPS mm, the centre of the patches; None for the point.
     """
 
     nodule_id: str
@@ -89,6 +91,7 @@ class Finding:
     average_malignancy: float | None = None
     what_if: WhatIf | None = None
     nodule_like: float | None = None
+    centre_mm: np.ndarray | None = None
 
     def without_patches(self) -> "Finding":
         """Return a copy with empty patches and no locator, which take up nearly all of a finding's memory."""
@@ -98,8 +101,13 @@ class Finding:
 
     def mask_on(self, shape: tuple[int, ...], affine: np.ndarray) -> Volume:
         """Return the mask on the grid of the CT; see `masks.onto_grid`."""
-        patch = Volume(self.mask, patch_affine(self.point_mm, len(self.mask), self.spacing_mm))
+        patch = Volume(self.mask, patch_affine(self.patch_centre_mm, len(self.mask), self.spacing_mm))
         return onto_grid(patch, shape, affine, self.probability)
+
+    @property
+    def patch_centre_mm(self) -> np.ndarray:
+        """Return the centre of the patches, (3,) LPS mm."""
+        return self.point_mm if self.centre_mm is None else self.centre_mm
 
     @property
     def segmented(self) -> bool:

@@ -147,12 +147,18 @@ def is_truncated(patch: Volume, shape: tuple[int, ...], affine: np.ndarray) -> b
     return any(bool(((index <= 0) | (index >= np.array(size) - 1)).any()) for index, size in grids)
 
 
-def distance_mm(mask: np.ndarray, spacing_mm: float) -> float:
-    """Return the distance of the centre of a cube (S, S, S) from the nearest marked voxel; 0 if there is none.
+def distance_mm(mask: np.ndarray, spacing_mm: float, move: tuple[int, ...] = (0, 0, 0)) -> float:
+    """Return the distance of a point from the nearest marked voxel of a cube (S, S, S); 0 if there is none.
 
-    A centre within or between the voxels of the mask counts as inside: 0.
+    A point within or between the voxels of the mask counts as inside: 0.
+
+    Args:
+      mask: bool.
+      spacing_mm: size of a voxel.
+      move: voxels along each axis from the point to the centre of the cube.
     """
-    away = np.maximum(np.abs(np.argwhere(mask) - (np.array(mask.shape) - 1) / 2) - 0.5, 0)
+    point = (np.array(mask.shape) - 1) / 2 - np.array(move)
+    away = np.maximum(np.abs(np.argwhere(mask) - point) - 0.5, 0)
     return float(spacing_mm * np.linalg.norm(away, axis=1).min(initial=np.inf)) if mask.any() else 0.0
 
 

@@ -3,6 +3,7 @@
 An image that cannot be read, or a point outside its image, only fails the nodules that it concerns.
 """
 
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,7 @@ from pnsamp_jax.files import readable
 from pnsamp_jax.inference.locator import Locator, make_locator
 
 UNITS = ("mm", "ras", "voxel")  # of a point: LPS mm, RAS mm, or the index along width, height and depth, from 0
+REACH_MM = 4.8  # that a patch can be moved from its point along each axis
 RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 ADVICE = {
     "mm": "give LPS mm, as DICOM has it (NIfTI viewers show RAS: set units to ras)",
@@ -64,11 +66,13 @@ class Located(NamedTuple):
     Attributes:
       request: what was asked for.
       point_mm: (3,) LPS.
-      hu: (S, S, S) int16.
+      hu: (S, S, S) int16, what the networks see.
       shape: of the image's grid.
       affine: (4, 4) from the image's index to LPS mm.
       files: of a DICOM series, else None.
       locator: the axial slice through the point; None where the CT is not known.
+      around: (L, L, L) int16 around the point, L - S even, in which the patch can be moved; None if it cannot.
+      move: (3,) whole voxels along depth, height and width by which the patch was moved from the point.
     """
 
     request: Request
@@ -78,6 +82,22 @@ class Located(NamedTuple):
     affine: np.ndarray
     files: list[str] | None = None
     locator: Locator | None = None
+    around: np.ndarray | None = None
+    move: tuple[int, ...] = (0, 0, 0)
+
+    def centre_mm(self, spacing_mm: float) -> np.ndarray:
+        """Return the centre of the patch, (3,) LPS mm, whose voxels have that size."""
+        return self.point_mm + spacing_mm * np.array(self.move[::-1])
+
+    def moved(self, move: np.ndarray) -> "Located":
+        """Return it with the patch moved by whole voxels (3,) from the point, as far as `around` reaches."""
+        if self.around is None:
+            return self
+        size = len(self.hu)
+        margin = (len(self.around) - size) // 2
+        whole = tuple(int(voxels) for voxels in np.clip(move, -margin, margin))
+        patch = tuple(slice(margin + voxels, margin + voxels + size) for voxels in whole)
+        return self._replace(hu=self.around[patch].copy(), move=whole)
 
 
 class Failure(NamedTuple):
@@ -154,5 +174,8 @@ def locate_in(image: Image, request: Request, size: int, spacing_mm: float) -> L
     point_mm = ct.to_lps(request.point[::-1]) if given is None else given
     if not ct.holds(point_mm):
         return Failure(request, f"the point lies outside {request.image}; {ADVICE[request.units]}")
-    hu = np.rint(sample(ct, point_mm, size, spacing_mm)).astype(np.int16)
-    return Located(request, point_mm, hu, ct.array.shape, ct.affine, image.files, make_locator(ct, point_mm))
+    margin = math.ceil(REACH_MM / spacing_mm)
+    around = np.rint(sample(ct, point_mm, size + 2 * margin, spacing_mm)).astype(np.int16)
+    hu = around[(slice(margin, margin + size),) * 3].copy()  # which may outlive its surroundings
+    locator = make_locator(ct, point_mm)
+    return Located(request, point_mm, hu, ct.array.shape, ct.affine, image.files, locator, around)

@@ -81,6 +81,7 @@ def _describe(finding: Finding) -> dict:
         "nodule_id": finding.nodule_id,
         "image": readable(finding.image),
         "point_mm": [_number(value) for value in finding.point_mm],
+        "centre_mm": [_number(value) for value in finding.patch_centre_mm],
         "spacing_mm": _number(finding.spacing_mm),
         "size": len(finding.hu),
         "status": finding.status,

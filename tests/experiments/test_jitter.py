@@ -40,8 +40,9 @@ def folds_used(monkeypatch):
     """
     folds = []
 
-    def predict(networks, images):
-        folds.extend(networks.members)
+    def predict(networks, images, flips=True):
+        if flips:  # not the look that finds out where the nodule is
+            folds.extend(networks.members)
         mask = np.zeros(images.shape)
         mask[:, 5:11, 5:11, 5:11] = 1
         p5 = 0.6 + images.mean(axis=(1, 2, 3)) / SLOPE / 100  # 0.6 at the nodule's own point

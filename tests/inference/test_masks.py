@@ -145,6 +145,8 @@ def test_the_distance_of_a_mask_is_that_of_its_nearest_voxel():
     assert masks.distance_mm(mask, 0.6) == 0
     mask[0, 4, 4] = True
     assert masks.distance_mm(mask, 0.6) == pytest.approx(0.6 * 3)
+    assert masks.distance_mm(mask, 0.6, move=(2, 0, 0)) == pytest.approx(0.6 * 1)  # the point lies below the centre
+    assert masks.distance_mm(mask, 0.6, move=(0, -4, 0)) == pytest.approx(0.6 * np.hypot(3, 3))
     mask[3, 3, 3] = True  # next to the centre, which lies between eight voxels
     assert masks.distance_mm(mask, 0.6) == 0
 
