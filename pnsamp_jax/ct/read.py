@@ -1,9 +1,11 @@
 """Read a CT from any path: an image file, an enhanced CT, a folder that contains one DICOM series, or an archive."""
 
 import os
+from collections.abc import Sequence
 from os import PathLike
 from typing import NamedTuple
 
+from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 
 from pnsamp_jax.ct.archives import ARCHIVE_SUFFIXES, unpacked
@@ -24,12 +26,12 @@ class Image(NamedTuple):
 
     Attributes:
       volume: int16, in HU if the image is a CT.
-      files: of the slices of a DICOM series in a folder, one each and with the same UIDs, to which DICOM objects can
-        refer; else None.
+      files: of the slices of a DICOM series, one each and with the same UIDs, to which DICOM objects can refer; else
+        None. Of an archive, whose files are gone, the headers.
     """
 
     volume: Volume
-    files: list[str] | None
+    files: Sequence[str | Dataset] | None
 
 
 def read_ct(path: str | PathLike[str]) -> Volume:
@@ -116,24 +118,35 @@ def open_image(path: str | PathLike[str], series: str = "") -> Image:
         raise UserError(f"{path}: no such file or folder; correct the path")
     if path.lower().endswith(ARCHIVE_SUFFIXES):
         with unpacked(path) as folder:
-            return Image(_open_unpacked(folder, series), None)
+            image = _open_unpacked(folder, series)
+            return image._replace(files=image.files and _headers(image.files, folder, path))
     if not path.lower().endswith(IMAGE_SUFFIXES):
         return Image(_read_enhanced(path), None)
     array, affine = read_file(path)
     return Image(check_geometry(path, Volume(array, affine)), None)
 
 
-def _open_unpacked(folder: str, series: str) -> Volume:
+def _open_unpacked(folder: str, series: str) -> Image:
     """Read the only image in the folder of an unpacked archive."""
     names = [os.path.join(parent, name) for parent, _, files in os.walk(folder) for name in files]
     images = sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(name))
     found = index_series(folder) if images else {}
     if not images or series in found:
-        return read_folder(folder, series).volume
+        return open_image(folder, series)
     if len(images) > 1 or found:
         shown = ", ".join(os.path.relpath(name, folder) for name in images[:3])
         raise UserError(f"{folder}: contains several images ({shown}, ...); give one that contains exactly one")
-    return open_image(images[0]).volume
+    return open_image(images[0])
+
+
+def _headers(files: Sequence[str | Dataset], folder: str, path: str) -> list[Dataset]:
+    """Read the headers of the slices in the folder of an unpacked archive, under their names in the archive."""
+    headers: list[Dataset] = []
+    for file in files:
+        header = file if isinstance(file, Dataset) else read_dataset(file, stop_before_pixels=True)
+        header.filename = str(header.filename).replace(folder, path)
+        headers.append(header)
+    return headers
 
 
 def _is_hidden(path: str) -> bool:

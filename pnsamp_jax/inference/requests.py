@@ -6,12 +6,13 @@ An image that cannot be read, or a point outside its image, only fails the nodul
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from pydicom import Dataset
 from tqdm import tqdm
 
 from pnsamp_jax.ct.dicom_folder import SeveralSeries
@@ -80,7 +81,7 @@ class Located(NamedTuple):
     hu: np.ndarray
     shape: tuple[int, ...]
     affine: np.ndarray
-    files: list[str] | None = None
+    files: Sequence[str | Dataset] | None = None
     locator: Locator | None = None
     around: np.ndarray | None = None
     move: tuple[int, ...] = (0, 0, 0)

@@ -1,8 +1,10 @@
 """The headers of a CT series, prepared for the DICOM objects that refer to its slices."""
 
+import copy
 import os
 import struct
 from collections.abc import Iterable
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -33,11 +35,13 @@ _MAY_BE_EMPTY = {
 _INVALID = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, NotImplementedError, struct.error)
 
 
-def read_headers(paths: Iterable, affine: np.ndarray) -> tuple[list[Dataset], np.ndarray]:
+def read_headers(
+    files: Iterable[str | os.PathLike[str] | Dataset], affine: np.ndarray
+) -> tuple[list[Dataset], np.ndarray]:
     """Read the headers of the slices of a series, with everything that highdicom requires.
 
     Args:
-      paths: the series' files in any order, already read by `read_series` without error.
+      files: of the series in any order, already read by `read_series` without error; or their headers.
       affine: (4, 4) of the volume that `read_series` made of them.
 
     Returns:
@@ -47,8 +51,9 @@ def read_headers(paths: Iterable, affine: np.ndarray) -> tuple[list[Dataset], np
     Raises:
       UserError: a header lacks an identifier that DICOM objects must refer to, or the files do not share it.
     """
-    paths = sorted(map(os.fspath, paths))
-    headers = [_read_header(path) for path in paths]
+    by_name = {os.fspath(file.filename if isinstance(file, Dataset) else file): file for file in files}
+    paths = sorted(by_name)
+    headers = [_read_header(path, by_name[path]) for path in paths]
     first = headers[0]
     for path, header in zip(paths, headers, strict=True):
         for tag in _SHARED:
@@ -79,13 +84,13 @@ def read_headers(paths: Iterable, affine: np.ndarray) -> tuple[list[Dataset], np
     return [headers[i] for i in order], np.rint(along[order] / step).astype(int)
 
 
-def _read_header(path: str) -> Dataset:
-    """Read a slice's header and make it fit for highdicom. Raise UserError if it lacks a required element.
+def _read_header(path: str, file: Any) -> Dataset:
+    """Return a slice's header, fit for highdicom. Raise UserError if it lacks a required element.
 
     Missing optional elements are added, empty. An element with an invalid value counts as missing, such as a
     SliceThickness that is not a number.
     """
-    header = read_dataset(path, stop_before_pixels=True)
+    header = copy.deepcopy(file) if isinstance(file, Dataset) else read_dataset(path, stop_before_pixels=True)
     for tag in list(header.keys()):
         try:
             header[tag]

@@ -1,5 +1,6 @@
 """Findings as DICOM objects: a Segmentation and a structured report, for viewers and archives that hold the CT."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def write_objects(
     findings: list[Finding],
     marked: list[np.ndarray],
     affine: np.ndarray,
-    paths: list[str],
+    files: Sequence[str | Dataset],
     seg_path: Path,
     sr_path: Path,
     simulated: bool = False,
@@ -43,10 +44,10 @@ def write_objects(
     Args:
       findings: at least one, all segmented; a `nodule_id` becomes the tracking identifier in both objects. The patches
         are not read and may be empty.
-      marked: for each finding (V, 3) int, the index (d, h, w) on the grid of `read_series(paths)` of the V voxels
+      marked: for each finding (V, 3) int, the index (d, h, w) on the grid of `read_series(files)` of the V voxels
         that its mask marks. If `read_series` resampled along depth, each slice takes the mask at the nearest depth.
       affine: (4, 4) of that grid.
-      paths: the series' files in any order, already read by `read_series` without error.
+      files: of the series in any order, already read by `read_series` without error; or their headers.
       seg_path: where to write the Segmentation. If there is no segment, an existing file is removed instead.
       sr_path: where to write the report.
       simulated: whether the networks were trained on simulated voxels, which both objects then say.
@@ -55,7 +56,7 @@ def write_objects(
       UserError: a header lacks an identifier that the objects must refer to, or the files do not share it.
     """
     with quiet_pydicom():
-        headers, depths = read_headers(paths, affine)
+        headers, depths = read_headers(files, affine)
         uids = [hd.UID() for _ in findings]
         touched = np.array([np.isin(depths, voxels[:, 0]) for voxels in marked])  # (finding, slice)
         shown, used = np.flatnonzero(touched.any(axis=1)), np.flatnonzero(touched.any(axis=0))

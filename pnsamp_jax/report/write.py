@@ -3,13 +3,14 @@
 import csv
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom import Dataset
 
 from pnsamp_jax.ct.nifti import write_mask
 from pnsamp_jax.errors import UserError
@@ -38,7 +39,7 @@ class Series:
     """
 
     affine: np.ndarray
-    files: list[str]
+    files: Sequence[str | Dataset]
     findings: list[Finding] = field(default_factory=list)
     marked: list[np.ndarray] = field(default_factory=list)
 

@@ -13,8 +13,10 @@ from pydicom.sr.codedict import codes
 
 from pnsamp_jax import __version__
 from pnsamp_jax.ct.dicom import read_series, slice_positions
+from pnsamp_jax.ct.read import open_image
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
+from pnsamp_jax.errors import UserError
 
 # The code values in TCIA's conversion of the LIDC-IDRI readings: of the concept, then of the classes 1, 2, ...
 TCIA = {
@@ -64,6 +66,25 @@ def test_a_repeated_slice_is_marked_once(tmp_path):
     masks = make_masks([*paths, copy])
     seg = write_and_read(tmp_path, [finding()], masks, [copy, *paths])
     assert_frames_are(seg, masks, paths)
+
+
+def test_a_zipped_series_gives_the_same_objects(tmp_path):
+    paths = make_series(tmp_path, PatientID="P7")
+    masks = make_masks(paths, 2)
+    image = open_image(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "ct"))
+    np.testing.assert_array_equal(image.volume.affine, masks[0].affine)
+    seg = write_and_read(tmp_path, [finding("a"), finding("b")], masks, image.files)
+    assert_frames_are(seg, masks, paths)
+    assert seg.PatientID == "P7" and read_report(tmp_path).PatientID == "P7"
+
+
+def test_what_a_zipped_series_lacks_is_named_within_the_archive(tmp_path):
+    paths = make_series(tmp_path)
+    masks = make_masks(paths, 1)
+    edit(paths[2], SOPInstanceUID=None)
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "ct")
+    with pytest.raises(UserError, match=f"{archive}/.*dcm: has no SOPInstanceUID"):
+        write_and_read(tmp_path, [finding()], masks, open_image(archive).files)
 
 
 def test_segments_are_described_with_type_algorithm_and_tracking_id(tmp_path):
