@@ -152,6 +152,7 @@ def test_the_json_says_the_same_and_more(predicted):
         assert nodule["malignancy_words"] == schema.RATINGS[schema.MALIGNANCY].words[nodule["malignancy_pred"] - 1]
         assert nodule["malignancy_spread"] == {"ensemble": finding.ensemble_spread, "flips": finding.flip_spread}
         assert nodule["contributions"].keys() == {*schema.RATING_NAMES[:-1], "image"}
+        np.testing.assert_allclose(nodule["patch_centre_mm"], finding.patch_centre_mm, rtol=1e-5)  # of six digits
 
 
 def test_the_mask_lies_in_the_grid_of_its_image(image, ct, tmp_path):

@@ -90,13 +90,14 @@ def failed_row(failure: Failure) -> dict:
 def details(finding: Finding | None) -> dict:
     """Return the fields of predictions.json that are not in the row; all are None if there is no finding."""
     if finding is None or not finding.segmented:
-        return dict.fromkeys(("malignancy_spread", "suspicion", "contributions", "class_sets"))
+        return dict.fromkeys(("malignancy_spread", "suspicion", "contributions", "class_sets", "patch_centre_mm"))
     spreads = {"ensemble": finding.ensemble_spread, "flips": finding.flip_spread}
     return {
         "malignancy_spread": {name: None if np.isnan(value) else value for name, value in spreads.items()},
         "suspicion": finding.malignant_probability,
         "contributions": finding.contributions,
         "class_sets": None if finding.class_sets is None else _class_sets(finding.class_sets),
+        "patch_centre_mm": [float(f"{value:.6g}") for value in finding.patch_centre_mm],
     }
 
 

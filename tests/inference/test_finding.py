@@ -33,3 +33,14 @@ def test_what_does_not_look_like_a_nodule_is_uncertain_and_noted(nodule_like, un
     assert finding.unlike_nodules is finding.uncertain is unlike and finding.status == "ok"
     told = "uncertain: this does not look like the nodules that the network learnt from"
     assert finding.note == (told if unlike else "")
+
+
+def test_the_mask_of_a_moved_patch_lies_where_the_patch_is():
+    affine = np.array([[0, 0, 1.0, -30], [0, 1, 0, -30], [1, 0, 0, -30], [0, 0, 0, 1]])
+    point = np.array([2.0, -3.0, 5.0])
+    for centre in (None, point + (0, 4, -2)):
+        finding = make_finding(size=32, point_mm=point, centre_mm=centre)  # a ball around the middle of its patch
+        marked = np.argwhere(finding.mask_on((61, 61, 61), affine).array)
+        x, y, z = marked.mean(axis=0)[::-1] - 30
+        # The ball is symmetric; half a voxel for the grid, on which it is marked whole.
+        np.testing.assert_allclose((x, y, z), point if centre is None else centre, atol=0.5)

@@ -27,6 +27,14 @@ def test_voxels_are_exact_to_half_a_step(tmp_path):
         assert np.abs(hu - known).max() <= content["step_hu"] / 2
 
 
+def test_a_patch_that_was_moved_has_its_own_centre(tmp_path):
+    moved = make_finding("moved", point_mm=np.array([1.0, 2, 3]), centre_mm=np.array([1.0, 6.8, 3]))
+    html_page.write_page([moved, make_finding("not moved")], "HU", tmp_path / "page.html")
+    described, other = content_of(tmp_path / "page.html")["findings"]
+    assert (described["point_mm"], described["centre_mm"]) == ([1, 2, 3], [1, 6.8, 3])
+    assert other["centre_mm"] == other["point_mm"]
+
+
 def test_masks_are_exact(tmp_path):
     finding = make_finding(mask=np.random.default_rng(1).random((48,) * 3) < 0.3, size=48)
     html_page.write_page([finding], "masks", tmp_path / "page.html")
