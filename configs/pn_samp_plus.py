@@ -4,9 +4,8 @@
         --config.data.source=folder --config.data.root=/path/to/nodules
     python -m experiments.export_weights --workdir runs/plus --out pnsamp_jax/weights
 
-Those networks were trained before faded nodules were uneven and enlarged. How good they are is reported in the
-model card, pnsamp_jax/weights/README.md; what was tried, in experiments/RESULTS.md. A fold takes a CPU core 60 to 80
-minutes.
+How good they are is reported in the model card, pnsamp_jax/weights/README.md; what was tried, in
+experiments/RESULTS.md. A fold takes a CPU core 35 to 80 minutes.
 """
 
 from ml_collections import ConfigDict

@@ -52,7 +52,7 @@ def load(networks: str | os.PathLike[str] = "shipped", *, flips: bool = True, ru
     Examples:
         >>> import pnsamp_jax
         >>> pnsamp_jax.load()
-        <Predictor: 3 networks, patches of 32 voxels of 1.2 mm>
+        <Predictor: 5 networks, patches of 32 voxels of 1.2 mm>
     """
     use_compilation_cache(default_cache_folder())
     name = os.fspath(networks)
