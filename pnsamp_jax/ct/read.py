@@ -112,41 +112,39 @@ def open_image(path: str | PathLike[str], series: str = "") -> Image:
     """
     path = os.fspath(path)
     if os.path.isdir(path):
-        found = read_folder(path, series)
-        return Image(found.volume, None if found.multi_frame or found.scattered else found.files)
+        return Image(*_read_series(path, series))
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file or folder; correct the path")
     if path.lower().endswith(ARCHIVE_SUFFIXES):
         with unpacked(path) as folder:
-            image = _open_unpacked(folder, series)
-            return image._replace(files=image.files and _headers(image.files, folder, path))
+            return _open_unpacked(folder, path, series)
     if not path.lower().endswith(IMAGE_SUFFIXES):
         return Image(_read_enhanced(path), None)
     array, affine = read_file(path)
     return Image(check_geometry(path, Volume(array, affine)), None)
 
 
-def _open_unpacked(folder: str, series: str) -> Image:
-    """Read the only image in the folder of an unpacked archive."""
+def _read_series(folder: str, series: str) -> tuple[Volume, list[str] | None]:
+    """Read the one CT series in a folder, and return its files if DICOM objects can refer to them."""
+    found = read_folder(folder, series)
+    return found.volume, None if found.multi_frame or found.scattered else found.files
+
+
+def _open_unpacked(folder: str, archive: str, series: str) -> Image:
+    """Read the only image in the folder of an unpacked archive; its headers have their names in the archive."""
     names = [os.path.join(parent, name) for parent, _, files in os.walk(folder) for name in files]
     images = sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(name))
     found = index_series(folder) if images else {}
     if not images or series in found:
-        return open_image(folder, series)
+        volume, slices = _read_series(folder, series)
+        headers = None if slices is None else [read_dataset(path, stop_before_pixels=True) for path in slices]
+        for header in headers or []:
+            header.filename = str(header.filename).replace(folder, archive)
+        return Image(volume, headers)
     if len(images) > 1 or found:
         shown = ", ".join(os.path.relpath(name, folder) for name in images[:3])
         raise UserError(f"{folder}: contains several images ({shown}, ...); give one that contains exactly one")
     return open_image(images[0])
-
-
-def _headers(files: Sequence[str | Dataset], folder: str, path: str) -> list[Dataset]:
-    """Read the headers of the slices in the folder of an unpacked archive, under their names in the archive."""
-    headers: list[Dataset] = []
-    for file in files:
-        header = file if isinstance(file, Dataset) else read_dataset(file, stop_before_pixels=True)
-        header.filename = str(header.filename).replace(folder, path)
-        headers.append(header)
-    return headers
 
 
 def _is_hidden(path: str) -> bool:

@@ -71,18 +71,20 @@ def centred(located: list[Located], networks: ensemble.Networks, batch_size: int
       located: the nodules of a batch.
       networks: that will be asked.
       batch_size: see `ask`.
+
+    Returns:
+      The nodules, without their surroundings, which take more memory than their patches.
     """
-    first = dict([next(iter(networks.members.items()))])
-    look = ensemble.predict(
-        networks._replace(members=first), _batch([nodule.hu for nodule in located], batch_size), flips=False
-    )
+    name, network = next(iter(networks.members.items()))
+    images = _batch([nodule.hu for nodule in located], batch_size)
+    look = ensemble.predict(networks._replace(members={name: network}), images, flips=False)
     assert look.mask is not None
     moved = []
     for nodule, probability in zip(located, look.mask, strict=False):
         marked = np.argwhere(central_component(probability > THRESHOLD))
         move = marked.mean(axis=0) - (len(probability) - 1) / 2 if len(marked) else np.zeros(3)
         far = np.linalg.norm(move) * networks.spacing_mm > OFF_CENTRE_MM
-        moved.append(nodule.moved(np.rint(move)) if far else nodule)
+        moved.append(nodule.moved(np.rint(move)) if far else nodule._replace(around=None))
     return moved
 
 

@@ -91,14 +91,12 @@ class Located(NamedTuple):
         return self.point_mm + spacing_mm * np.array(self.move[::-1])
 
     def moved(self, move: np.ndarray) -> "Located":
-        """Return it with the patch moved by whole voxels (3,) from the point, as far as `around` reaches."""
+        """Return it, without its surroundings, with the patch moved by whole voxels (3,) as far as these reach."""
         if self.around is None:
             return self
-        size = len(self.hu)
-        margin = (len(self.around) - size) // 2
+        margin = (len(self.around) - len(self.hu)) // 2
         whole = tuple(int(voxels) for voxels in np.clip(move, -margin, margin))
-        patch = tuple(slice(margin + voxels, margin + voxels + size) for voxels in whole)
-        return self._replace(hu=self.around[patch].copy(), move=whole)
+        return self._replace(hu=_patch(self.around, len(self.hu), whole), around=None, move=whole)
 
 
 class Failure(NamedTuple):
@@ -177,6 +175,12 @@ def locate_in(image: Image, request: Request, size: int, spacing_mm: float) -> L
         return Failure(request, f"the point lies outside {request.image}; {ADVICE[request.units]}")
     margin = math.ceil(REACH_MM / spacing_mm)
     around = np.rint(sample(ct, point_mm, size + 2 * margin, spacing_mm)).astype(np.int16)
-    hu = around[(slice(margin, margin + size),) * 3].copy()  # which may outlive its surroundings
+    hu = _patch(around, size)
     locator = make_locator(ct, point_mm)
     return Located(request, point_mm, hu, ct.array.shape, ct.affine, image.files, locator, around)
+
+
+def _patch(around: np.ndarray, size: int, move: tuple[int, ...] = (0, 0, 0)) -> np.ndarray:
+    """Return a copy, which may outlive its surroundings, of the cube of that size in their middle, or beside it."""
+    starts = [(len(around) - size) // 2 + voxels for voxels in move]
+    return around[tuple(slice(start, start + size) for start in starts)].copy()
