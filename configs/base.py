@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.loss = _loss()
 
     # The paper gives neither the size of the batches nor the number of epochs; both are chosen here.
-    config.batch_size = 8  # nodules in a batch, over all devices; a full-size step takes 0.4 GB per nodule
+    config.batch_size = 8  # nodules in a batch, over all devices; a full-size step takes 0.2 GB per nodule
     config.num_epochs = 100  # of each fold; at a constant rate, it may be raised later to train on
     config.learning_rate = 1e-3  # peak learning rate of Adam (the paper)
     config.schedule = "constant"  # of the learning rate: "constant" (the paper), "cosine" or "one_cycle"

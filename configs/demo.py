@@ -1,6 +1,6 @@
 """Demo: a small PN-SAMP M on 75 simulated nodules, five folds in about three minutes on two cores.
 
-The contours and ratings are LIDC-IDRI's; the voxels are simulated, so that nothing has to be downloaded. Three epochs
+The contours and ratings are LIDC-IDRI's; the voxels are simulated, so that no CT has to be downloaded. Three epochs
 are enough to see that everything works, not to learn: scores below the best constant are to be expected. What trained
 networks predict of a real nodule is shown by `pnsamp predict --example --out runs/example`.
 

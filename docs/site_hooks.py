@@ -26,6 +26,7 @@ DOCUMENTS = (  # of the repository, which are pages of the site too
     "CONTRIBUTING.md",
     "experiments/RELIABILITY.md",
     "experiments/RESULTS.md",
+    "experiments/notebooks/README.md",
     "pnsamp_jax/examples/README.md",
     "pnsamp_jax/weights/README.md",
 )

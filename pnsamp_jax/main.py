@@ -1,4 +1,7 @@
-"""The command line of a run: python -m pnsamp_jax.main --config NAME --workdir DIR. README.md describes the modes."""
+"""The command line of a run: python -m pnsamp_jax.main --config NAME --workdir DIR.
+
+docs/reference/command-line.md describes the modes.
+"""
 
 from importlib import import_module
 from pathlib import Path

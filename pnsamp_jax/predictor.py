@@ -142,7 +142,8 @@ class Predictor:
             `inference.point_files`.
           image: the path of the CT, or of the folder with the CTs that a challenge's table names; "" if the file names
             its images itself.
-          units: of the points of our own table: "mm", "ras" or "voxel".
+          units: of a table with the columns nodule_id, image and x_mm, y_mm, z_mm (or i, j, k): "mm", "ras" or
+            "voxel".
           series: SeriesInstanceUID, for a folder that holds several CT series.
           min_score: detections with a lower score are left out.
 
@@ -151,7 +152,7 @@ class Predictor:
           cannot be read, or a point does not lie in it.
 
         Raises:
-          UserError: the file of points cannot be read, or the units are none.
+          UserError: the file of points cannot be read, or the units are unknown.
 
         Examples:
             >>> import pnsamp_jax

@@ -8,11 +8,15 @@ import re
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 import pnsamp_jax
 from pnsamp_jax import cli, config_file
+from pnsamp_jax.ct.read import read_ct
 from pnsamp_jax.data import schema
+from pnsamp_jax.data.patches import sample
 from pnsamp_jax.main import MODES
 from pnsamp_jax.report import write
 from pnsamp_jax.workdir import tables
@@ -159,3 +163,17 @@ def test_the_columns_are_those_that_are_written(heading, columns):
         for name in columns
     ]
     assert named - {"ct", "cube", "slab", "simulated"} == set(general)
+
+
+@pytest.mark.parametrize("geometry", [{}, {"size": 64, "spacing": 0.6}], ids=["shipped", "full size"])
+def test_the_patch_that_deploy_cuts_out_is_that_of_the_package(geometry):
+    page = (DOCS / "how-to" / "deploy.md").read_text("utf-8")
+    [code] = [code for _, code in BLOCK.findall(page) if "def cut_patch" in code]
+    names = {}
+    exec(code.partition("images = ")[0], names)
+    point = (56.4, 86.3, -116.0)
+    cut = names["cut_patch"](sitk.ReadImage(str(pnsamp_jax.EXAMPLE_CT)), point, **geometry)
+    size, spacing = geometry.get("size", 32), geometry.get("spacing", 1.2)
+    expected = sample(read_ct(pnsamp_jax.EXAMPLE_CT), np.array(point), size, spacing)
+    assert cut.shape == expected.shape
+    assert np.abs(cut - expected).max() <= 1  # an index is rounded in another order, and a HU may lie at a half
