@@ -17,10 +17,11 @@ from ml_collections import ConfigDict
 
 from experiments.launch import launch, path_flag
 from pnsamp_jax import evaluate, testing
-from pnsamp_jax.config import read_settings
+from pnsamp_jax.config import Settings, read_settings
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import ensemble
+from pnsamp_jax.input_pipeline import Arrays
 from pnsamp_jax.run import Run, load_records
 from pnsamp_jax.workdir import layout, tables
 
@@ -44,7 +45,33 @@ def test_elsewhere(config: ConfigDict, networks: Path, out: Path) -> dict:
     """
     if out.exists():
         raise UserError(f"{out}: exists already; remove it or choose another --out")
-    settings, asked = read_settings(config), ensemble.load(networks)
+    settings = read_settings(config)
+    records, parts = unseen(settings, networks)
+    out.mkdir(parents=True)
+    layout.write_config(out, settings.fields)
+    run = Run(out, settings, records, folds=[])
+    for fold, (members, nodules) in parts.items():
+        run.fold_folder(fold).mkdir()
+        testing.write_predictions(run, fold, members, nodules, run.fold_folder(fold) / "predictions.csv")
+    tables.write_readers(out / "readers.csv", records)
+    tables.gather_predictions(out)
+    return evaluate.evaluate(out)
+
+
+def unseen(settings: Settings, networks: Path) -> tuple[Arrays, dict[int, tuple[ensemble.Networks, np.ndarray]]]:
+    """Read nodules, and find for each the networks that never saw its patient.
+
+    Args:
+      settings: name the nodules.
+      networks: see `test_elsewhere`.
+
+    Returns:
+      The records, and by fold (`ALL_FOLDS` for all of them) its networks and the indices of their nodules.
+
+    Raises:
+      UserError: the settings have another grid than the networks, or none of the nodules can be tested.
+    """
+    asked = ensemble.load(networks)
     grid = (settings.geometry.patch_size, settings.geometry.spacing_mm)
     if grid != (asked.patch_size, asked.spacing_mm):
         raise UserError(
@@ -59,17 +86,8 @@ def test_elsewhere(config: ConfigDict, networks: Path, out: Path) -> dict:
     fold_of = np.array([tested.get(patient, ALL_FOLDS) for patient in records[schema.PATIENT_ID].tolist()])
     if not np.isin(fold_of, list(by_fold)).any():
         raise UserError(f"{networks}: none of the nodules' patients is in the test set of a fold that is trained")
-    out.mkdir(parents=True)
-    layout.write_config(out, settings.fields)
-    run = Run(out, settings, records, folds=[])
-    for fold, members in by_fold.items():
-        nodules = np.flatnonzero(fold_of == fold)
-        if len(nodules):
-            run.fold_folder(fold).mkdir()
-            testing.write_predictions(run, fold, members, nodules, run.fold_folder(fold) / "predictions.csv")
-    tables.write_readers(out / "readers.csv", records)
-    tables.gather_predictions(out)
-    return evaluate.evaluate(out)
+    parts = {fold: (members, np.flatnonzero(fold_of == fold)) for fold, members in by_fold.items()}
+    return records, {fold: part for fold, part in parts.items() if len(part[1])}
 
 
 if __name__ == "__main__":

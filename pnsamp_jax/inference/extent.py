@@ -63,12 +63,12 @@ def fit(probability: np.ndarray, consensus: np.ndarray, patients: np.ndarray, sp
       (2, 2): by measure, see `fit_limits`.
     """
     doubts = np.array([doubt(one) for one in probability])
-    measured = np.array([_measure(one, central_component(one > THRESHOLD), spacing_mm) for one in probability])
-    true = np.array([_measure(one.astype(np.float32), one, spacing_mm) for one in consensus])
+    measured = np.array([measure(one, central_component(one > THRESHOLD), spacing_mm) for one in probability])
+    true = np.array([measure(one.astype(np.float32), one, spacing_mm) for one in consensus])
     return np.stack([fit_limits(*pair, doubts, patients) for pair in zip(measured.T, true.T, strict=True)])
 
 
-def _measure(probability: np.ndarray, mask: np.ndarray, spacing_mm: float) -> tuple[float, float]:
+def measure(probability: np.ndarray, mask: np.ndarray, spacing_mm: float) -> tuple[float, float]:
     """Return the volume and the long axis of a mask."""
     long_mm = axial_diameters(probability, mask, (spacing_mm, spacing_mm)).long_mm if mask.any() else 0.0
     return float(mask.sum() * spacing_mm**3), long_mm
@@ -82,5 +82,7 @@ def interval(measured: float, of_doubt: float, limits: np.ndarray) -> tuple[floa
       of_doubt: of the mask, see `doubt`.
       limits: (2,), see `fit_limits`.
     """
+    if measured == 0:  # nothing is segmented, and infinite limits times 0 are no number
+        return 0.0, 0.0
     low, high = np.exp(np.array([min(limits[0], 0.0), max(limits[1], 0.0)]) * of_doubt)
     return float(measured * low), float(measured * high)

@@ -57,3 +57,7 @@ def test_few_patients_give_no_limits():
 
 def test_an_interval_holds_its_measurement():
     assert extent.interval(5.0, 2.0, np.array([0.1, 0.4]))[0] == 5.0
+
+
+def test_nothing_has_no_size_whatever_the_limits():
+    assert extent.interval(0.0, 1.0, np.array([-np.inf, np.inf])) == (0.0, 0.0)
