@@ -45,6 +45,7 @@ def get_config() -> ConfigDict:
     config.average_decay = 0.998
     config.checkpoint = "last"
     config.checkpoint_every_epochs = 2
+    config.refit_copies = 4
     config.fit_threshold = True
     config.test_flips = True
     return config

@@ -58,6 +58,7 @@ class Settings:
       log_every_steps, checkpoint_every_epochs: intervals of logging, and of validation with a checkpoint.
       steps_per_call: training steps that the device takes in one call.
       checkpoint: which checkpoint is tested, "best" or "last".
+      refit_copies: augmented copies of each training nodule that the heads are fitted to again; 0 for no such fit.
       fit_threshold: whether each mask has a threshold of its own, see `inference.masks.best_threshold`.
       test_flips: whether the test averages over the eight flips of a patch.
     """
@@ -88,6 +89,7 @@ class Settings:
     checkpoint_every_epochs: int
     steps_per_call: int
     checkpoint: str
+    refit_copies: int
     fit_threshold: bool
     test_flips: bool
 

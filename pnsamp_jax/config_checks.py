@@ -44,7 +44,7 @@ POSITIVE = (
     "steps_per_call",
 )
 NOT_NEGATIVE = (
-    *("seed", "data.margin", "data.min_readers", "data.background", "data.workers"),
+    *("seed", "refit_copies", "data.margin", "data.min_readers", "data.background", "data.workers"),
     *("augment.translate", "augment.rotate"),
     *("appearance.noise", "appearance.uneven"),
     *("loss.segmentation", "loss.voxels", "loss.attributes", "loss.malignancy"),
@@ -119,6 +119,8 @@ def check_values(config: ConfigDict) -> None:
         raise UserError(f"config.fold: {config.fold} is not -1 (all) or 0..{config.num_folds - 1}")
     if not (flat.get("model.segment", True) or flat.get("model.rate", True)):
         raise UserError("config.model: segment and rate are both False, so there is nothing to learn")
+    if config.refit_copies and not (config.model.name in ("pn_samp", "pn_samp_plus") and flat.get("model.rate", True)):
+        raise UserError(f"config.refit_copies: {config.model.name} has no heads of ratings to fit again; give 0")
     if not 0 < config.validation_fraction < 1:
         raise UserError(f"config.validation_fraction: {config.validation_fraction} is not between 0 and 1")
 

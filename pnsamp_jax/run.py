@@ -197,3 +197,8 @@ def _cohort_records(settings: Settings, records: Arrays) -> Arrays:
     """Return the records of the cohort's nodules, without their voxels."""
     chosen = in_cohort(settings, records)
     return {name: values[chosen] for name, values in records.items() if name not in (schema.IMAGE, schema.MASK)}
+
+
+def fold_seed(seed: int, fold: int) -> int:
+    """Return a seed for each fold, so that folds differ in their initial weights and batches too."""
+    return int(np.random.SeedSequence((seed, fold)).generate_state(1)[0])

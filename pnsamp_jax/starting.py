@@ -10,16 +10,11 @@ from pnsamp_jax import processes
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import ensemble
-from pnsamp_jax.run import Run
+from pnsamp_jax.run import Run, fold_seed
 from pnsamp_jax.state import TrainState, create_state, state_shapes
 from pnsamp_jax.testing import restore
 from pnsamp_jax.workdir import layout
 from pnsamp_jax.workdir.checkpoint import Checkpoints
-
-
-def fold_seed(seed: int, fold: int) -> int:
-    """Return a seed for each fold, so that folds differ in their initial weights and batches too."""
-    return int(np.random.SeedSequence((seed, fold)).generate_state(1)[0])
 
 
 def first_state(run: Run, fold: int, checkpoints: Checkpoints) -> TrainState:

@@ -21,6 +21,7 @@ from pnsamp_jax.run import Run
 from pnsamp_jax.state import TrainState, state_shapes
 from pnsamp_jax.workdir import layout, tables
 from pnsamp_jax.workdir.checkpoint import Checkpoints
+from pnsamp_jax.workdir.heads import with_heads
 
 
 def test_fold(run: Run, fold: int) -> None:
@@ -181,6 +182,19 @@ def write_predictions(run: Run, fold: int, networks: ensemble.Networks, nodules:
 
 def load_fold(run: Run, fold: int) -> tuple[ensemble.Networks, int]:
     """Read the network of a trained fold, uncalibrated, and the step that its checkpoint was saved at.
+
+    Raises:
+      UserError: see `load_trained`, or its heads are to be fitted again and were not.
+    """
+    networks, step = load_trained(run, fold)
+    if run.settings.refit_copies:
+        [network] = networks.members.values()
+        networks = _changed(networks, variables=with_heads(run.fold_folder(fold), step, network.variables))
+    return networks, step
+
+
+def load_trained(run: Run, fold: int) -> tuple[ensemble.Networks, int]:
+    """Read the network of a trained fold with the heads that were trained with it; see `load_fold`.
 
     Raises:
       UserError: the fold has no checkpoint, or one of another config or a shorter training.

@@ -16,8 +16,9 @@ from pnsamp_jax.config import connect_processes, read_settings, use_compilation_
 from pnsamp_jax.errors import Interrupted, UserError, noted_sigterm
 from pnsamp_jax.files import readable
 from pnsamp_jax.journal import Journal
-from pnsamp_jax.run import Run, open_run
-from pnsamp_jax.starting import first_state, fold_seed
+from pnsamp_jax.refit import refit_fold
+from pnsamp_jax.run import Run, fold_seed, open_run
+from pnsamp_jax.starting import first_state
 from pnsamp_jax.state import TrainState, learning_rates
 from pnsamp_jax.stepping import take_steps
 from pnsamp_jax.testing import test_fold
@@ -65,18 +66,25 @@ def cross_validate(config: ConfigDict, workdir: Path, train: bool) -> dict:
             if train:
                 train_fold(run, fold)
             if alone:
-                test_fold(run, fold)
+                _finish_fold(run, fold)
         if not alone:  # of the others, which have no part in testing
             processes.part()
             if not processes.is_primary():
                 return {}
             for fold in run.settings.folds:
-                test_fold(run, fold)
+                _finish_fold(run, fold)
     tables.gather_predictions(workdir)
     results = evaluate.evaluate(workdir)
     if results["source"] == "phantom":
         print(AFTER_PHANTOM)
     return results
+
+
+def _finish_fold(run: Run, fold: int) -> None:
+    """Fit the heads of a trained fold again, if the config asks for it, and test it."""
+    if run.settings.refit_copies:
+        refit_fold(run, fold)
+    test_fold(run, fold)
 
 
 def _lock(run: Run, locks: ExitStack) -> None:

@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "pnsamp_jax"
 # `__main__`, which is a command line and belongs to the first layer.
 LAYERS = (
     {"main", "cli"},
-    {"train", "starting", "stepping", "journal", "testing", "evaluate", "predict", "predictor", "diagnosed"},
+    {"train", "starting", "stepping", "journal", "testing", "refit", "evaluate", "predict", "predictor", "diagnosed"},
     {"answer"},
     {"run"},
     {"config", "config_checks"},

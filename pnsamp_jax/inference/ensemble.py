@@ -37,6 +37,7 @@ from pnsamp_jax.models.pn_samp_plus import PNSAMPPlus
 from pnsamp_jax.state import TrainState, state_shapes
 from pnsamp_jax.task import Windows, build_model
 from pnsamp_jax.workdir.checkpoint import Checkpoints, load_weights
+from pnsamp_jax.workdir.heads import with_heads
 
 RUNTIMES = ("jax", "openvino")
 SHIPPED = Path(pnsamp_jax.__file__).with_name("weights")  # the networks that come with the package
@@ -214,6 +215,7 @@ def load(folder: Path, runtime: str = "jax") -> Networks:
         model, windows = build_model(fields)
         patch_size, spacing_mm, which = config["patch_size"], config["spacing_mm"], config["checkpoint"]
         simulated, fitted_threshold = config["data"]["source"] == "phantom", config.get("fit_threshold", False)
+        refitted = config.get("refit_copies", 0) > 0
     except FileNotFoundError as error:
         raise UserError(f"{config_file}: no such file; give the workdir of a training") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -225,7 +227,7 @@ def load(folder: Path, runtime: str = "jax") -> Networks:
         raise UserError(f"{config_file}: its network lacks the mask or the ratings; use a PN-SAMP Plus, M, S1 or S2")
     like = state_shapes(model, patch_size, len(windows), config.get("average_decay", 0.0) > 0)
     folds = _tested_folds(folder)
-    members = {fold.name: _load_member(fold, like, which, config["model"]) for fold in folds}
+    members = {fold.name: _load_member(fold, like, which, config["model"], refitted) for fold in folds}
     networks = Networks(model, patch_size, spacing_mm, windows, members, simulated, None, fitted_threshold)
     if runtime == "jax":
         return networks
@@ -250,7 +252,7 @@ def _tested_folds(folder: Path) -> list[Path]:
     return tested
 
 
-def _load_member(fold: Path, like: TrainState, which: str, model: dict) -> Network:
+def _load_member(fold: Path, like: TrainState, which: str, model: dict, refitted: bool) -> Network:
     """Read the network of a tested fold from its weights, or else from its checkpoints.
 
     Args:
@@ -258,6 +260,7 @@ def _load_member(fold: Path, like: TrainState, which: str, model: dict) -> Netwo
       like: a state of the same shapes.
       which: checkpoint, "best" or "last".
       model: the fields of config.model.
+      refitted: whether the heads were fitted again after the training; exported weights hold these.
     """
     path = fold / "calibration.json"
     fitted = calibration.read(path)
@@ -277,6 +280,8 @@ def _load_member(fold: Path, like: TrainState, which: str, model: dict) -> Netwo
                 f"config.json names the {which} one, now step {int(state.step)}; run --mode evaluate on this workdir, "
                 "which writes it anew"
             )
+        if refitted:
+            variables = with_heads(fold, int(state.step), variables)
     temperatures = fitted.temperatures.astype(np.float32)
     fields = fitted._asdict()
     same = ("mask_shift", "class_limits", "extent_limits", "class_terms", "likeness")

@@ -27,7 +27,8 @@ RESTORE = "restore it from a copy, or choose another --workdir"
 
 # Fields of a config that do not change what a run trains, so that they may differ when a workdir is used again.
 FREE_FIELDS = (
-    *("fold", "checkpoint", "fit_threshold", "test_flips", "log_every_steps", "steps_per_call", "distributed"),
+    *("fold", "checkpoint", "refit_copies", "fit_threshold", "test_flips"),
+    *("log_every_steps", "steps_per_call", "distributed"),
     *("data.cache", "data.workers", "data.beam", "data.pipeline", "data.diagnosis", "data.background"),
 )
 FREE_SECTIONS = ("predict.",)
