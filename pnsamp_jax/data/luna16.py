@@ -22,6 +22,7 @@ from pnsamp_jax.data import lidc
 from pnsamp_jax.data.csv_tables import number, read_table
 from pnsamp_jax.data.lidc_ct import marked_nodules, require_slices, slice_heights
 from pnsamp_jax.data.lidc_file import database_digest
+from pnsamp_jax.data.named_scans import only_scan, scans_by_uid
 from pnsamp_jax.data.patches import MarkedNodule, consensus_centroid
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import files_under, stamp
@@ -47,10 +48,12 @@ class Luna16Source:
         """Return the UIDs of the scans under the folder that have nodules.
 
         Raises:
-          UserError: no such scan was found.
+          UserError: no such scan was found, or two files have the name of one.
         """
         _files.cache_clear()  # files may have come or gone
         found = sorted(_files(self.root).keys() & lidc.marked_series())
+        for series in found:
+            only_scan(_files(self.root)[series])
         if not found:
             raise UserError(
                 f"config.data.root: none of the {len(_files(self.root))} .mhd files under {self.root} is a scan of "
@@ -65,7 +68,7 @@ class Luna16Source:
           UserError: the file is damaged or is not the scan that the readers saw, or a place of annotations.csv is none
             of its nodules.
         """
-        path, scan = _files(self.root)[series], lidc.scans_by_series()[series]
+        path, scan = only_scan(_files(self.root)[series]), lidc.scans_by_series()[series]
         ct = read_ct(path)
         require_slices(scan, slice_heights(ct), str(path))
         found = marked_nodules(scan, ct)
@@ -86,15 +89,15 @@ class Luna16Source:
 
     def inputs(self, series: str) -> list[list[int] | None]:
         """Return the size and time of the two files of one scan."""
-        path = _files(self.root)[series]
+        path = only_scan(_files(self.root)[series])
         return [stamp(path), stamp(data_file(str(path)))]
 
 
 @cache  # once per process, not once per series
-def _files(root: str) -> dict[str, Path]:
+def _files(root: str) -> dict[str, list[Path]]:
     if not Path(root).is_dir():
         raise UserError(f"config.data.root: {root} is no folder; give that of LUNA16's subset0 to subset9")
-    return {path.stem: path for path in files_under(root, ".mhd")}
+    return scans_by_uid(Path(root), ".mhd")
 
 
 @cache

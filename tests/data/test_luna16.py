@@ -84,6 +84,18 @@ def test_the_places_of_the_challenge_are_checked(root, scan, tmp_path):
     assert "annotations.csv has a nodule at (0.0, 0.0," in message and "give LUNA16's own files" in message
 
 
+def test_masks_of_the_lungs_are_no_scans_and_two_scans_of_a_name_are_refused(root, scan, tmp_path):
+    (tmp_path / "subset3").symlink_to(root / "subset3")
+    for folder in ("seg-lungs-LUNA16", "a_seg"):
+        (tmp_path / folder).mkdir()
+        write_itk(tmp_path / folder / f"{scan.series_uid}.mhd", np.full((4, 5, 6), 3, np.uint8))
+    source = Luna16Source(str(tmp_path))
+    assert source.series() == [scan.series_uid] and source.load(scan.series_uid)
+    (tmp_path / "a_seg").rename(tmp_path / "twice")
+    reason = refusal(source.series)
+    assert f"subset3/{scan.series_uid}.mhd: " in reason and f"twice/{scan.series_uid}.mhd has the same name" in reason
+
+
 def test_a_folder_without_a_scan_is_refused(tmp_path):
     assert "none of the 0 .mhd files" in refusal(Luna16Source(str(tmp_path)).series)
     assert "is no folder" in refusal(Luna16Source(str(tmp_path / "none")).series)
