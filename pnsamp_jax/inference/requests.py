@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydicom import Dataset
@@ -20,7 +20,7 @@ from pnsamp_jax.ct.notes import collected
 from pnsamp_jax.ct.read import Image, open_ct
 from pnsamp_jax.data.patches import sample
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import readable
+from pnsamp_jax.files import readable, user_path
 from pnsamp_jax.inference.locator import Locator, make_locator
 
 UNITS = ("mm", "ras", "voxel")  # of a point: LPS mm, RAS mm, or the index along width, height and depth, from 0
@@ -104,6 +104,50 @@ class Failure(NamedTuple):
 
     request: Request
     reason: str
+
+
+def in_image(image: str, series: str, points: list[tuple[str, np.ndarray]], units: str) -> list[Request]:
+    """Return requests for points with names in one image. A name that cannot be part of a file's is replaced."""
+    require_image(image)
+    names = [re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._")[:100] for name, _ in points]
+    unique = len(set(names)) == len(names) and all(names)
+    names = names if unique else [f"nodule_{index}" for index in range(1, len(points) + 1)]
+    return [
+        Request(name, readable(image), user_path(image), point, series, units)
+        for name, (_, point) in zip(names, points, strict=True)
+    ]
+
+
+def require_image(image: str) -> str:
+    """Return the path of an image as the user gave it. Raise UserError if none is given."""
+    if not image:
+        raise UserError("config.predict.image: is empty; give an image file or a folder that holds one DICOM series")
+    return image
+
+
+def named_image(folder: Path, named: str) -> Path:
+    """Return the path of an image that a file in a folder names, perhaps as Windows does, with backslashes."""
+    path = folder / user_path(named)
+    as_windows = folder / user_path(named.replace("\\", "/"))
+    return as_windows if not path.exists() and as_windows.exists() else path
+
+
+def point_of(where: str, values: Any) -> np.ndarray:
+    """Return three numbers of a file as a point (3,). Raise UserError, which begins with `where`, if they are none."""
+    try:
+        point = np.array([float(value) for value in values])
+    except (TypeError, ValueError):
+        point = np.array([])
+    if point.shape != (3,) or not np.isfinite(point).all():
+        raise UserError(f"{where}: {values} is not a point of three numbers")
+    return point
+
+
+def told_apart(requests: list[Request]) -> list[Request]:
+    """Return the requests of several parts of a file, numbered throughout if two parts gave the same name."""
+    if len({request.nodule_id for request in requests}) == len(requests):
+        return requests
+    return [request._replace(nodule_id=f"nodule_{index}") for index, request in enumerate(requests, start=1)]
 
 
 def require_ids(requests: list[Request]) -> list[Request]:

@@ -1,14 +1,13 @@
 """Points from the files in which they come, each exactly as its own tool writes it."""
 
 import json
+import zipfile
 
 import ct_files
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from ct_files import refusal
 
-from pnsamp_jax.inference import mask_points
 from pnsamp_jax.inference.point_files import read_requests
 
 SLICER_SCHEMA = (
@@ -61,6 +60,16 @@ def test_boxes_of_slicer_are_nodules_and_rulers_are_not(tmp_path):
     np.testing.assert_array_equal(points_of(read_requests("ct.nrrd", str(file), "mm")), [(1, 2, 3)])
     file.write_text(markups("LPS", (1, 2, 3), (4, 5, 6), kind="Line"))
     assert "holds a Line; mark nodules by points" in refusal(read_requests, "ct.nrrd", str(file), "mm")
+
+
+def test_rulers_and_planes_beside_points_are_passed_over(tmp_path, caplog):
+    file = tmp_path / "scene.mrk.json"
+    content = json.loads(markups("LPS", (1, 2, 3)))
+    for kind in ("Line", "Plane"):
+        content["markups"] += json.loads(markups("LPS", (4, 5, 6), (7, 8, 9), kind=kind))["markups"]
+    file.write_text(json.dumps(content))
+    np.testing.assert_array_equal(points_of(read_requests("ct.nrrd", str(file), "mm")), [(1, 2, 3)])
+    assert "passed over what is neither a point nor a box: Line, Plane" in caplog.text
 
 
 def test_the_point_of_a_box_is_its_centre_and_not_what_it_was_drawn_around(tmp_path):
@@ -143,6 +152,13 @@ def test_the_table_of_slicer_has_its_system_in_the_names_of_its_columns(tmp_path
     np.testing.assert_array_equal(points_of(read_requests("ct.nrrd", str(file), "mm")), [(10, 20, 30)])
 
 
+def test_scores_in_the_table_of_slicer_are_heeded(tmp_path):
+    file = tmp_path / "F.csv"
+    file.write_text("label,l,p,s,score\nF-1,10,20,30,0.2\nF-2,1,2,3,0.9\n")
+    (request,) = read_requests("ct.nrrd", str(file), "mm", min_score=0.5)
+    assert request.nodule_id == "F-2"
+
+
 @pytest.fixture
 def luna(tmp_path):
     """A folder in LUNA16's layout, with one scan."""
@@ -187,6 +203,83 @@ def test_a_challenge_needs_the_folder_of_its_images(luna):
     (luna / "annotations.csv").write_text(f"seriesuid,coordX,coordY,coordZ\n{UID},1,2,3\n")
     reason = refusal(read_requests, "", str(luna / "annotations.csv"), "mm")
     assert "config.predict.image: is empty; give the folder that holds the images" in reason
+
+
+@pytest.mark.parametrize("folder", ["seg-lungs-LUNA16", "masks", "Lung_Masks", "labelsTr/subset0", "lungs"])
+def test_masks_that_are_named_after_their_scans_are_not_taken_for_them(folder, luna):
+    (luna / folder).mkdir(parents=True)
+    for name in (UID, "1.2.3"):  # the second is a DICOM series somewhere in the folder
+        ct_files.write_itk(luna / folder / f"{name}.mha", np.zeros((4, 5, 6), np.uint8), np.eye(4))
+    (luna / "annotations.csv").write_text(f"seriesuid,coordX,coordY,coordZ\n{UID},1,2,3\n1.2.3,1,2,3\n")
+    first, second = read_requests(str(luna), str(luna / "annotations.csv"), "mm")
+    assert first.path == luna / "subset0" / f"{UID}.mhd"
+    assert (second.path, second.series) == (luna, "1.2.3")
+
+
+def test_two_files_that_may_be_the_same_scan_are_both_named(luna):
+    table = luna / "annotations.csv"
+    table.write_text(f"seriesuid,coordX,coordY,coordZ\n{UID},1,2,3\n")
+    (luna / "again").symlink_to(luna / "subset0")  # the same file
+    assert len(read_requests(str(luna), str(table), "mm")) == 1
+    (luna / "clean").mkdir()
+    ct_files.write_itk(luna / "clean" / f"{UID}.nii.gz", np.zeros((4, 5, 6), np.int16), np.eye(4))
+    reason = refusal(read_requests, str(luna), str(table), "mm")
+    assert f"again/{UID}.mhd" in reason and f"clean/{UID}.nii.gz has the same name" in reason
+    table.write_text("seriesuid,coordX,coordY,coordZ\n1.2.3,1,2,3\n")
+    assert len(read_requests(str(luna), str(table), "mm")) == 1  # is not concerned
+
+
+OTHER_UID = UID[:-1] + "1"
+TWO_SERIES = f"seriesuid,coordX,coordY,coordZ\n{OTHER_UID},7,8,9\n{UID},1,2,3\n{OTHER_UID},4,5,6\n"
+
+
+def test_one_image_file_has_the_points_of_its_own_series_alone(luna, caplog):
+    table, image = luna / "annotations.csv", luna / "subset0" / f"{UID}.mhd"
+    table.write_text(TWO_SERIES)
+    (request,) = read_requests(str(image), str(table), "mm")
+    assert (request.nodule_id, request.path) == (f"{UID}_1", image)
+    assert f"the rows of 1 other series than {UID} are left out" in caplog.text
+
+
+def test_an_image_file_of_any_name_needs_a_table_of_one_series(tmp_path):
+    table, image = tmp_path / "annotations.csv", ct_files.write_itk(tmp_path / "ct.nrrd", np.zeros((4, 5, 6)))
+    table.write_text(TWO_SERIES)
+    reason = refusal(read_requests, str(image), str(table), "mm")
+    assert "names several series" in reason and "give the folder that holds their images" in reason
+    requests = read_requests(str(image), str(table), "mm", series=OTHER_UID)
+    np.testing.assert_array_equal(points_of(requests), [(7, 8, 9), (4, 5, 6)])
+    table.write_text(f"seriesuid,coordX,coordY,coordZ\n{UID},1,2,3\n{UID},4,5,6\n")
+    assert {request.path for request in read_requests(str(image), str(table), "mm")} == {image}
+
+
+def test_a_dicom_file_has_the_points_of_the_series_in_its_header(tmp_path):
+    table, image = tmp_path / "annotations.csv", tmp_path / "enhanced.dcm"
+    table.write_text(TWO_SERIES)
+    ct_files.write_slice(image, ct_files.HU[0], (0, 0, 0), SeriesInstanceUID=UID)
+    (request,) = read_requests(str(image), str(table), "mm")
+    assert request.nodule_id == f"{UID}_1"
+
+
+def test_an_archive_of_one_image_file_is_no_folder_of_series(tmp_path):
+    table = tmp_path / "annotations.csv"
+    table.write_text(TWO_SERIES)
+    image = ct_files.write_itk(tmp_path / "ct.nrrd", np.zeros((4, 5, 6)))
+    ct_files.write_series(tmp_path / "ct")
+    for name, files in (("image.zip", [image]), ("dicom.zip", sorted((tmp_path / "ct").iterdir()))):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for file in files:
+                archive.write(file, file.name)
+    assert "names several series" in refusal(read_requests, str(tmp_path / "image.zip"), str(table), "mm")
+    requests = read_requests(str(tmp_path / "dicom.zip"), str(table), "mm")
+    assert [request.series for request in requests] == [OTHER_UID, UID, OTHER_UID]
+
+
+def test_a_table_of_ones_own_with_several_series_is_not_asked_in_one_file(tmp_path):
+    image = ct_files.write_itk(tmp_path / "ct.nrrd", np.zeros((4, 5, 6)))
+    table = tmp_path / "points.csv"
+    table.write_text("nodule_id,x_mm,y_mm,z_mm,series\na,1,2,3,1.2.8\nb,4,5,6,1.2.9\nc,7,8,9,\n")
+    assert "names several series" in refusal(read_requests, str(image), str(table), "mm")
+    assert [one.nodule_id for one in read_requests(str(image), str(table), "mm", series="1.2.9")] == ["b", "c"]
 
 
 def test_boxes_of_monais_detector(tmp_path):
@@ -236,70 +329,74 @@ def test_other_json_is_refused(text, reason, tmp_path):
     assert reason in refusal(read_requests, "", str(tmp_path / "a.json"), "mm")
 
 
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [[51, 81, 111, 61, 91, 121]],  # x1, y1, z1, x2, y2, z2
+        [[51, 61, 81, 91, 111, 121]],  # x1, x2, y1, y2, z1, z2
+        [[310, 320, 40, 330, 340, 46], [100, 120, 50, 110, 130, 54]],  # voxels
+        [[30, 40, 10, 40, 50, 16], [20, 60, 8, 26, 66, 12]],  # short enough for sides
+        [[-61, 40, -120, 9, 9, 130]],  # no nodule's size
+    ],
+)
+def test_boxes_that_are_two_corners_are_refused(boxes, tmp_path):
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps([{"box": boxes, "label_scores": [0.9] * len(boxes), "image": "a.nii"}]))
+    reason = refusal(read_requests, "", str(file), "mm")
+    assert "as if it was two corners; give the centre of each box in LPS mm" in reason
+
+
+def test_boxes_that_may_be_centres_and_sides_are_read(tmp_path):
+    file = tmp_path / "result.json"
+    boxes = [[30, 40, 10, 40, 50, 16], [60, 80, -120, 40, 35, 60], [0.5, 2, 3, 8, 8, 9]]
+    for kept in (boxes, boxes[1:2], boxes[2:]):
+        file.write_text(json.dumps([{"box": kept, "image": "a.nii"}]))
+        np.testing.assert_array_equal(points_of(read_requests("", str(file), "mm")), [box[:3] for box in kept])
+    low = [[0, 0, 0, 200, 200, 200], *boxes]  # is left out for its score
+    file.write_text(json.dumps([{"box": low, "label_scores": [0.02, 0.9, 0.9, 0.9], "image": "a.nii"}]))
+    assert len(read_requests("", str(file), "mm", min_score=0.5)) == 3
+
+
+def test_points_of_grand_challenge(tmp_path):
+    file = tmp_path / "nodule-locations.json"
+    points = [
+        {"name": "a nodule", "point": [-61.5, 40.2, -120.0], "probability": 0.9},
+        {"name": "", "point": [1, 2, 3], "probability": 0.2},
+        {"point": [4, 5, 6], "probability": None},
+    ]
+    content = {"type": "Multiple points", "points": points, "version": {"major": 1, "minor": 0}}
+    file.write_text(json.dumps(content))
+    requests = read_requests("ct.mha", str(file), "ras")
+    np.testing.assert_array_equal(points_of(requests), [point["point"] for point in points])  # LPS mm, whatever units
+    assert len(read_requests("ct.mha", str(file), "mm", min_score=0.5)) == 2
+    file.write_text(json.dumps({"type": "Point", **points[0]}))
+    (request,) = read_requests("ct.mha", str(file), "mm")
+    assert request.nodule_id == "a_nodule"
+    assert "config.predict.image: is empty" in refusal(read_requests, "", str(file), "mm")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"points": 5}, "its points are not a list"),
+        ({"points": [[1, 2, 3]]}, "its points are not a list"),
+        ({"points": [{"point": [1, 2]}]}, "point 1: [1, 2] is not a point of three numbers"),
+        ({"points": [{"name": "a"}]}, "point 1: None is not a point"),
+        ({"point": [1, 2, 3], "probability": "high"}, "its score 'high' is not a number"),
+        ({"points": []}, "holds no nodule"),
+    ],
+)
+def test_damaged_points_of_grand_challenge_are_refused(content, reason, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert reason in refusal(read_requests, "ct.mha", str(tmp_path / "a.json"), "mm")
+
+
 def test_the_boxes_of_several_images_are_not_asked_in_one(tmp_path):
     file = tmp_path / "result.json"
     file.write_text(json.dumps([{"box": [[1, 2, 3, 8, 8, 9]], "image": name} for name in ("a.nii", "b.nii")]))
     assert "holds the boxes of several images" in refusal(read_requests, "a.nii", str(file), "mm")
     file.write_text(json.dumps([{"box": [[1, 2, 3, 8, 8, 9]], "image": "a.nii"}] * 2))
     assert len(read_requests("elsewhere/a.nii", str(file), "mm")) == 2
-
-
-# Masks
-
-
-def two_balls(affine):
-    """A label map with two balls of label 1, of 7 voxels and of one, and one of label 2; and their centres in mm."""
-    labels = np.zeros((20, 20, 20), np.uint8)
-    centres = [(5, 6, 7), (15, 12, 3), (10, 15, 15)]
-    labels[
-        tuple(np.array(centres[0])[:, None] + [[0, 1, -1, 0, 0, 0, 0], [0, 0, 0, 1, -1, 0, 0], [0, 0, 0, 0, 0, 1, -1]])
-    ] = 1
-    labels[centres[1]], labels[centres[2]] = 1, 2
-    return labels, np.array(centres) @ affine[:3, :3].T + affine[:3, 3]
-
-
-def test_every_region_of_a_label_map_is_a_nodule(tmp_path):
-    affine = np.diag([2.0, 1.5, 1.0, 1.0])
-    labels, centres = two_balls(affine)
-    file = ct_files.write_itk(tmp_path / "lung_nodules.nii.gz", labels, affine)
-    requests = read_requests("ct.nii.gz", str(file), "voxel")
-    np.testing.assert_allclose(points_of(requests), centres, atol=1e-4)  # NIfTI stores its affine in float32
-    assert [request.nodule_id for request in requests] == ["label_1_1", "label_1_2", "label_2"]
-    file = ct_files.write_itk(tmp_path / "binary.nrrd", (labels == 1).astype(np.uint8), affine)
-    requests = read_requests("ct.nii.gz", str(file), "mm")
-    np.testing.assert_allclose(points_of(requests), centres[:2], atol=1e-4)
-    assert [request.nodule_id for request in requests] == ["nodule_1", "nodule_2"]
-
-
-def test_an_empty_mask_and_a_noisy_one_are_refused(tmp_path):
-    empty = ct_files.write_itk(tmp_path / "empty.nii.gz", np.zeros((4, 4, 4), np.uint8), np.eye(4))
-    assert "marks no voxel" in refusal(read_requests, "ct.nii.gz", str(empty), "mm")
-    noise = np.zeros((30, 30, 30), np.uint8)
-    noise[::2, ::2, ::2] = 1
-    noisy = ct_files.write_itk(tmp_path / "noise.nii.gz", noise, np.eye(4))
-    assert "has 3375 regions or more" in refusal(read_requests, "ct.nii.gz", str(noisy), "mm")
-
-
-def test_a_ct_that_is_given_as_a_mask_is_refused_before_all_its_values_are_tried(tmp_path, monkeypatch):
-    tried = []
-    label = mask_points.ndimage.label
-    monkeypatch.setattr(
-        mask_points.ndimage, "label", lambda array, structure: tried.append(1) or label(array, structure)
-    )
-    hu = np.random.default_rng(0).integers(-1000, 300, (40, 40, 40)).astype(np.int16)  # 49 voxels of each value
-    file = ct_files.write_itk(tmp_path / "ct.nii.gz", hu, np.eye(4))
-    assert "give a mask of nodules" in refusal(read_requests, "ct.nii.gz", str(file), "mm")
-    assert len(tried) < 40
-
-
-def test_the_point_of_a_hollow_region_lies_in_it(tmp_path):
-    shell = np.zeros((20, 20, 20), np.uint8)
-    shell[4:16, 4:16, 4:16] = 1
-    shell[6:14, 6:14, 6:14] = 0
-    file = ct_files.write_itk(tmp_path / "shell.nii.gz", shell, np.eye(4))
-    (request,) = read_requests("ct.nii.gz", str(file), "mm")
-    there = sitk.ReadImage(str(file)).TransformPhysicalPointToIndex(request.point_mm.tolist())
-    assert sitk.ReadImage(str(file))[there] == 1
 
 
 # Units
@@ -329,6 +426,54 @@ def test_scores_in_a_table_of_ones_own_are_heeded(tmp_path):
     (tmp_path / "points.csv").write_text(f"nodule_id,image,x_mm,y_mm,z_mm,score\n{rows}")
     (request,) = read_requests("", str(tmp_path / "points.csv"), "mm", min_score=0.5)
     assert request.nodule_id == "b"
+
+
+def test_a_column_of_scores_may_hold_something_else_if_none_is_asked(tmp_path):
+    rows = "a,a.nii,1,2,3,4A\nb,a.nii,1,2,3,95 %\nc,a.nii,1,2,3,n/a\n"
+    (tmp_path / "points.csv").write_text(f"nodule_id,image,x_mm,y_mm,z_mm,score\n{rows}")
+    assert len(read_requests("", str(tmp_path / "points.csv"), "mm")) == 3
+    reason = refusal(read_requests, "", str(tmp_path / "points.csv"), "mm", min_score=0.5)
+    assert "line 2, column score: '4A' is not a number" in reason
+
+
+@pytest.mark.parametrize("further", ["seriesuid", "SeriesInstanceUID", "label,r,a,s", "label,l,p,s"])
+def test_a_table_with_our_columns_is_our_own_whatever_else_it_has(further, tmp_path):
+    header, cells = f"nodule_id,image,x_mm,y_mm,z_mm,{further}", ",7" * len(further.split(","))
+    (tmp_path / "points.csv").write_text(f"{header}\na,a.nii,1,2,3{cells}\n")
+    (request,) = read_requests("", str(tmp_path / "points.csv"), "mm")
+    assert request.path == tmp_path / "a.nii" and request.nodule_id == "a"
+    np.testing.assert_array_equal(request.point_mm, (1, 2, 3))
+
+
+def test_paths_in_tables_may_be_those_of_windows(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("images/a.nii", "b\\c.nii"):  # a file may have a backslash in its name
+        (tmp_path / name).touch()
+    (tmp_path / "points.csv").write_text(
+        "nodule_id,image,x_mm,y_mm,z_mm\na,images\\a.nii,1,2,3\nb,b\\c.nii,1,2,3\nc,none\\d.nii,1,2,3\n"
+    )
+    requests = read_requests("", str(tmp_path / "points.csv"), "mm")
+    assert [one.path for one in requests] == [
+        tmp_path / "images/a.nii",
+        tmp_path / "b\\c.nii",
+        tmp_path / "none\\d.nii",
+    ]
+    assert requests[0].image == "images\\a.nii"  # as the user has it
+    (tmp_path / "a.json").write_text(json.dumps({"box": [[1, 2, 3]], "image": "images\\a.nii"}))
+    assert read_requests("", str(tmp_path / "a.json"), "mm")[0].path == tmp_path / "images/a.nii"
+
+
+def test_the_nodules_of_one_image_need_no_ids(tmp_path):
+    table = tmp_path / "points.csv"
+    table.write_text("x_mm,y_mm,z_mm,score\n1,2,3,0.1\n4,5,6,0.9\n")
+    assert [one.nodule_id for one in read_requests("a.nii", str(table), "mm")] == ["nodule_1", "nodule_2"]
+    assert [one.nodule_id for one in read_requests("a.nii", str(table), "mm", min_score=0.5)] == ["nodule_2"]
+    table.write_text("image,i,j,k\na.nii,1,2,3\na.nii,4,5,6\n")
+    assert [one.nodule_id for one in read_requests("", str(table), "voxel")] == ["nodule_1", "nodule_2"]
+    table.write_text("image,x_mm,y_mm,z_mm\na.nii,1,2,3\nb.nii,4,5,6\n")
+    assert "no column nodule_id" in refusal(read_requests, "", str(table), "mm")
+    table.write_text("nodule_id,x_mm,y_mm,z_mm\n,1,2,3\n")
+    assert "column nodule_id: is empty" in refusal(read_requests, "a.nii", str(table), "mm")
 
 
 def test_what_is_no_file_of_points_is_not_taken_for_typed_ones(tmp_path):
