@@ -43,7 +43,7 @@ def read_readers(path: Path, ct: Volume, nodule: Nodule, label: int | None) -> V
         readers = [mask.array]
     else:
         mask = read_image(path)
-        _require_same_place(path, mask, ct)
+        require_same_place(path, mask, ct)
         if label is not None:
             mask = Volume((mask.array == label).astype(np.int16), mask.affine)
         readers = _split_bits(path, mask.array, nodule)
@@ -118,11 +118,17 @@ def _require_background(path: Path, mask: Volume, ct: Volume) -> None:
         )
 
 
-def _require_same_place(path: Path, mask: Volume, ct: Volume) -> None:
+def require_same_place(path: Path, mask: Volume, ct: Volume, tolerance: float = SAME_VOXEL) -> None:
     """Raise UserError if a mask has the image's number of voxels, but lies elsewhere. Flipped axes are no difference.
 
     Such a mask lost its geometry, was saved with that of another image, or has its origin at the corner of a voxel. A
     mask of another size may have a grid of its own.
+
+    Args:
+      path: of the mask.
+      mask: (d, h, w).
+      ct: the image.
+      tolerance: how far the mask may lie off, as a share of the image's smallest spacing.
     """
     if sorted(mask.array.shape) != sorted(ct.array.shape):
         return
@@ -130,7 +136,7 @@ def _require_same_place(path: Path, mask: Volume, ct: Volume) -> None:
         volume.to_lps(np.argwhere(np.ones((2, 2, 2))) * (np.array(volume.array.shape) - 1)) for volume in (mask, ct)
     ]
     distance_mm = np.linalg.norm(corners[0][:, None] - corners[1], axis=-1).min(axis=1).max()
-    if distance_mm > SAME_VOXEL * ct.spacing.min():
+    if distance_mm > tolerance * ct.spacing.min():
         raise UserError(
             f"{path}: has as many voxels as its image, but lies up to {distance_mm:.2g} mm off; save it with the "
             "geometry of its image"

@@ -5,18 +5,25 @@ detector's mask need not have the grid of the CT.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 from pnsamp_jax.ct.image_files import IMAGE_SUFFIXES
+from pnsamp_jax.ct.notes import collected, note
 from pnsamp_jax.ct.read import open_image, read_image
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.dicom_masks import is_dicom_mask, mask_names, read_dicom_mask
+from pnsamp_jax.data.folder_masks import MAX_COMBINATIONS, MAX_SIZE_MM, require_same_place
 from pnsamp_jax.errors import UserError
 
 MOST_REGIONS = 1000  # more are noise, or the lungs' own vessels
+NODULE_MM = 100.0  # the longest region whose labels may be parts of one nodule; the longest of LIDC-IDRI has 62.5
+MIN_CONTACT = 0.4  # share of a label's surface; half of a ball that was cut in two has 0.37 at most, a shell more
+TOLERANCE = 1.0  # voxels that a mask may lie off the CT; a nodule's point need not be more exact
+ALL_AROUND = np.ones((3, 3, 3))  # voxels that share a corner belong together
 
 
 def is_mask_file(path: Path) -> bool:
@@ -27,44 +34,166 @@ def is_mask_file(path: Path) -> bool:
 def read_mask_points(path: Path, image: Path, series: str) -> list[tuple[str, np.ndarray]]:
     """Return the name and the point in LPS mm of every region of a mask, label by label, largest region first.
 
-    The point is the voxel of the region that is nearest to its centroid, which may lie outside a hollow region.
+    The point is the voxel of the region that is nearest to its centroid, which may lie outside a hollow region. What
+    can be no nodule is passed over with a note: regions that are too long, and ROIs that cannot be read.
 
     Args:
       path: of the mask.
-      image: the CT, on whose grid a DICOM object must lie.
+      image: the CT, on whose grid a DICOM object must lie, and at whose place a mask of its size.
       series: of the CT, if there are several.
 
     Raises:
-      UserError: the file cannot be read, marks nothing, or has more than `MOST_REGIONS` regions.
+      UserError: the file cannot be read, lies elsewhere than the CT, marks nothing or the background, has more than
+        `MOST_REGIONS` regions, or its values are probabilities.
     """
+    ct: Volume | None
     if path.name.lower().endswith(IMAGE_SUFFIXES):
-        mask = read_image(path)
-        labels = [int(label) for label in np.unique(mask.array) if label > 0]
-        count = len(labels)
-        named = ((f"label_{label}", Volume(mask.array == label, mask.affine)) for label in labels)
+        ct = _grid(image, series)
+        masks = _label_masks(path, ct)
     else:
         ct = open_image(image, series).volume
-        names = mask_names(path)
-        count = len(names)
-        named = ((name or f"label_{number}", read_dicom_mask(path, ct, number)) for number, name in names.items())
+        masks = _dicom_masks(path, ct)
     points: list[tuple[str, np.ndarray]] = []
-    for name, region in named:  # one at a time: a CT that is given as a mask has hundreds of labels
-        found = _region_points(path, region, len(points))
+    count = 0
+    too_long: list[str] = []
+    for name, mask in masks:  # one at a time: a label map of a whole body has a hundred
+        found, long = _region_points(path, mask, len(points))
+        count += 1
+        too_long += [name] * long
         points += [(name if len(found) == 1 else f"{name}_{index}", point) for index, point in enumerate(found, 1)]
+    if too_long:
+        text = f"{path}: marks regions longer than {MAX_SIZE_MM:g} mm, which are no nodules: {', '.join(too_long)}"
+        if not points:
+            raise UserError(f"{text}; give a mask of nodules")
+        note(f"{text}; they are passed over")
     if not points:
         raise UserError(f"{path}: marks no voxel; give a mask of nodules, or their points")
+    if ct is not None and not any(ct.holds(point) for _, point in points):
+        raise UserError(f"{path}: marks nothing within {image}; save it with the geometry of its image")
     return points if count > 1 else [(f"nodule_{index}", point) for index, (_, point) in enumerate(points, 1)]
 
 
-def _region_points(path: Path, mask: Volume, before: int) -> list[np.ndarray]:
-    regions, count = ndimage.label(mask.array, np.ones((3, 3, 3)))
-    if before + count > MOST_REGIONS:
+def _grid(image: Path, series: str) -> Volume | None:
+    """Return the grid of a CT without its voxels; None if it cannot be read, as its nodules will say."""
+    try:
+        with collected():  # the notes come when the CT is read for its voxels
+            ct = open_image(image, series).volume
+    except (UserError, OSError, MemoryError):
+        return None
+    return Volume(np.broadcast_to(np.int16(0), ct.array.shape), ct.affine)
+
+
+def _label_masks(path: Path, ct: Volume | None) -> Iterator[tuple[str, Volume]]:
+    """Yield the name and the mask of each label of an image file."""
+    mask = read_image(path)
+    if ct is not None:
+        require_same_place(path, mask, ct, TOLERANCE)
+    labels = _with_whole_nodules(path, mask)
+    for label in np.unique(labels[labels > 0]):
+        yield f"label_{label}", Volume(labels == label, mask.affine)
+
+
+def _dicom_masks(path: Path, ct: Volume) -> Iterator[tuple[str, Volume]]:
+    """Yield the name and the mask of each segment or ROI that can be read on the grid of the CT.
+
+    A structure set has more than tumours: an isocentre is a point, and a couch reaches beyond the CT.
+
+    Raises:
+      UserError: none can be read; says why the first cannot.
+    """
+    errors: dict[str, UserError] = {}
+    names = mask_names(path)
+    for number, name in names.items():
+        try:
+            yield name or f"label_{number}", read_dicom_mask(path, ct, number)
+        except UserError as error:
+            errors[name or f"label_{number}"] = error
+    if errors and len(errors) == len(names):
+        raise next(iter(errors.values()))
+    if errors:
+        reason = str(next(iter(errors.values()))).removeprefix(f"{path}: ")
+        note(f"{path}: passed over {', '.join(map(repr, errors))}: {reason}")
+
+
+def _with_whole_nodules(path: Path, mask: Volume) -> np.ndarray:
+    """Return a label map, in which labels that are parts of one nodule have become the largest of them.
+
+    The bits of several readers, votes and the solid part of a nodule are labels within each other, whose surfaces are
+    mostly in contact. Of nodules that merely touch, most of the surface is free.
+
+    Raises:
+      UserError: a label is that of the background, or the values are those of probabilities.
+    """
+    labels = mask.array
+    corners = labels[tuple(np.ix_(*((0, -1),) * 3))]
+    if corners.max() > 0 and corners.min() == corners.max():
         raise UserError(
-            f"{path}: has {before + count} regions or more; give a mask of nodules, at most {MOST_REGIONS}"
+            f"{path}: marks its corners with {corners.max()}, as if that was the background; save 0 there, and one "
+            "label for each nodule"
         )
+    if len(np.unique(labels[labels > 0])) < 2:
+        return labels
+    parts, count = ndimage.label(labels > 0, ALL_AROUND)
+    _require_few(path, count)
+    joined = labels.copy()
+    whole: list[np.ndarray] = []
+    touching: list[np.ndarray] = []
+    for number, box in enumerate(ndimage.find_objects(parts), start=1):
+        own = np.where(parts[box] == number, labels[box], 0)
+        found, voxels = np.unique(own[own > 0], return_counts=True)
+        if len(found) > MAX_COMBINATIONS:
+            raise UserError(
+                f"{path}: has {len(found)} different values in one region, as of probabilities or a CT; give a mask "
+                "of nodules, 0 elsewhere"
+            )
+        if len(found) == 1 or (np.array(own.shape) * mask.spacing).max() > NODULE_MM:  # such as nodules in a lung
+            continue
+        if _contact(own, mask.spacing) >= MIN_CONTACT:
+            joined[box][own > 0] = found[voxels.argmax()]
+            whole.append(found)
+        else:
+            touching.append(found)
+    for groups, meaning in ((whole, "taken as one nodule"), (touching, "taken as a nodule each")):
+        if groups:
+            shown = "; ".join(sorted({", ".join(map(str, group)) for group in groups}))
+            note(f"{path}: labels that touch are {meaning}: {shown}")
+    return joined
+
+
+def _contact(labels: np.ndarray, spacing: np.ndarray) -> float:
+    """Return the largest share of a label's surface that is in contact with other labels.
+
+    Args:
+      labels: (d, h, w) one connected region, 0 around it.
+      spacing: (3,) mm.
+    """
+    values, index = np.unique(np.pad(labels, 1), return_inverse=True)
+    index = index.reshape(np.array(labels.shape) + 2)
+    surface, shared = np.zeros(len(values)), np.zeros(len(values))
+    for axis, area in enumerate(spacing.prod() / spacing):
+        moved = np.moveaxis(index, axis, 0)
+        pairs = np.stack([moved[:-1], moved[1:]]).reshape(2, -1)
+        pairs = pairs[:, pairs[0] != pairs[1]]
+        surface += area * np.bincount(pairs.ravel(), minlength=len(values))
+        shared += area * np.bincount(pairs[:, pairs.all(axis=0)].ravel(), minlength=len(values))
+    return float((shared / surface)[1:].max())  # the first is what lies around
+
+
+def _require_few(path: Path, count: int) -> None:
+    if count > MOST_REGIONS:
+        raise UserError(f"{path}: has {count} regions or more; give a mask of nodules, at most {MOST_REGIONS}")
+
+
+def _region_points(path: Path, mask: Volume, before: int) -> tuple[list[np.ndarray], int]:
+    """Return the points of a mask's regions, the largest first, and how many regions are too long for a nodule."""
+    regions, count = ndimage.label(mask.array, ALL_AROUND)
+    _require_few(path, before + count)
     found: list[tuple[int, np.ndarray]] = []
     for number, box in enumerate(ndimage.find_objects(regions), start=1):
-        index = np.argwhere(regions[box] == number) + [part.start for part in box]
+        own = regions[box] == number
+        if (np.array(own.shape) * mask.spacing).max() > MAX_SIZE_MM:
+            continue
+        index = np.argwhere(own) + [part.start for part in box]
         nearest = ((index - index.mean(axis=0)) ** 2).sum(axis=1).argmin()
         found.append((len(index), mask.to_lps(index[nearest])))
-    return [point for _, point in sorted(found, key=lambda region: -region[0])]
+    return [point for _, point in sorted(found, key=lambda region: -region[0])], count - len(found)
