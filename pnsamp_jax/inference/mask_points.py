@@ -16,10 +16,11 @@ from pnsamp_jax.ct.notes import collected, note
 from pnsamp_jax.ct.read import open_image, read_image
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.dicom_masks import is_dicom_mask, mask_names, read_dicom_mask
-from pnsamp_jax.data.folder_masks import MAX_COMBINATIONS, MAX_SIZE_MM, require_same_place
+from pnsamp_jax.data.folder_masks import MAX_SIZE_MM, require_same_place
 from pnsamp_jax.errors import UserError
 
 MOST_REGIONS = 1000  # more are noise, or the lungs' own vessels
+MOST_VALUES = 40  # in one region; bits of readers make 34 at most in LIDC-IDRI, probabilities soon more
 NODULE_MM = 100.0  # the longest region whose labels may be parts of one nodule; the longest of LIDC-IDRI has 62.5
 MIN_CONTACT = 0.4  # share of a label's surface; half of a ball that was cut in two has 0.37 at most, a shell more
 TOLERANCE = 1.0  # voxels that a mask may lie off the CT; a nodule's point need not be more exact
@@ -141,7 +142,7 @@ def _with_whole_nodules(path: Path, mask: Volume) -> np.ndarray:
     for number, box in enumerate(ndimage.find_objects(parts), start=1):
         own = np.where(parts[box] == number, labels[box], 0)
         found, voxels = np.unique(own[own > 0], return_counts=True)
-        if len(found) > MAX_COMBINATIONS:
+        if len(found) > MOST_VALUES:
             raise UserError(
                 f"{path}: has {len(found)} different values in one region, as of probabilities or a CT; give a mask "
                 "of nodules, 0 elsewhere"

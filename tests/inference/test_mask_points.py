@@ -153,7 +153,15 @@ def part_solid():
     return ball((20, 20, 20), 8).astype(int) + ball((20, 20, 22), 3)
 
 
-@pytest.mark.parametrize("labels", [bits_of_readers, votes, part_solid])
+def bits_of_seven():
+    """One nodule with more combinations of readers than four of them can have."""
+    shift = np.random.default_rng(0).integers(-1, 2, (7, 3))
+    bits = sum(ball((20, 20, 20) + one, 6) << bit for bit, one in enumerate(shift))
+    assert len(np.unique(bits[bits > 0])) > 15
+    return bits
+
+
+@pytest.mark.parametrize("labels", [bits_of_readers, bits_of_seven, votes, part_solid])
 def test_labels_within_each_other_are_one_nodule(labels, tmp_path, caplog):
     (request,) = asked(labels(), tmp_path)
     assert request.nodule_id == "nodule_1"
