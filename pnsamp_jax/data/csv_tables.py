@@ -28,7 +28,9 @@ def read_table(
     """Yield ("file, line n", row) for each row of a CSV file, as spreadsheets write it.
 
     Cells are separated by commas, semicolons or tabs. Lines without any value are skipped, and so is the "sep=;" that
-    tells spreadsheets the separator. The names of columns are read in lower case.
+    tells spreadsheets the separator. A required or optional column is found whatever the case, blanks and underscores
+    of its name, so that "Internal structure" and "internalStructure" are `internal_structure`; other names are read
+    in lower case.
 
     Args:
       path: the table.
@@ -41,10 +43,12 @@ def read_table(
     """
     text = _read_text(path)
     delimiter = _delimiter(text, columns)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True)
     try:
         names = next((fields for fields in reader if not _is_before_header(fields)), [])
-        header, first = [name.strip().lower() for name in names], max(reader.line_num, 1)
+        known = {_plain(column): column for column in (*columns, *optional)}
+        header = [known.get(_plain(name), name.strip().lower()) for name in names]
+        first = max(reader.line_num, 1)
         missing = [column for column in columns if header.count(column) != 1]
         missing += [column for column in optional if header.count(column) > 1]
         if missing:
@@ -98,11 +102,14 @@ def number(where: str, line: Row, column: str) -> float:
 def _delimiter(text: str, columns: Collection[str]) -> str:
     """Return the delimiter with which the first line has the most of the columns, a comma if there is none."""
     first = _header_line(text).strip()
-    found = {
-        delimiter: len({name.strip().strip('"').lower() for name in first.split(delimiter)} & set(columns))
-        for delimiter in DELIMITERS
-    }
+    wanted = set(map(_plain, columns))
+    found = {delimiter: len(wanted & set(map(_plain, first.split(delimiter)))) for delimiter in DELIMITERS}
     return max(DELIMITERS, key=lambda delimiter: found[delimiter])
+
+
+def _plain(name: str) -> str:
+    """Return the name of a column without case, blanks, underscores and quotes."""
+    return re.sub(r'[\s_"]', "", name).lower()
 
 
 def _header_line(text: str) -> str:

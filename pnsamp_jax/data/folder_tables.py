@@ -5,7 +5,6 @@ a nodule that is listed twice; and ratings that are not on the scales of `schema
 """
 
 import os
-import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,11 +14,13 @@ import numpy as np
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.cohort import Nodule
 from pnsamp_jax.data.csv_tables import Row, number, read_table
+from pnsamp_jax.data.spellings import bare, difference
 from pnsamp_jax.errors import UserError
 
 NODULE_COLUMNS = ("nodule_id", "patient_id", "image", "mask", "x_mm", "y_mm", "z_mm")
 RATING_COLUMNS = ("nodule_id", "reader", *schema.RATING_NAMES)
-MISSING = ("", "nan", "na", "n/a", "none", "null")  # how tables write that a rating is missing
+# How tables write that a rating is missing: people, spreadsheets and pandas.
+MISSING = ("", "-", "--", "–", "—", "−", "?", ".", "na", "n/a", "#n/a", "#na", "<na>", "nan", "none", "null")
 CONTEXTS = ("ct", "cube", "slab", "simulated")
 SYNONYMS = {"": "ct", "scan": "ct"}  # of contexts, in nodules.csv
 
@@ -54,7 +55,7 @@ def _read_rows(root: str, *content: bytes | None) -> dict[str, list[NoduleRow]]:
     rows: dict[str, list[NoduleRow]] = {}
     named: dict[tuple, str] = {}  # the first nodule or line for each thing that must not be named twice
     for where, line in read_table(Path(root) / "nodules.csv", NODULE_COLUMNS, optional=("context", "mask_label")):
-        nodule_id, image, mask = line["nodule_id"], os.path.normpath(line["image"]), os.path.normpath(line["mask"])
+        nodule_id, image, mask = line["nodule_id"], _path(root, line["image"]), _path(root, line["mask"])
         if named.setdefault(("nodule", nodule_id), where) != where:
             raise UserError(f"{where}: nodule_id '{nodule_id}' appears twice; ids must be unique")
         _require_one_patient(where, line["patient_id"], image, named)
@@ -75,19 +76,36 @@ def _read_rows(root: str, *content: bytes | None) -> dict[str, list[NoduleRow]]:
                 )
         rows[image].append(row)
     if ratings:
-        raise UserError(f"{root}/ratings.csv: nodule_id '{min(ratings)}' is not in nodules.csv; add it there")
+        raise _unknown_nodule(root, min(ratings), [key[1] for key in named if key[0] == "nodule"])
     if not rows:
         raise UserError(f"{root}/nodules.csv: contains no nodule; add one line per nodule")
     return rows
 
 
+def _path(root: str, text: str) -> str:
+    """Return a path of nodules.csv, relative to the root or absolute, which may be written as on Windows."""
+    path = os.path.normpath(os.path.expanduser(text))
+    if "\\" in path and not os.path.exists(os.path.join(root, path)):
+        path = os.path.normpath(path.replace("\\", "/"))
+    return path
+
+
+def _unknown_nodule(root: str, nodule_id: str, known: list[str]) -> UserError:
+    """Return the error of a nodule that has ratings but no line in nodules.csv, where another spelling may be."""
+    spelling = next((other for other in known if bare(other) == bare(nodule_id)), None)
+    advice = "add it there"
+    if spelling is not None:
+        advice = f"{difference(nodule_id, spelling)}, which is there; write the id in one way"
+    return UserError(f"{root}/ratings.csv: nodule_id '{nodule_id}' is not in nodules.csv; {advice}")
+
+
 def _require_one_patient(where: str, patient_id: str, image: str, named: dict[tuple, str]) -> None:
     """Raise UserError if a patient has two spellings, or an image two patients: they would be split over the folds."""
-    spelling = named.setdefault(("patient", _bare(patient_id)), patient_id)
+    spelling = named.setdefault(("patient", bare(patient_id)), patient_id)
     if spelling != patient_id:
         raise UserError(
-            f"{where}, column patient_id: '{patient_id}' and '{spelling}' differ only in case, spaces or leading "
-            "zeros; write the id of a patient in one way, and those of two patients more differently"
+            f"{where}, column patient_id: {difference(patient_id, spelling)}; write the id of a patient in one way, "
+            "and those of two patients more differently"
         )
     owner = named.setdefault(("image", image), patient_id)
     if owner != patient_id:
@@ -95,14 +113,6 @@ def _require_one_patient(where: str, patient_id: str, image: str, named: dict[tu
             f"{where}, column patient_id: {image} is an image of patient '{owner}' in a line above, and here of "
             f"'{patient_id}'; correct one of them"
         )
-
-
-def _bare(patient_id: str) -> str:
-    """Return an id without case, spaces, leading zeros and the decimals of a spreadsheet."""
-    text = "".join(unicodedata.normalize("NFKC", patient_id).casefold().split())
-    if text.removesuffix(".0").isdecimal():
-        text = text.removesuffix(".0").lstrip("0")
-    return text
 
 
 def _label(where: str, line: Row) -> int | None:
@@ -121,9 +131,9 @@ def _read_ratings(path: Path) -> dict[str, list[list[int]]]:
     seen = set()
     for where, line in read_table(path, RATING_COLUMNS, blank=schema.RATING_NAMES):
         nodule_id, reader = line["nodule_id"], line["reader"]
-        if (nodule_id, _bare(reader)) in seen:
+        if (nodule_id, bare(reader)) in seen:
             raise UserError(f"{where}: reader '{reader}' rates nodule_id '{nodule_id}' twice; keep one line")
-        seen.add((nodule_id, _bare(reader)))
+        seen.add((nodule_id, bare(reader)))
         ratings.setdefault(nodule_id, []).append([_rating(where, line, rating) for rating in schema.RATINGS])
     return ratings
 

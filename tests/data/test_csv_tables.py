@@ -101,3 +101,29 @@ def test_a_decimal_comma_is_read_where_tabs_separate(tmp_path):
 def test_a_workbook_that_is_called_csv_is_called_a_workbook(tmp_path, start):
     (tmp_path / "t.csv").write_bytes(start + bytes(100))
     assert "t.csv: is a workbook, not text; save the table as CSV" in refusal(read, tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_quoted_cells_may_stand_behind_a_blank(tmp_path, delimiter):
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(f"{delimiter} ".join(f'"{cell}"' for cell in line) for line in LINES))
+    assert read(path) == EXPECTED
+
+
+@pytest.mark.parametrize("name", ["nodule_id", "noduleId", "Nodule ID", "NODULE  ID", "_nodule_id_"])
+def test_names_of_columns_are_found_without_case_blanks_and_underscores(tmp_path, name):
+    path = tmp_path / "t.csv"
+    path.write_text(f"{name};xMM;Further Column\na;1,5;b\n")
+    ((_, line),) = read_table(path, ("nodule_id", "x_mm"))
+    assert line == {"nodule_id": "a", "x_mm": "1,5", "further column": "b"}
+
+
+@pytest.mark.parametrize(("one", "other"), [("internal_structure", "internalStructure"), ("Internal structure",) * 2])
+def test_two_columns_that_are_the_same_but_for_their_spelling_are_refused(tmp_path, one, other):
+    path = tmp_path / "t.csv"
+    path.write_text(f"{one},{other}\n1,2\n")
+    message = "line 1: two columns internal_structure"
+    assert message in refusal(list, read_table(path, ("internal_structure",)))
+    assert message in refusal(list, read_table(path, (), optional=("internal_structure",)))
+    path.write_text("a b,a_b,internal\n1,2,3\n")  # none of which is asked for
+    assert len(list(read_table(path, ("internal",)))) == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ct_files import write_itk, write_series
-from made_folder import AFFINE, POINTS, RATINGS, block, change, load, tables, write_table
+from made_folder import AFFINE, POINTS, RATINGS, block, change, load, replace, tables, write_table
 
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
@@ -61,6 +61,18 @@ def test_blank_ratings_are_missing(root):
     assert rating_counts[schema.RATING_NAMES.index("texture")].tolist() == [0, 0, 0, 0, 1, 0]
 
 
+@pytest.mark.parametrize("text", ["-", "\u2013", "?", "#N/A", "NA", "n/a", "None", "<NA>", "NaN", " - "])
+def test_what_tables_write_for_no_rating_is_missing(root, text):
+    change(root, "ratings.csv", 2, malignancy=text)
+    assert load(root)[0].nodule.rating_counts[schema.MALIGNANCY].tolist() == [0, 0, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["internalStructure", "Internal structure", "INTERNAL_STRUCTURE"])
+def test_a_column_may_be_called_as_pylidc_or_people_call_it(root, name):
+    replace(root, "ratings.csv", b"internal_structure", name.encode())
+    assert load(root)[0].nodule.ratings.tolist() == RATINGS["a_n00"]
+
+
 def test_a_nodule_may_have_no_ratings(root):
     _, ratings = tables()
     write_table(root / "ratings.csv", [row for row in ratings if row["nodule_id"] != "b_n00"])
@@ -83,6 +95,26 @@ def test_extra_columns_their_order_spaces_byte_order_mark_and_blank_lines_are_ig
     ]
     (root / "nodules.csv").write_text("\ufeff" + "\r\n".join(lines) + "\r\n", encoding="utf-8", newline="")
     assert load(root)[1].nodule.nodule_id == "a_n01"
+
+
+def test_paths_may_be_written_as_on_windows(root):
+    change(root, "nodules.csv", 3, image="images\\a.nrrd", mask=".\\masks\\a1.nrrd")
+    assert FolderSource(str(root)).series() == ["images/a.nrrd", "images/b.nrrd"]
+    assert len(load(root)) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a backslash separates folders there")
+def test_a_name_that_holds_a_backslash_stays(root):
+    (root / "images" / "b.nrrd").rename(root / "images\\b.nrrd")
+    change(root, "nodules.csv", 4, image="images\\b.nrrd")
+    assert len(load(root, "images\\b.nrrd")) == 1
+
+
+def test_a_path_may_begin_with_the_home_folder(root, monkeypatch):
+    monkeypatch.setenv("HOME", str(root / "images"))
+    change(root, "nodules.csv", 4, image="~/b.nrrd", mask="~/../masks/b0.nrrd")
+    prepared = prepare(FolderSource(str(root)), Geometry(16, 0, 1.2), root / "cache", workers=1)
+    assert read_records(prepared.files)[schema.NODULE_ID].tolist() == sorted(RATINGS)
 
 
 def test_a_class_that_the_rating_does_not_have_is_missing(root):

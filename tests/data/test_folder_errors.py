@@ -60,6 +60,13 @@ def test_a_wrong_cell_is_named_by_file_line_and_column(root, table, line, cells,
         ("Stra\u00dfe", "STRASSE"),
         ("P\u00a01", "P 1"),
         ("\uff171", "71"),
+        ("P001", "P1"),
+        ("LIDC-0001", "LIDC_0001"),
+        ("LIDC-0001", "lidc 1"),
+        ("P\u20101", "P1"),
+        ("2020-007", "2020_7"),
+        ("site01-pat002", "Site1Pat2"),
+        ("a-b", "A_B"),
     ],
 )
 def test_two_spellings_of_a_patient_are_refused_since_they_would_be_split_over_the_folds(root, one, other):
@@ -67,14 +74,61 @@ def test_two_spellings_of_a_patient_are_refused_since_they_would_be_split_over_t
     change(root, "nodules.csv", 3, patient_id=one)
     change(root, "nodules.csv", 4, patient_id=other)
     message = refusal(FolderSource(str(root)).series)
-    assert f"line 4, column patient_id: '{other}' and '{one}' differ only in case, spaces or leading zeros" in message
+    assert f"line 4, column patient_id: '{other}' and '{one}' differ only in case, blanks, hyphens, " in message
 
 
-@pytest.mark.parametrize(("one", "other"), [("7", "70"), ("P07", "P7"), ("a", "a1"), ("1.0", "10"), ("0", "1")])
+@pytest.mark.parametrize(("one", "other"), [("Mu\u0308", "M\u00fc"), ("p\u200b1", "p1"), ("p1\ufeff2", "p12")])
+def test_two_spellings_that_look_alike_are_told_apart_by_their_characters(root, one, other):
+    change(root, "nodules.csv", 2, patient_id=one)
+    change(root, "nodules.csv", 3, patient_id=one)
+    change(root, "nodules.csv", 4, patient_id=other)
+    message = refusal(FolderSource(str(root)).series)
+    assert "look alike, but are written with other characters" in message
+    assert f"{ascii(other)} and {ascii(one)}" in message and "differ only in case" not in message
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("7", "70"),
+        ("P70", "P7"),
+        ("a", "a1"),
+        ("1.0", "10"),
+        ("0", "1"),
+        ("P0", "P"),
+        ("1-11", "11-1"),
+        ("1_1", "11"),
+        ("1 1", "11"),
+        ("1-1", "-11"),
+        ("1.01", "1.1"),
+        ("P100", "P1"),
+        ("a1b", "ab1"),
+    ],
+)
 def test_ids_that_differ_more_are_two_patients(root, one, other):
     change(root, "nodules.csv", 2, patient_id=one)
     change(root, "nodules.csv", 3, patient_id=one)
     change(root, "nodules.csv", 4, patient_id=other)
+    assert len(FolderSource(str(root)).series()) == 2
+
+
+@pytest.mark.parametrize(
+    ("nodule_id", "rated", "expected"),
+    [
+        ("001", "1", "'1' and '001' differ only in case, blanks, hyphens, underscores, leading zeros or a final .0"),
+        ("1", "1.0", "'1.0' and '1' differ only in"),
+        ("B_n00", "b-n00", "'b-n00' and 'B_n00' differ only in"),
+        ("b_n\u200b00", "b_n00", "look alike, but are written with other characters, 'b_n00' and 'b_n\\u200b00'"),
+        ("bu\u0308", "b\u00fc", "look alike, but are written with other characters, 'b\\xfc' and 'bu\\u0308'"),
+    ],
+)
+def test_ratings_of_a_nodule_under_another_spelling_name_it(root, nodule_id, rated, expected):
+    change(root, "nodules.csv", 4, nodule_id=nodule_id)
+    change(root, "ratings.csv", 5, nodule_id=rated)
+    message = refusal(FolderSource(str(root)).series)
+    assert message.startswith(f"{root}/ratings.csv: nodule_id '{rated}' is not in nodules.csv; ")
+    assert expected in message and message.endswith(", which is there; write the id in one way")
+    change(root, "ratings.csv", 5, nodule_id=nodule_id)
     assert len(FolderSource(str(root)).series()) == 2
 
 
