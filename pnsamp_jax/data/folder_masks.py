@@ -7,9 +7,10 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from pnsamp_jax.ct.read import read_image
-from pnsamp_jax.ct.volume import AIR, Volume
+from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.cohort import Nodule
 from pnsamp_jax.data.dicom_masks import is_dicom_mask, read_dicom_mask
+from pnsamp_jax.data.reader_bits import split_bits
 from pnsamp_jax.errors import UserError
 
 # The largest values that masks of LIDC-IDRI have: 2.3 mm from the point, 6.4 mm between regions, 62.5 mm in size.
@@ -18,7 +19,7 @@ MAX_GAP_MM = 20.0  # between two regions of a mask
 MAX_SIZE_MM = 150.0  # along an axis
 MAX_FILLED = 1.3  # times the voxels, when the holes of its slices are filled; the largest is 1.26
 MIN_INNER = 0.2  # share of voxels whose neighbours in the slice are all marked, where there are holes; least 0.64
-MAX_COMBINATIONS = 15  # of four readers, the most that marked a nodule of LIDC-IDRI
+MAX_SHARE = 0.3  # of the image; the largest is 0.14, of a slab that ends with its nodule
 SAME_VOXEL = 0.1  # voxels that lie closer than this share of their spacing are the same
 
 
@@ -46,53 +47,13 @@ def read_readers(path: Path, ct: Volume, nodule: Nodule, label: int | None) -> V
         require_same_place(path, mask, ct)
         if label is not None:
             mask = Volume((mask.array == label).astype(np.int16), mask.affine)
-        readers = _split_bits(path, mask.array, nodule)
+        readers = split_bits(path, mask.array, nodule)
         _require_background(path, mask, ct)
     if not np.any(readers):
         raise UserError(f"{path}: the mask marks no voxel (values below 0.5 count as 0); a nodule needs at least one")
     for reader in readers:
         _require_filled(path, reader > 0)
     return Volume(np.stack(readers).astype(bool), mask.affine)
-
-
-def _split_bits(path: Path, bits: np.ndarray, nodule: Nodule) -> list[np.ndarray]:
-    """Return the masks of the readers, (d, h, w) each. Raise UserError if the values cannot be one bit per reader."""
-    for value in (bits.min(), bits.max()):
-        if not 0 <= value <= 255:
-            shown = f"{value} or NaN" if value == AIR else value
-            raise UserError(f"{path}: contains {shown}; a mask has 0/1, or 0..255 with one bit per reader")
-    if np.isin(bits, (0, 255)).all():  # another way to write one mask, rather than eight readers who agree
-        bits = bits > 0
-    readers = [bits >> bit & 1 for bit in range(8) if (bits >> bit & 1).any()]
-    _require_bits(path, bits, len(readers), nodule)
-    return readers
-
-
-def _require_bits(path: Path, mask: np.ndarray, readers: int, nodule: Nodule) -> None:
-    """Raise UserError if the values of a mask cannot be one bit per reader, as those of a label map or interpolation.
-
-    Args:
-      path: of the mask.
-      mask: (d, h, w) its values.
-      readers: number of different bits in them.
-      nodule: with its ratings, one row per reader, or none.
-    """
-    values = np.unique(mask[mask > 0])
-    rated = len(nodule.ratings)
-    # Two readers may agree in every voxel, as ten times in LIDC-IDRI; three never do there.
-    alike = len(values) == 1 and readers > (2 if rated else 1)
-    if not rated and len(values) > MAX_COMBINATIONS:
-        raise UserError(
-            f"{path}: has {len(values)} different values, as of probabilities rather than bits of readers; save 1 "
-            "where the nodule is and 0 elsewhere"
-        )
-    if readers > rated > 0 or alike:
-        shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
-        raise UserError(
-            f"{path}: its values ({shown}) would be the bits of {readers} readers"
-            + (" who agree in every voxel" if alike else f", but ratings.csv has {rated} for '{nodule.nodule_id}'")
-            + "; if they are labels, name the nodule's in a column mask_label of nodules.csv"
-        )
 
 
 def _require_filled(path: Path, mask: np.ndarray) -> None:
@@ -154,8 +115,8 @@ def require_around(path: Path, readers: Volume, ct: Volume, nodule_id: str, poin
       point_mm: (3,) its point in LPS mm.
 
     Raises:
-      UserError: the mask lies off the point or reaches beyond the image, is larger than any nodule, or has a second
-        region far from the first.
+      UserError: the mask lies off the point or reaches beyond the image, is larger than any nodule, has a second
+        region far from the first, or is what the image mostly shows, as the lung is in a crop.
     """
     union = np.any(readers.array, axis=0)
     index = np.argwhere(union)
@@ -184,6 +145,31 @@ def require_around(path: Path, readers: Volume, ct: Volume, nodule_id: str, poin
         raise UserError(
             f"{path}: the mask of '{nodule_id}' {found}; give that of this nodule alone, or name its label in a "
             "column mask_label of nodules.csv"
+        )
+    _require_surroundings(path, in_ct, abs(np.linalg.det(readers.affine)), ct, nodule_id)
+
+
+def _require_surroundings(path: Path, in_ct: np.ndarray, voxel_mm3: float, ct: Volume, nodule_id: str) -> None:
+    """Raise UserError if a mask fills much of its image, or reaches across it within the slices.
+
+    One border is no fault: three nodules of LIDC-IDRI reach that of their crop. Nor are the first and the last slice,
+    between which a crop may have been cut.
+
+    Args:
+      path: of the mask.
+      in_ct: (n, 3) index in the image of the marked voxels.
+      voxel_mm3: volume of each.
+      ct: the image.
+      nodule_id: of the nodule.
+    """
+    share = len(in_ct) * voxel_mm3 / (ct.array.size * abs(np.linalg.det(ct.affine)))
+    across = (in_ct.min(axis=0) < 0.5) & (in_ct.max(axis=0) > np.array(ct.array.shape) - 1.5)
+    across[np.abs(ct.affine[2, :3] / ct.spacing).argmax()] = False
+    if share > MAX_SHARE or across.any():
+        found = f"fills {share:.0%} of" if share > MAX_SHARE else "reaches across"
+        raise UserError(
+            f"{path}: the mask of '{nodule_id}' {found} its image; give that of this nodule alone, or an image that "
+            "shows more of its surroundings"
         )
 
 

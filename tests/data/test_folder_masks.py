@@ -272,3 +272,114 @@ def test_slices_behind_a_link_that_change_make_their_series_out_of_date(root, tm
     before = FolderSource(str(root)).inputs("images/ct")
     (archive / "000.dcm").write_bytes(b"three")
     assert FolderSource(str(root)).inputs("images/ct") != before
+
+
+# Votes and labels in place of bits
+
+
+def with_readers(root, count):
+    """Give a_n00 the ratings of so many readers, none for 0."""
+    _, ratings = tables()
+    rows = [{**ratings[0], "reader": reader} for reader in range(count)]
+    write_table(root / "ratings.csv", [*rows, *ratings[2:]])
+
+
+def outlines(count):
+    """Return the masks of readers who agree about most of a nodule: (readers, 21, 21, 21) of 0 and 1."""
+    index = np.indices((21, 21, 21)).T - 10
+    centres = np.array([(0, 0, 0), (0, 1, 0), (1, 0, -1), (0, -1, 1)])[:count]
+    return np.array([np.linalg.norm(index - centre, axis=-1).T <= 4 + reader for reader, centre in enumerate(centres)])
+
+
+def as_bits(masks):
+    return np.sum([mask.astype(np.uint8) << reader for reader, mask in enumerate(masks)], axis=0, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("rated", [True, False])
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_votes_are_not_taken_for_bits(root, count, rated):
+    with_readers(root, count * rated)
+    masks = outlines(count)
+    write_mask(root, masks.sum(axis=0, dtype=np.uint8), "a0")
+    shown = ", ".join(map(str, range(1, count + 1)))
+    assert f"a0.nrrd: its values ({shown}) are labels or numbers of readers who agree" in refusal(load, root)
+    write_mask(root, as_bits(masks), "a0")
+    np.testing.assert_array_equal(load(root)[0].readers.array, masks)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_number_of_the_last_reader_who_marked_a_voxel_is_not_taken_for_bits(root, count):
+    with_readers(root, count)
+    numbers = np.max([mask * np.uint8(reader) for reader, mask in enumerate(outlines(count)[::-1], 1)], axis=0)
+    write_mask(root, numbers, "a0")
+    assert "are labels or numbers of readers who agree, rather than bits" in refusal(load, root)
+
+
+def test_two_regions_that_meet_are_labels(root):
+    with_readers(root, 4)
+    write_mask(root, block((8, 8, 8), (13, 13, 11), 1) | block((8, 8, 11), (13, 13, 14), 4), "a0")
+    assert "its values (1, 4) are labels" in refusal(load, root)
+
+
+def test_readers_who_mark_different_things_apart_are_read(root):
+    with_readers(root, 2)
+    write_mask(root, block((8, 8, 8), (13, 13, 11), 1) | block((8, 8, 12), (13, 13, 14), 2), "a0")
+    assert load(root)[0].readers.array.sum(axis=(1, 2, 3)).tolist() == [75, 50]
+
+
+def test_a_reader_within_another_and_fewer_outlines_than_ratings_are_read(root):
+    with_readers(root, 3)
+    for masks in ((ball(6), ball(4)), outlines(2)):
+        write_mask(root, as_bits(masks), "a0")
+        np.testing.assert_array_equal(load(root)[0].readers.array, masks)
+
+
+# What is most of an image
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        (block((5, 0, 3), (16, 21, 12)), "reaches across its image"),
+        (block((5, 6, 0), (16, 12, 21)), "reaches across its image"),
+        (block((2, 3, 3), (18, 18, 18)), "fills 39% of its image"),
+    ],
+)
+def test_the_lung_of_a_crop_is_no_nodule(root, mask, expected):
+    write_mask(root, mask, "b0")
+    message = refusal(load, root, "images/b.nrrd")
+    assert f"b0.nrrd: the mask of 'b_n00' {expected}; give that of this nodule alone, or an image that" in message
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        block((0, 8, 8), (21, 13, 13)),  # a crop may have been cut at the first and the last slice of its nodule
+        block((5, 0, 8), (16, 13, 13)),
+        block((5, 0, 0), (16, 13, 13)),
+        block((3, 3, 3), (18, 18, 15)),  # 29 % of the image
+    ],
+)
+def test_a_large_nodule_or_one_at_a_border_is_read(root, mask):
+    write_mask(root, mask, "b0")
+    assert load(root, "images/b.nrrd")[0].readers.array.sum() == mask.sum()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 1, 0)])
+def test_slices_may_be_any_axis_of_an_image(root, order):
+    hu = np.random.default_rng(0).integers(-1000, 400, (21, 21, 21)).astype(np.int16)
+    affine = AFFINE[:, [*order, 3]]
+    write_itk(root / "images" / "b.nrrd", hu.transpose(order), affine)
+    for mask, refused in ((block((0, 8, 8), (21, 13, 13)), False), (block((8, 0, 8), (13, 21, 13)), True)):
+        write_itk(root / "masks" / "b0.nrrd", np.ascontiguousarray(mask.transpose(order)), affine)
+        if refused:
+            assert "reaches across its image" in refusal(load, root, "images/b.nrrd")
+        else:
+            assert load(root, "images/b.nrrd")[0].readers.array.sum() == mask.sum()
+
+
+def test_a_mask_with_a_grid_of_its_own_is_measured_in_its_image(root):
+    write_itk(root / "masks" / "b0.nrrd", np.ones((5, 5, 5), np.uint8), patch_affine((10, -20, 30), 5, 1.5))
+    assert load(root, "images/b.nrrd")[0].readers.array.all()
+    write_itk(root / "masks" / "b0.nrrd", np.ones((6, 6, 6), np.uint8), patch_affine((10, -20, 30), 6, 2.5))
+    assert "fills 36% of its image" in refusal(load, root, "images/b.nrrd")
