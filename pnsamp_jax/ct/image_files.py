@@ -17,11 +17,12 @@ TEXTS = {  # what the beginning of a file that was not downloaded says
 }
 
 
-def read_file(path: str) -> tuple[np.ndarray, np.ndarray]:
+def read_file(path: str, layer: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Read an image file in the format that its suffix names.
 
     Args:
       path: the file, or its header if the voxels are in a separate file.
+      layer: which one to read of an NRRD that has several, as of overlapping segments; None for an image.
 
     Returns:
       (d, h, w) int16, with NaN and values below `AIR` set to `AIR`; and the (4, 4) affine that maps the index
@@ -32,7 +33,7 @@ def read_file(path: str) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         _require_no_text(path)
-        return read_nifti(path) if path.lower().endswith((".nii", ".nii.gz")) else read_itk(path)
+        return read_nifti(path) if path.lower().endswith((".nii", ".nii.gz")) else read_itk(path, layer)
     except (RuntimeError, OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
         lines = [line.strip() for line in str(error).splitlines() if re.search(r"[a-z]{3}", line)]  # not of a matrix
         lines = [line for line in lines if not line.startswith("Reason:")]

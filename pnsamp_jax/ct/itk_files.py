@@ -38,7 +38,7 @@ ACCEPTED_VALUES = {
 }
 
 
-def read_itk(path: str) -> tuple[np.ndarray, np.ndarray]:
+def read_itk(path: str, layer: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Read an NRRD or MetaImage as `read_file` does. A damaged file may also raise other errors than UserError."""
     import SimpleITK as sitk  # slow to import, and not needed for DICOM
 
@@ -50,13 +50,20 @@ def read_itk(path: str) -> tuple[np.ndarray, np.ndarray]:
         reader.SetFileName(file)
         reader.ReadImageInformation()  # allocates no memory for the voxels yet
         kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
-        if reader.GetNumberOfComponents() != 1 or "complex" in kind:
+        layers = reader.GetNumberOfComponents()
+        if layers != 1 and layer is None and "Segment0_ID" in header_fields(path):
+            raise UserError(
+                f"{path}: holds overlapping segments in {layers} layers, as 3D Slicer saves them; export them as a "
+                "labelmap"
+            )
+        if (layers != 1 and layer is None) or "complex" in kind:
             raise UserError(f"{path}: has voxels of {kind}; give one 3D image of HU")
-        voxel_bytes = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+        voxel_bytes = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent() * layers
         check_size(path, reader.GetSize(), voxel_bytes, available, exact)
         image = reader.Execute()
     affine = itk_affine(path, image)
-    return to_int16(sitk.GetArrayViewFromImage(image).reshape(image.GetSize()[2::-1])), affine
+    stored = sitk.GetArrayViewFromImage(image).reshape(*image.GetSize()[2::-1], layers)
+    return to_int16(stored[..., layer or 0]), affine
 
 
 def itk_affine(name: str, image: Any) -> np.ndarray:
@@ -128,14 +135,19 @@ def _check_text_header(path: str) -> tuple[int, bool, str, str]:
 
 def data_file(header: str) -> str:
     """Return the path of the file that holds the voxels of a MetaImage or NRRD, or the header's own."""
+    named = _data_file_name(header_fields(header))
+    return header if named.upper() == "LOCAL" else _beside(header, named)
+
+
+def header_fields(header: str) -> dict[str, str]:
+    """Return the fields of the text header of a MetaImage or NRRD."""
     text = ""
     with open(header, "rb") as file:
         for line in iter(lambda: file.readline(MAX_TEXT_HEADER).decode("latin-1"), ""):
             text += line
             if not line.strip() or line.startswith("ElementDataFile") or len(text) > MAX_TEXT_HEADER:
                 break  # where voxels may follow
-    named = _data_file_name(dict(re.findall(FIELD, text, re.MULTILINE)))
-    return header if named.upper() == "LOCAL" else _beside(header, named)
+    return dict(re.findall(FIELD, text, re.MULTILINE))
 
 
 def _data_file_name(fields: dict[str, str]) -> str:

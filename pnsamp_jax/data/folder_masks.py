@@ -11,6 +11,7 @@ from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.cohort import Nodule
 from pnsamp_jax.data.dicom_masks import is_dicom_mask, read_dicom_mask
 from pnsamp_jax.data.reader_bits import split_bits
+from pnsamp_jax.data.slicer_masks import layered_segments, read_segment
 from pnsamp_jax.errors import UserError
 
 # The largest values that masks of LIDC-IDRI have: 2.3 mm from the point, 6.4 mm between regions, 62.5 mm in size.
@@ -27,7 +28,8 @@ def read_readers(path: Path, ct: Volume, nodule: Nodule, label: int | None) -> V
     """Read the mask of a nodule.
 
     Args:
-      path: an image file with one bit per reader, or with labels; or a DICOM object, see `dicom_masks`.
+      path: an image file with one bit per reader, or with labels; overlapping segments of 3D Slicer, see
+        `slicer_masks`; or a DICOM object, see `dicom_masks`.
       ct: the image of which it is a mask.
       nodule: with its ratings, one row per reader, or none.
       label: of the nodule, where the mask has several; None if it has not.
@@ -43,11 +45,12 @@ def read_readers(path: Path, ct: Volume, nodule: Nodule, label: int | None) -> V
         mask = read_dicom_mask(path, ct, label)
         readers = [mask.array]
     else:
-        mask = read_image(path)
+        segments = layered_segments(path)
+        mask = read_segment(path, segments, label) if segments else read_image(path)
         require_same_place(path, mask, ct)
-        if label is not None:
+        if label is not None and not segments:
             mask = Volume((mask.array == label).astype(np.int16), mask.affine)
-        readers = split_bits(path, mask.array, nodule)
+        readers = [mask.array] if segments else split_bits(path, mask.array, nodule)
         _require_background(path, mask, ct)
     if not np.any(readers):
         raise UserError(f"{path}: the mask marks no voxel (values below 0.5 count as 0); a nodule needs at least one")
