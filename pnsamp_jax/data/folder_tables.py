@@ -93,10 +93,10 @@ def _path(root: str, text: str) -> str:
 def _unknown_nodule(root: str, nodule_id: str, known: list[str]) -> UserError:
     """Return the error of a nodule that has ratings but no line in nodules.csv, where another spelling may be."""
     spelling = next((other for other in known if bare(other) == bare(nodule_id)), None)
-    advice = "add it there"
+    advice = "; add it there"
     if spelling is not None:
-        advice = f"{difference(nodule_id, spelling)}, which is there; write the id in one way"
-    return UserError(f"{root}/ratings.csv: nodule_id '{nodule_id}' is not in nodules.csv; {advice}")
+        advice = f", but '{spelling}' is: {difference(nodule_id, spelling)}; write the id in one way"
+    return UserError(f"{root}/ratings.csv: nodule_id '{nodule_id}' is not in nodules.csv{advice}")
 
 
 def _require_one_patient(where: str, patient_id: str, image: str, named: dict[tuple, str]) -> None:

@@ -126,8 +126,8 @@ def test_ratings_of_a_nodule_under_another_spelling_name_it(root, nodule_id, rat
     change(root, "nodules.csv", 4, nodule_id=nodule_id)
     change(root, "ratings.csv", 5, nodule_id=rated)
     message = refusal(FolderSource(str(root)).series)
-    assert message.startswith(f"{root}/ratings.csv: nodule_id '{rated}' is not in nodules.csv; ")
-    assert expected in message and message.endswith(", which is there; write the id in one way")
+    assert message.startswith(f"{root}/ratings.csv: nodule_id '{rated}' is not in nodules.csv, but '{nodule_id}' is: ")
+    assert expected in message and message.endswith("; write the id in one way")
     change(root, "ratings.csv", 5, nodule_id=nodule_id)
     assert len(FolderSource(str(root)).series()) == 2
 
