@@ -224,6 +224,12 @@ def test_real_tables_are_read(real):
     assert {row.context for row in rows} == {"slab", "cube"}
 
 
+def test_the_real_nodule_whose_readers_share_no_voxel_is_read(real):
+    (series,) = [name for name in real.series() if "LIDC-IDRI-0707_n04" in name]
+    (marked,) = real.load(series)
+    assert len(marked.readers.array) == 2 and not marked.readers.array.all(axis=0).any()
+
+
 def test_real_nodules_are_centred_and_denser_than_their_surroundings(real):
     centred, denser = [], []
     for series in real.series()[10::120]:
