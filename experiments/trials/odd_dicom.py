@@ -186,7 +186,7 @@ ABSURD: dict[str, list[Any]] = {  # the message names the element
     "NumberOfFrames": ["2", "many", "999999999"],
 }  # fmt: skip
 OTHERS: list[tuple[str, Any, Expected]] = [
-    ("ImagePositionPatient", "0\\0\\0", "same depth"), ("PixelSpacing", "1e6\\1e6", "spacing"), ("Rows", 1, "Rows x"),
+    ("ImagePositionPatient", "0\\0\\0", "is the same"), ("PixelSpacing", "1e6\\1e6", "spacing"), ("Rows", 1, "Rows x"),
     ("Columns", 7, "Rows x"), ("BitsAllocated", 0, "damaged"), ("BitsAllocated", 8, "damaged"),
     ("Modality", "MR", NONE), ("BitsStored", 0, "damaged"), ("PixelRepresentation", 7, "damaged"),
     ("PixelData", None, "no pixel data"), ("SamplesPerPixel", 3, "color images"),

@@ -19,6 +19,7 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 MAX_BYTES = 4 << 30  # unpacked; a CT of 2,000 slices takes 1 GiB
 MAX_FILES = 50_000
 CHUNK = 1 << 20  # bytes
+PREFIX = "pnsamp_jax_"  # of the temporary folders
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def unpacked(path: str) -> Iterator[str]:
     Raises:
       UserError: the archive is damaged, encrypted, too large, or has entries that point outside it.
     """
-    with tempfile.TemporaryDirectory(prefix="pnsamp_jax_") as folder:
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         try:
             members = _zip_members(path) if path.lower().endswith(".zip") else _tar_members(path)
             _write(path, members, folder)
@@ -52,6 +53,12 @@ def unpacked(path: str) -> Iterator[str]:
             raise type(error)(str(error).replace(folder, path)) from error
     for text in notes:
         note(text.replace(folder, path))
+
+
+def is_unpacked(folder: str | os.PathLike[str]) -> bool:
+    """Return whether a folder is one that `unpacked` yields, with paths that mean nothing to the user."""
+    parent, name = os.path.split(os.fspath(folder))
+    return parent == tempfile.gettempdir() and name.startswith(PREFIX)
 
 
 def _zip_members(path: str) -> Iterator[tuple[str, IO[bytes]]]:

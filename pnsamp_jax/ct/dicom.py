@@ -2,20 +2,25 @@
 
 import os
 from collections.abc import Iterable
-from itertools import groupby
 from os import PathLike
 from typing import NamedTuple
 
 import numpy as np
 
+from pnsamp_jax.ct.dicom_agreement import (
+    SAME_MM,
+    check_alike,
+    check_shared,
+    require_depths,
+    require_no_turns,
+    require_stated_sizes,
+)
 from pnsamp_jax.ct.dicom_file import DAMAGED, numbers, quiet_pydicom, read_dataset
-from pnsamp_jax.ct.dicom_slices import IN_TURNS, SHARED, Slice, read_slices
-from pnsamp_jax.ct.dicom_stack import MAX_SHIFT_MM, count_missing, is_even, stack_evenly
+from pnsamp_jax.ct.dicom_slices import Slice, read_slices
+from pnsamp_jax.ct.dicom_stack import MAX_SHIFT_MM, count_missing, is_even, stack_evenly, usual_spacing
 from pnsamp_jax.ct.volume import Volume, check_geometry
 from pnsamp_jax.errors import UserError
 
-SAME_MM = 1e-3  # points closer than this are the same position
-MIN_SCATTERED = 3  # slices with a UID each that an even row of them is taken for one series
 MAX_SCOUTS = 4  # images across the slices of a series that are passed over
 SLICES_PER_SCOUT = 4  # at least
 
@@ -31,6 +36,8 @@ class Series(NamedTuple):
       scouts: files that were passed over, because they show the body across the slices.
       slices: number of slices, before missing ones are interpolated.
       missing: number of slices that are missing between two others, and were interpolated.
+      thickness: of a slice in mm, as the files state it; NaN if they do not.
+      step: usual distance in mm from one slice to the next.
     """
 
     volume: Volume
@@ -40,6 +47,8 @@ class Series(NamedTuple):
     scouts: list[str]
     slices: int
     missing: int
+    thickness: float
+    step: float
 
 
 def read_series(paths: Iterable[str | PathLike[str]]) -> Volume:
@@ -70,26 +79,27 @@ def assemble_series(paths: Iterable[str | PathLike[str]]) -> Series:
     Raises:
       UserError: a file is damaged, incomplete or not a CT slice; or the files do not form one volume: several
         series, orientations, shapes or pixel spacings, fewer than two slices, different pixels at one position, a gap
-        wider than `MAX_GAP` times the median spacing, or a position more than 0.1 mm off the line through the others.
+        wider than `MAX_GAP` times the median spacing, a position more than 0.1 mm off the line through the others,
+        or what `dicom_agreement` finds.
     """
     slices: list[Slice] = []
     files, scouts = _without_scouts(sorted(os.fspath(path) for path in paths))
     for path in files:
         for item in read_slices(path):
             slices.append(item)
-            _check_alike(slices[0], item)
+            check_alike(slices[0], item)
     if not slices:
         raise UserError("no DICOM files given; a CT series needs at least 2 slices")
-    scattered = _check_shared(slices)
+    scattered = check_shared(slices)
     series = slices[0].shared["SeriesInstanceUID"]
     row, column = slices[0].orientation.reshape(2, 3)
     normal = np.cross(row, column)
+    require_depths(slices, normal)
     slices = _drop_repeats(sorted(slices, key=lambda item: item.position @ normal), normal)
     if len(slices) < 2:
         raise UserError(f"{slices[0].name}: the only slice of series {series}; give at least 2")
 
-    for mark in IN_TURNS:
-        _require_no_turns(slices, mark, series)
+    require_no_turns(slices)
     positions = np.stack([item.position for item in slices])
     depths = _depths_along_a_line(slices, positions, normal)
     if scattered and not is_even(depths):
@@ -97,14 +107,27 @@ def assemble_series(paths: Iterable[str | PathLike[str]]) -> Series:
             f"{slices[0].name}: {scattered} differs in every slice, and the slices are not evenly spaced, so they may "
             "be of several series; give the slices of one volume"
         )
+    require_stated_sizes(slices, positions, depths)
     array = stack_evenly(slices, depths)
     affine = np.eye(4)
-    spacing = slices[0].pixel_spacing
+    spacing = np.median([item.pixel_spacing for item in slices], axis=0)
     step = (positions[-1] - positions[0]) / (len(array) - 1)
     affine[:3] = np.stack([step, column * spacing[0], row * spacing[1], positions[0]], axis=1)
     volume = check_geometry(slices[0].name, Volume(array, affine))
     multi_frame = any(item.name != item.path for item in slices)
-    return Series(volume, files, multi_frame, scattered, scouts, len(slices), count_missing(depths))
+    thicknesses = np.array([item.measures["SliceThickness"] for item in slices])
+    thickness = np.median(thicknesses[thicknesses > 0]) if (thicknesses > 0).any() else np.nan
+    return Series(
+        volume,
+        files,
+        multi_frame,
+        scattered,
+        scouts,
+        len(slices),
+        count_missing(depths),
+        float(thickness),
+        usual_spacing(depths),
+    )
 
 
 def _depths_along_a_line(slices: list[Slice], positions: np.ndarray, normal: np.ndarray) -> np.ndarray:
@@ -150,18 +173,6 @@ def _normal(path: str) -> np.ndarray | None:
     return normal / length if 0.5 < length < 2 else None
 
 
-def _require_no_turns(slices: list[Slice], mark: str, series: str) -> None:
-    """Raise UserError if two volumes take turns, as of two breaths or kernels. One after the other they are one."""
-    marked = (item for item in slices if item.marks[mark])
-    runs = [next(group) for _, group in groupby(marked, key=lambda item: item.marks[mark])]
-    if len(runs) > len({run.marks[mark] for run in runs}):
-        first, second = runs[:2]
-        raise UserError(
-            f"{second.name}: {mark} {second.marks[mark]} lies between slices of {first.marks[mark]}; "
-            f"give one acquisition and reconstruction of series {series}"
-        )
-
-
 def slice_positions(paths: Iterable[str]) -> np.ndarray:
     """Return the LPS positions (n, 3) in mm of the first pixels of the slices in n files that `read_series` accepts.
 
@@ -174,38 +185,6 @@ def slice_positions(paths: Iterable[str]) -> np.ndarray:
     with quiet_pydicom():
         headers = [(path, read_dataset(path, stop_before_pixels=True, specific_tags=[tag])) for path in paths]
         return np.stack([numbers(path, header, tag, 3) for path, header in headers])
-
-
-def _check_alike(first: Slice, other: Slice) -> None:
-    """Raise UserError unless two slices can be of one volume."""
-    differs = {
-        "shape": first.hu.shape != other.hu.shape,
-        "ImageOrientationPatient": np.abs(first.orientation - other.orientation).max() > 1e-4,
-        "PixelSpacing": np.abs(first.pixel_spacing / other.pixel_spacing - 1).max() > 1e-4,
-    }
-    for name, different in differs.items():
-        if different:
-            raise UserError(f"{other.name}: {name} differs from that of {first.name}; give the slices of one volume")
-
-
-def _check_shared(slices: list[Slice]) -> str:
-    """Check what all slices share, and return the UID that differs in every slice, "" if there is none.
-
-    Raises:
-      UserError: an element differs in some of the slices.
-    """
-    scattered = ""
-    for name in SHARED:
-        stated = [item for item in slices if item.shared[name]]
-        values = {item.shared[name] for item in stated}
-        if len(values) < 2:
-            continue
-        if name != "PatientID" and len(values) == len(slices) >= MIN_SCATTERED:
-            scattered = scattered or name
-            continue
-        other = next(item for item in stated if item.shared[name] != stated[0].shared[name])
-        raise UserError(f"{other.name}: {name} differs from that of {stated[0].name}; give the slices of one volume")
-    return scattered
 
 
 def _drop_repeats(slices: list[Slice], normal: np.ndarray) -> list[Slice]:

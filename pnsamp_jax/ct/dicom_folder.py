@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from os import PathLike
 from typing import NamedTuple
 
-from pnsamp_jax.ct.archives import ARCHIVE_SUFFIXES
-from pnsamp_jax.ct.dicom import MIN_SCATTERED, Series, assemble_series
+from pnsamp_jax.ct.archives import ARCHIVE_SUFFIXES, is_unpacked
+from pnsamp_jax.ct.dicom import Series, assemble_series
+from pnsamp_jax.ct.dicom_agreement import MIN_SCATTERED
 from pnsamp_jax.ct.dicom_file import DAMAGED, ENHANCED, quiet_pydicom, read_dataset
 from pnsamp_jax.ct.dicom_index import (
     BROKEN,
@@ -44,6 +45,7 @@ PHRASES = {  # singular and plural
 READ_AS_FILES = (*IMAGE_SUFFIXES, *ARCHIVE_SUFFIXES)
 MAX_SHOWN = 3  # names of each kind in a note
 MAX_LISTED = 20  # series in a refusal
+MAX_STEP = 2.01  # times SliceThickness, and rounding; beyond it, more lies between the slices than in them
 
 
 class SeveralSeries(UserError):
@@ -169,9 +171,14 @@ def passed_over(root: str | PathLike[str], series: Series, others: Iterable[Othe
         if not _is_usual(other.path):
             kinds.setdefault(other.kind, []).append(os.path.relpath(other.path, root))
     parts = [_phrase(kind, names) for kind, names in sorted(kinds.items())]
-    if not (parts or series.missing or series.scattered):
+    apart = series.step > MAX_STEP * series.thickness
+    if not (parts or series.missing or series.scattered or apart):
         return ""
     text = f"{root}: {series.slices} slices read"
+    if apart:
+        text += (
+            f", {series.thickness:g} mm thick but {series.step:g} mm apart, so that most between them was not imaged"
+        )
     if series.missing:
         text += f", {series.missing} missing between them and interpolated"
     if series.scattered:
@@ -205,7 +212,9 @@ def _refusal(root: str | PathLike[str], folder: Folder, chosen: str) -> UserErro
             if not _is_usual(other.path):
                 kinds.setdefault(other.kind, []).append(os.path.relpath(other.path, root))
         readable_here = sorted(o.path for o in folder.others if o.path.lower().endswith(READ_AS_FILES))
-        if readable_here:
+        if readable_here and is_unpacked(root):  # what lies in an archive has no path
+            advice = f"unpack it and give {os.path.relpath(readable_here[0], root)}"
+        elif readable_here:
             advice = f"give {readable_here[0]} itself"
         held = ", ".join(_phrase(kind, names) for kind, names in sorted(kinds.items()))
         return UserError(f"{root}: contains 0 DICOM CT series{f' but {held}' if held else ''}; {advice}")

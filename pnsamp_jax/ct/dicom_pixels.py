@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pydicom
 from pydicom.pixels import iter_pixels
+from scipy import ndimage
 
 from pnsamp_jax.ct.dicom_file import DAMAGED, numbers
 from pnsamp_jax.ct.volume import AIR
@@ -19,6 +20,7 @@ PIXEL_FORMAT = (
 )
 LUNG_HU, WATER_HU = -900, 0  # the stored values of a chest CT must be able to represent both ...
 MAX_STEP_HU = 100  # ... in steps no larger than this
+BONE_HU = 1500  # from lung to dense bone, voxels of a value that is also that of padding may be tissue
 
 
 def decode_frames(path: str, ds: pydicom.Dataset) -> Iterator[np.ndarray]:
@@ -89,16 +91,35 @@ def to_hounsfield(where: str, stored: np.ndarray, ds: pydicom.Dataset, rescale: 
             "export the series again"
         )
     hu = np.clip(np.rint(stored * slope + intercept), AIR, np.iinfo(np.int16).max).astype(np.int16)
-    padding = numbers(where, ds, "PixelPaddingValue", 1, default=np.nan)
-    if np.isfinite(padding):
-        limit = numbers(where, ds, "PixelPaddingRangeLimit", 1, default=padding[0])
-        # A negative value is often written as its two's complement (63536 for -2000); the cast converts it back.
-        with np.errstate(invalid="ignore"):
-            low, high = np.sort(np.concatenate([padding, limit]).astype(np.int64).astype(stored.dtype))
-        if low * slope + intercept < WATER_HU < high * slope + intercept:
-            raise UserError(f"{where}: the range to PixelPaddingRangeLimit includes the body; export the series again")
-        hu[(stored >= low) & (stored <= high)] = AIR
+    hu[_padding(where, stored, ds, slope, intercept)] = AIR
     return hu
+
+
+def _padding(
+    where: str, stored: np.ndarray, ds: pydicom.Dataset, slope: np.ndarray, intercept: np.ndarray
+) -> np.ndarray:
+    """Return which pixels are padding: (height, width) bool.
+
+    Where tissue may have the value of the padding, as 0 HU if PixelPaddingValue was never set, only pixels that are
+    connected with a corner of the slice through others of that value count. Padding lies there: around the round
+    field of view, a rotated slice, or a mask.
+    """
+    value = numbers(where, ds, "PixelPaddingValue", 1, default=np.nan)
+    if not np.isfinite(value):
+        return np.zeros(stored.shape, bool)
+    limit = numbers(where, ds, "PixelPaddingRangeLimit", 1, default=value[0])
+    # A negative value is often written as its two's complement (63536 for -2000); the cast converts it back.
+    with np.errstate(invalid="ignore"):
+        first, last = np.sort(np.concatenate([value, limit]).astype(np.int64).astype(stored.dtype))
+    low, high = np.sort(np.array([first, last]) * slope + intercept)
+    if low < WATER_HU < high:
+        raise UserError(f"{where}: the range to PixelPaddingRangeLimit includes the body; export the series again")
+    padded = (stored >= first) & (stored <= last)
+    if high <= LUNG_HU or low >= BONE_HU:
+        return padded
+    regions, _ = ndimage.label(padded)
+    corners = regions[[0, 0, -1, -1], [0, -1, 0, -1]]
+    return np.isin(regions, corners[corners > 0])
 
 
 def _is_complete(ds: pydicom.Dataset) -> bool:

@@ -13,7 +13,13 @@ from pnsamp_jax.ct.dicom_pixels import decode_frames, to_hounsfield
 from pnsamp_jax.errors import UserError
 
 MAX_SIDE = 4096  # pixels; no CT is larger
-IN_TURNS = ("AcquisitionNumber", "SeriesNumber", "ConvolutionKernel", "KVP")  # of volumes, of which one is wanted
+# What tells volumes of which one is wanted; `dicom_agreement` says when they take turns.
+ACQUISITION = "AcquisitionNumber"  # which the frames of an enhanced CT may have themselves
+IN_TURNS = (
+    *(ACQUISITION, "SeriesNumber", "ConvolutionKernel", "KVP", "ContrastBolusAgent", "SeriesDescription"),
+    *("SeriesTime", "AcquisitionTime", "TemporalPositionIdentifier"),
+)
+MEASURES = ("SliceThickness", "SpacingBetweenSlices", "SliceLocation", "ReconstructionDiameter")  # all in mm
 PROJECTIONS = {"MIP", "MINIP", "MAX_IP", "MIN_IP"}  # words of ImageType
 SHARED = ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientID")  # the same in all slices
 
@@ -29,7 +35,8 @@ class Slice(NamedTuple):
       shared: values of the elements in `SHARED`, empty if an element is absent.
       orientation: (6,) unit vectors along w, then along h.
       pixel_spacing: (2,) mm along h, w.
-      marks: values of the elements in `IN_TURNS`, empty if an element is absent.
+      marks: values of the elements in `IN_TURNS`, numbers in one form, empty if an element is absent.
+      measures: values of the elements in `MEASURES`, NaN if an element is absent or no number; often they are wrong.
     """
 
     path: str
@@ -40,6 +47,7 @@ class Slice(NamedTuple):
     orientation: np.ndarray
     pixel_spacing: np.ndarray
     marks: dict[str, str]
+    measures: dict[str, float]
 
 
 def read_slices(path: str) -> Iterator[Slice]:
@@ -53,7 +61,7 @@ def read_slices(path: str) -> Iterator[Slice]:
             ds = read_dataset(path)
             modality = ds.get("Modality")
             shared = {name: " ".join(str(ds.get(name) or "").split()) for name in SHARED}
-            marks = {name: str(ds.get(name) or "") for name in IN_TURNS}
+            marks = {name: _mark(ds, name) for name in IN_TURNS}
             enhanced = is_enhanced(ds)
             image_type = str(ds.get("ImageType") or "").upper()
         except DAMAGED as error:
@@ -77,11 +85,11 @@ def read_slices(path: str) -> Iterator[Slice]:
                 raise UserError(
                     f"{path}: {keyword} is {count:g}, not 1 to {most}; convert the file to single-frame grayscale CT"
                 )
-        frames = read_frames(path, ds) if enhanced else [Frame(path, ds, ds, ds, ds, marks[IN_TURNS[0]])]
+        frames = read_frames(path, ds) if enhanced else [Frame(path, ds, ds, ds, ds, marks[ACQUISITION])]
         for frame, stored in zip(frames, decode_frames(path, ds), strict=True):
             try:
                 item = _slice(path, frame, stored, ds, shared)._replace(
-                    marks={**marks, IN_TURNS[0]: frame.acquisition}
+                    marks={**marks, ACQUISITION: _in_one_form(frame.acquisition)}
                 )
             except DAMAGED as error:
                 raise UserError(f"{frame.name}: an element has a value of the wrong type; export it again") from error
@@ -99,4 +107,31 @@ def _slice(path: str, frame: Frame, stored: np.ndarray, ds: pydicom.Dataset, sha
     if pixel_spacing.min() <= 0:
         raise UserError(f"{frame.name}: PixelSpacing is not positive; correct it")
     hu = to_hounsfield(frame.name, stored, ds, frame.rescale)
-    return Slice(path, frame.name, hu, position, shared, orientation, pixel_spacing, {})
+    measures = {name: _measure(frame.measures, name) for name in MEASURES}
+    return Slice(path, frame.name, hu, position, shared, orientation, pixel_spacing, {}, measures)
+
+
+def _mark(ds: pydicom.Dataset, keyword: str) -> str:
+    """Return the value of an element that may be absent or damaged, and is empty then."""
+    try:
+        return _in_one_form(ds.get(keyword) or "")  # a 0 is often written for what is unknown
+    except DAMAGED:
+        return ""
+
+
+def _in_one_form(value: object) -> str:
+    """Return a value as text: a number without the zeros at its end (120.0 is 120), words with single blanks."""
+    text = " ".join(str(value).split())
+    try:
+        return f"{float(text):.12g}"
+    except ValueError:
+        return text
+
+
+def _measure(ds: pydicom.Dataset, keyword: str) -> float:
+    """Return a number that an element may state; NaN if it does not."""
+    try:
+        value = float(ds.get(keyword, np.nan))
+    except DAMAGED:
+        return float("nan")
+    return value if np.isfinite(value) else float("nan")

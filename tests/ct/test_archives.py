@@ -204,7 +204,7 @@ def test_flipped_bytes_never_end_in_a_traceback(tmp_path, target, seed):
     [
         ([], "contains 0 DICOM CT series"),
         ([("notes.txt", b"x")], "contains 0 DICOM CT series"),
-        ([("inner.zip", b"PK")], "1 file that is not DICOM (inner.zip)"),
+        ([("a/inner.zip", b"PK")], "1 file that is not DICOM (a/inner.zip); unpack it and give a/inner.zip"),
         ([("a.nii", b"x"), ("b/c.nrrd", b"x")], "contains several images (a.nii, b/c.nrrd"),
     ],
 )

@@ -106,7 +106,7 @@ def test_missing_rescale_is_accepted_for_signed_pixels_only(tmp_path):
 def test_outside_the_field_of_view_is_air(tmp_path, padding, limit, stored):
     elements = {"PixelPaddingValue": padding, "PixelPaddingRangeLimit": limit}
     hu = np.full((2, 3, 4), 40, np.int16)
-    hu[:, 0, 1] = stored
+    hu[:, 0, :2] = stored
     paths = write_series(tmp_path, hu, intercept=0)
     for path in paths:
         ds = pydicom.dcmread(path)
@@ -115,8 +115,53 @@ def test_outside_the_field_of_view_is_air(tmp_path, padding, limit, stored):
                 ds.add_new(name, "SS" if value < 32768 else "US", value)
         ds.save_as(path)
     expected = np.full((2, 3, 4), 40)
-    expected[:, 0, 1] = AIR
+    expected[:, 0, :2] = AIR
     np.testing.assert_array_equal(read_series(paths).array, expected)
+
+
+@pytest.mark.parametrize("value", [-850, -24, 0, 40, 1124])
+@pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (1, -1024), (-1, 100), (0.5, 0)])
+def test_padding_with_the_value_of_tissue_is_sought_from_the_corners_only(tmp_path, value, slope, intercept):
+    hu = np.full((2, 9, 9), 41, np.int16)
+    y, x = np.indices(hu.shape[1:]) - 4
+    outside = x**2 + y**2 > 20  # of the round field of view; the four corners do not touch
+    hu[:, outside] = value
+    hu[:, 3:5, 3:6] = value  # tissue of that value
+    paths = write_series(tmp_path, hu, slope=slope, intercept=intercept)
+    for path in paths:
+        ds = pydicom.dcmread(path)
+        ds.add_new("PixelPaddingValue", "SS", round((value - intercept) / slope))
+        ds.save_as(path)
+    np.testing.assert_array_equal(read_series(paths).array, np.where(outside, AIR, hu))
+    hu[:, outside] = -1000  # no padding at all, as where the element was never set
+    for path, plane in zip(paths, hu, strict=True):
+        edit(path, PixelData=np.rint((np.float64(plane) - intercept) / slope).astype("<i2").tobytes())
+    np.testing.assert_array_equal(read_series(paths).array, hu)
+
+
+@pytest.mark.parametrize("value", [-2000, -1000, -901, 1501, 3000])
+def test_padding_that_no_tissue_looks_like_is_air_wherever_it_lies(tmp_path, value):
+    hu = np.full((2, 5, 5), 41, np.int16)
+    hu[:, 2, 2] = value
+    paths = write_series(tmp_path, hu, intercept=0)
+    for path in paths:
+        ds = pydicom.dcmread(path)
+        ds.add_new("PixelPaddingValue", "SS", value)
+        ds.save_as(path)
+    assert read_series(paths).array[0, 2, 2] == AIR
+
+
+def test_a_range_of_padding_that_includes_the_lung_spares_the_lung(tmp_path):
+    hu = np.full((2, 5, 5), -2000, np.int16)
+    hu[:, 1:4, 1:4] = 40
+    hu[:, 2, 2] = -850
+    paths = write_series(tmp_path, hu, intercept=0)
+    for path in paths:
+        ds = pydicom.dcmread(path)
+        ds.add_new("PixelPaddingValue", "SS", -2000)
+        ds.add_new("PixelPaddingRangeLimit", "SS", -500)
+        ds.save_as(path)
+    np.testing.assert_array_equal(read_series(paths).array, np.maximum(hu, AIR))
 
 
 def test_values_beyond_int16_are_clipped(tmp_path):
