@@ -4,21 +4,21 @@ Nothing is resampled: frames and contours must lie on the CT's own slices, and p
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pydicom
-from matplotlib.path import Path as Polygon
 
 from pnsamp_jax.ct.dicom_file import DAMAGED, quiet_pydicom, read_dataset
 from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.data.contours import UnclearContours, enclosed
 from pnsamp_jax.errors import UserError
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second holds a label map
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 SAME_VOXEL = 0.2  # largest distance, in voxels, of a pixel or a contour's plane from the CT's; rounding of a spacing
-CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+PLANAR, XOR = "CLOSED_PLANAR", "CLOSEDPLANAR_XOR"  # types of contours; the second may cross each other
+MOST_LOST = 3  # slices without a contour between two whose regions overlap; what is farther apart may be two nodules
 
 
 def is_dicom_mask(path: Path) -> bool:
@@ -54,7 +54,7 @@ def read_dicom_mask(path: Path, ct: Volume, label: int | None) -> Volume:
     """Read one segment of a Segmentation, or one ROI of an RT Structure Set.
 
     A voxel belongs to an ROI if its centre lies inside an odd number of the ROI's contours on its slice, so that a
-    contour within another is a hole.
+    contour within another is a hole. A contour that is stored twice counts once.
 
     Args:
       path: the file, or a folder that holds nothing else.
@@ -66,7 +66,8 @@ def read_dicom_mask(path: Path, ct: Volume, label: int | None) -> Volume:
 
     Raises:
       UserError: the file is damaged or of a kind that has no single meaning as a mask; it has several segments or ROIs
-        and none is named; or it does not lie on the CT's grid.
+        and none is named; it does not lie on the CT's grid; or its contours cross, lie less than a voxel apart all
+        round, or are missing in some slices.
     """
     file = _only_file(path)
     assert file is not None  # as `is_dicom_mask` found
@@ -197,34 +198,50 @@ def _read_roi(path: Path, ds: pydicom.Dataset, ct: Volume, label: int | None) ->
     """Return the voxels inside the contours of an ROI: (d, h, w) bool."""
     drawn = {int(item.ReferencedROINumber): item.get("ContourSequence") for item in ds.ROIContourSequence}
     number = _choose(path, "ROI", _roi_names(ds), label)
-    for contour in drawn[number]:
-        if contour.ContourGeometricType not in CLOSED:
-            kind = contour.ContourGeometricType
-            raise UserError(f"{path}: a contour of ROI {number} is of type {kind}; export it as CLOSED_PLANAR")
+    kinds = {str(contour.ContourGeometricType) for contour in drawn[number]}
+    if kinds - {PLANAR, XOR}:
+        kind = min(kinds - {PLANAR, XOR})
+        raise UserError(f"{path}: a contour of ROI {number} is of type {kind}; export it as {PLANAR}")
     outlines = [ct.to_index(np.array(contour.ContourData, float).reshape(-1, 3)) for contour in drawn[number]]
     axis = int(np.sum([np.ptp(points, axis=0) for points in outlines], axis=0).argmin())  # in no slice do they move
     mask = np.zeros(ct.array.shape, bool)
+    planes = np.moveaxis(mask, axis, 0)
+    slices: dict[int, list[np.ndarray]] = {}
     for points in outlines:
         index = int(np.rint(points[:, axis].mean()))
         where = f"a contour near {_point(ct.to_lps(points[0]))} mm"
-        if np.abs(points[:, axis] - index).max() > SAME_VOXEL or not 0 <= index < ct.array.shape[axis]:
+        if np.abs(points[:, axis] - index).max() > SAME_VOXEL or not 0 <= index < len(planes):
             raise _off_grid(path, f"{where} lies on none of its slices")
-        plane, outline = np.moveaxis(mask, axis, 0)[index], np.delete(points, axis, axis=1)
-        if outline.min() < -1 or (outline > plane.shape).any():
+        in_plane = np.delete(points, axis, axis=1)
+        if in_plane.min() < -1 or (in_plane > planes.shape[1:]).any():
             raise _off_grid(path, f"{where} reaches beyond it")
-        plane ^= _inside(outline, plane.shape)
+        slices.setdefault(index, []).append(points)
+    for index, found in slices.items():
+        contours = [np.delete(points, axis, axis=1) for points in found]
+        try:
+            planes[index] = enclosed(contours, planes.shape[1:], crossing=kinds == {XOR})
+        except UnclearContours as error:
+            near = _point(ct.to_lps(found[error.index][0]))
+            raise UserError(
+                f"{path}: two contours of ROI {number} near {near} mm {error}; keep one outline of what is meant"
+            ) from error
     _require_every_slice(path, mask, axis)
+    _require_no_gap(path, number, planes, axis, ct)
     return mask
 
 
-def _inside(points: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return which pixel centres of a slice lie inside a polygon with vertices (n, 2): (h, w) bool, by even-odd."""
-    pixels = np.indices(shape).reshape(2, -1).T
-    low, high = points.min(axis=0), points.max(axis=0)
-    near = ((pixels >= low) & (pixels <= high)).all(axis=1)
-    inside = np.zeros(len(pixels), bool)
-    inside[near] = Polygon(np.concatenate([points, points[:1]]), closed=True).contains_points(pixels[near])
-    return inside.reshape(shape)
+def _require_no_gap(path: Path, number: int, planes: np.ndarray, axis: int, ct: Volume) -> None:
+    """Raise UserError if an ROI lacks contours on a few slices between two that show the same part of it."""
+    marked = np.flatnonzero(planes.any(axis=(1, 2)))
+    for below, above in zip(marked[:-1], marked[1:], strict=True):
+        both = planes[below] & planes[above]
+        smaller = min(planes[below].sum(), planes[above].sum())
+        if 0 < above - below - 1 <= MOST_LOST and 2 * both.sum() >= smaller:
+            first = np.insert(np.argwhere(both)[0], axis, below + 1)
+            raise UserError(
+                f"{path}: ROI {number} has contours on both sides of {_point(ct.to_lps(first))} mm, but none on "
+                f"{above - below - 1} of the CT's slices there, as if they were lost; draw them, or export it again"
+            )
 
 
 def _require_every_slice(path: Path, mask: np.ndarray, axis: int) -> None:

@@ -315,6 +315,142 @@ def test_points_are_no_outline(ct, tmp_path):
     assert "a contour of ROI 1 is of type POINT" in refusal(read_dicom_mask, path, ct, None)
 
 
+STACK = (3, 4, 5, 6)  # slices of a made region
+
+
+def stack(ct, *circles, depths=STACK):
+    """Return contours on several slices, each with circles (middle, radius)."""
+    return [outline(ct, depth, circle(*one)) for depth in depths for one in circles]
+
+
+def read_contours(ct, tmp_path, contours, kind="CLOSED_PLANAR"):
+    return read_dicom_mask(write_rtstruct(tmp_path / "rt.dcm", {1: ("nodule", contours)}, kind), ct, None).array
+
+
+def finer(points):
+    """Return a contour with a further vertex on each edge."""
+    return np.stack([points, (points + np.roll(points, -1, axis=0)) / 2], axis=1).reshape(-1, 3)
+
+
+MIDDLE = np.array([14.0, 17.0])
+COPIES = {
+    "the same": lambda points: points,
+    "from elsewhere": lambda points: np.roll(points, 20, axis=0),
+    "the other way round": lambda points: points[::-1],
+    "closed": lambda points: np.concatenate([points, points[:1]]),
+    "rounded": lambda points: points.round(1) * (1, 1, 0) + points * (0, 0, 1),  # to 0.1 mm
+    "finer": finer,
+}
+
+
+@pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
+@pytest.mark.parametrize("which", [slice(None), slice(1, 2)], ids=["all", "one"])
+@pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
+def test_a_contour_that_is_stored_again_counts_once(ct, tmp_path, copy, which, kind):
+    contours = stack(ct, (MIDDLE, 7.3))
+    sound = read_contours(ct, tmp_path, contours)
+    again = [copy(points) for points in contours[which]]
+    np.testing.assert_array_equal(read_contours(ct, tmp_path, contours + again, kind), sound)
+    np.testing.assert_array_equal(read_contours(ct, tmp_path, contours + again + again, kind), sound)
+
+
+def test_a_copy_of_a_hole_leaves_the_hole(ct, tmp_path):
+    contours = stack(ct, (MIDDLE, 8.3), (MIDDLE, 4.3))
+    sound = read_contours(ct, tmp_path, contours)
+    assert not sound[4, 14, 17] and sound[4, 14, 11]
+    np.testing.assert_array_equal(read_contours(ct, tmp_path, contours + contours), sound)
+
+
+@pytest.mark.parametrize(
+    ("middle", "radius", "expected"),
+    [
+        (MIDDLE, 7.7, "lie less than a pixel apart all round, as if one outline was stored twice"),
+        (MIDDLE, 6.5, "lie less than a pixel apart all round"),
+        (MIDDLE + (0.3, 0.3), 7.4, "lie less than a pixel apart all round"),  # the copy was shifted
+        (MIDDLE + (0, 4), 7.3, "cross, which leaves open what they enclose"),
+        (MIDDLE + (0, 4), 4.8, "cross, which leaves open"),
+    ],
+)
+def test_contours_that_enclose_nothing_clear_are_refused(ct, tmp_path, middle, radius, expected):
+    contours = [*stack(ct, (MIDDLE, 7.3)), outline(ct, 5, circle(middle, radius))]
+    message = refusal(read_contours, ct, tmp_path, contours)
+    assert f"rt.dcm: two contours of ROI 1 near {point_of(contours[-1])} mm {expected}" in message
+
+
+def point_of(contour):
+    return ", ".join(f"{value:.1f}" for value in contour[0])
+
+
+def test_bars_that_cross_without_a_corner_within_each_other_are_refused(ct, tmp_path):
+    upright, lying = (
+        np.array([(5, 15), (25, 15), (25, 20), (5, 20)]),
+        np.array([(12, 5), (17, 5), (17, 30), (12, 30)]),
+    )
+    contours = [outline(ct, 4, upright), outline(ct, 4, lying)]
+    assert "cross, which leaves open" in refusal(read_contours, ct, tmp_path, contours)
+
+
+def test_contours_of_the_type_xor_may_cross(ct, tmp_path):
+    contours = stack(ct, (MIDDLE, 7.3), (MIDDLE + (0, 4), 7.3))
+    pixels = np.moveaxis(np.indices(SHAPE[1:]), 0, -1)
+    first, second = (np.linalg.norm(pixels - middle, axis=-1) < 7.29 for middle in (MIDDLE, MIDDLE + (0, 4)))
+    np.testing.assert_array_equal(read_contours(ct, tmp_path, contours, "CLOSEDPLANAR_XOR")[4], first ^ second)
+
+
+def test_a_shell_of_more_than_a_voxel_stays_a_shell(ct, tmp_path):
+    mask = read_contours(ct, tmp_path, stack(ct, (MIDDLE, 7.2), (MIDDLE, 5.9)))
+    distance = np.linalg.norm(np.moveaxis(np.indices(SHAPE[1:]), 0, -1) - MIDDLE, axis=-1)
+    np.testing.assert_array_equal(mask[4], (distance < 7.2) & (distance > 5.9))  # none lies between arc and chord
+
+
+def test_a_keyhole_stays_a_hole(ct, tmp_path):
+    outer, inner = circle(MIDDLE, 8.3), circle(MIDDLE, 4.3)
+    keyhole = np.concatenate([outer, outer[:1], inner[:1], inner[::-1]])
+    drawn = [outline(ct, depth, keyhole) for depth in STACK]
+    expected = read_contours(ct, tmp_path, stack(ct, (MIDDLE, 8.3), (MIDDLE, 4.3)))
+    np.testing.assert_array_equal(read_contours(ct, tmp_path, drawn), expected)
+    np.testing.assert_array_equal(read_contours(ct, tmp_path, drawn + drawn), expected)
+
+
+@pytest.mark.parametrize("overlap", [0, 0.1, 0.4])
+def test_parts_that_touch_are_one_region(ct, tmp_path, overlap):
+    left = np.array([(8.5, 8.5), (8.5, 16.5 + overlap), (20.5, 16.5 + overlap), (20.5, 8.5)])
+    right = np.array([(8.5, 16.5), (8.5, 26.5), (20.5, 26.5), (20.5, 16.5)])
+    mask = read_contours(ct, tmp_path, [outline(ct, depth, part) for depth in STACK for part in (left, right)])
+    expected = np.zeros(SHAPE, bool)
+    expected[3:7, 9:21, 9:27] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("lost", [(4,), (7,), (4, 5), (4, 7), (4, 5, 6)])
+@pytest.mark.parametrize("holed", [False, True])
+def test_contours_that_are_lost_between_others_are_told(ct, tmp_path, lost, holed):
+    depths = [depth for depth in range(2, 10) if depth not in lost]
+    circles = [(MIDDLE, 7.3), (MIDDLE + 1, 3.3)] if holed else [(MIDDLE, 7.3)]
+    message = refusal(read_contours, ct, tmp_path, stack(ct, *circles, depths=depths))
+    assert "rt.dcm: ROI 1 has contours on both sides of" in message
+    run = 3 if len(lost) == 3 else 2 if lost == (4, 5) else 1
+    assert f"but none on {run} of the CT's slices there" in message
+    assert f", {ct.to_lps((lost[0], 0, 0))[2]:.1f} mm," in message
+
+
+def test_a_lost_contour_is_told_whichever_axis_the_slices_are(ct, tmp_path):
+    path = write_rtstruct(tmp_path / "rt.dcm", {1: ("nodule", stack(ct, (MIDDLE, 7.3), depths=(3, 4, 6, 7)))})
+    turned = Volume(ct.array.transpose(1, 2, 0), ct.affine[:, [1, 2, 0, 3]])
+    assert f", {ct.to_lps((5, 0, 0))[2]:.1f} mm, but none on 1" in refusal(read_dicom_mask, path, turned, None)
+
+
+@pytest.mark.parametrize(
+    ("above", "depths"),
+    [((6.0, 27.0), (5, 6, 7)), ((14.0, 17.0), (8, 9, 10))],  # beside the first in the next slice but one; far above it
+    ids=["aside", "far"],
+)
+def test_two_parts_of_a_region_may_lie_apart(ct, tmp_path, above, depths):
+    contours = stack(ct, ((14.0, 17.0), 4.3), depths=(2, 3)) + stack(ct, (np.array(above), 4.3), depths=depths)
+    marked = np.flatnonzero(read_contours(ct, tmp_path, contours).any(axis=(1, 2)))
+    assert marked.tolist() == [2, 3, *depths]
+
+
 # In the folder source
 
 
