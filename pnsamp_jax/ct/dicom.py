@@ -1,7 +1,7 @@
 """Read DICOM CT series as HU volumes with their geometry. `dicom_index` finds the files of a series."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import NamedTuple
 
@@ -92,8 +92,7 @@ def assemble_series(paths: Iterable[str | PathLike[str]]) -> Series:
         raise UserError("no DICOM files given; a CT series needs at least 2 slices")
     scattered = check_shared(slices)
     series = slices[0].shared["SeriesInstanceUID"]
-    row, column = slices[0].orientation.reshape(2, 3)
-    normal = np.cross(row, column)
+    normal = np.cross(*slices[0].orientation.reshape(2, 3))
     require_depths(slices, normal)
     slices = _drop_repeats(sorted(slices, key=lambda item: item.position @ normal), normal)
     if len(slices) < 2:
@@ -108,26 +107,29 @@ def assemble_series(paths: Iterable[str | PathLike[str]]) -> Series:
             "be of several series; give the slices of one volume"
         )
     require_stated_sizes(slices, positions, depths)
+    volume = _volume(slices, positions, depths)
+    multi_frame = any(item.name != item.path for item in slices)
+    return Series(
+        volume, files, multi_frame, scattered, scouts, len(slices), count_missing(depths), _usual_thickness(slices),
+        usual_spacing(depths),
+    )  # fmt: skip
+
+
+def _usual_thickness(slices: Sequence[Slice]) -> float:
+    """Return the median of the thicknesses in mm that slices state, NaN if there is none."""
+    stated = [item.measures["SliceThickness"] for item in slices if item.measures["SliceThickness"] > 0]
+    return float(np.median(stated)) if stated else float("nan")
+
+
+def _volume(slices: list[Slice], positions: np.ndarray, depths: np.ndarray) -> Volume:
+    """Return the volume of slices at (n, 3) positions in mm, n increasing depths along their normal."""
     array = stack_evenly(slices, depths)
-    affine = np.eye(4)
+    row, column = slices[0].orientation.reshape(2, 3)
     spacing = np.median([item.pixel_spacing for item in slices], axis=0)
     step = (positions[-1] - positions[0]) / (len(array) - 1)
+    affine = np.eye(4)
     affine[:3] = np.stack([step, column * spacing[0], row * spacing[1], positions[0]], axis=1)
-    volume = check_geometry(slices[0].name, Volume(array, affine))
-    multi_frame = any(item.name != item.path for item in slices)
-    thicknesses = np.array([item.measures["SliceThickness"] for item in slices])
-    thickness = np.median(thicknesses[thicknesses > 0]) if (thicknesses > 0).any() else np.nan
-    return Series(
-        volume,
-        files,
-        multi_frame,
-        scattered,
-        scouts,
-        len(slices),
-        count_missing(depths),
-        float(thickness),
-        usual_spacing(depths),
-    )
+    return check_geometry(slices[0].name, Volume(array, affine))
 
 
 def _depths_along_a_line(slices: list[Slice], positions: np.ndarray, normal: np.ndarray) -> np.ndarray:

@@ -223,7 +223,7 @@ def _read_roi(path: Path, ds: pydicom.Dataset, ct: Volume, label: int | None) ->
         except UnclearContours as error:
             near = _point(ct.to_lps(found[error.index][0]))
             raise UserError(
-                f"{path}: two contours of ROI {number} near {near} mm {error}; keep one outline of what is meant"
+                f"{path}: two contours of ROI {number} near {near} mm {error}; keep the one that is meant"
             ) from error
     _require_every_slice(path, mask, axis)
     _require_no_gap(path, number, planes, axis, ct)
@@ -238,9 +238,10 @@ def _require_no_gap(path: Path, number: int, planes: np.ndarray, axis: int, ct: 
         smaller = min(planes[below].sum(), planes[above].sum())
         if 0 < above - below - 1 <= MOST_LOST and 2 * both.sum() >= smaller:
             first = np.insert(np.argwhere(both)[0], axis, below + 1)
+            lost = int(above - below - 1)
             raise UserError(
-                f"{path}: ROI {number} has contours on both sides of {_point(ct.to_lps(first))} mm, but none on "
-                f"{above - below - 1} of the CT's slices there, as if they were lost; draw them, or export it again"
+                f"{path}: ROI {number} lacks contours near {_point(ct.to_lps(first))} mm, on {lost} slice"
+                f"{'s' * (lost > 1)} between two that overlap, as if they were lost; draw them or export it again"
             )
 
 
