@@ -20,7 +20,7 @@ PIXEL_FORMAT = (
 )
 LUNG_HU, WATER_HU = -900, 0  # the stored values of a chest CT must be able to represent both ...
 MAX_STEP_HU = 100  # ... in steps no larger than this
-BONE_HU = 1500  # from lung to dense bone, voxels of a value that is also that of padding may be tissue
+AIR_HU, BONE_HU = -1000, 1500  # between air and dense bone, voxels with the value of padding may be tissue
 
 
 def decode_frames(path: str, ds: pydicom.Dataset) -> Iterator[np.ndarray]:
@@ -115,7 +115,7 @@ def _padding(
     if low < WATER_HU < high:
         raise UserError(f"{where}: the range to PixelPaddingRangeLimit includes the body; export the series again")
     padded = (stored >= first) & (stored <= last)
-    if high <= LUNG_HU or low >= BONE_HU:
+    if high <= AIR_HU or low >= BONE_HU:
         return padded
     regions, _ = ndimage.label(padded)
     corners = regions[[0, 0, -1, -1], [0, -1, 0, -1]]
