@@ -7,7 +7,7 @@ from matplotlib.path import Path as Polygon
 from scipy.spatial import cKDTree
 
 SAME = 0.2  # pixels; contours nowhere farther apart are one, stored twice and rounded
-RING = 1.0  # pixels; a ring that is nowhere wider has no clear pixels, and is rather between two copies of an outline
+RING = 0.9  # pixels; a ring that is nowhere wider, so nowhere as wide as a pixel, is rather between two copies
 CROSSED = 0.5  # pixels; contours reach farther into each other only if they cross, and do not just touch
 STEP = 0.1  # pixels between the points at which distances are taken
 

@@ -403,6 +403,12 @@ def test_a_shell_of_more_than_a_voxel_stays_a_shell(ct, tmp_path):
     np.testing.assert_array_equal(mask[4], (distance < 7.2) & (distance > 5.9))  # none lies between arc and chord
 
 
+def test_a_shell_of_one_pixel_stays_a_shell(ct, tmp_path):
+    outer, inner = (np.array([(a, a), (a, b), (b, b), (b, a)]) for a, b in ((8.5, 20.5), (9.5, 19.5)))
+    mask = read_contours(ct, tmp_path, [outline(ct, depth, part) for depth in STACK for part in (outer, inner)])
+    assert mask[4].sum() == 12**2 - 10**2 and mask[4, 9, 9:21].all()
+
+
 def test_a_keyhole_stays_a_hole(ct, tmp_path):
     outer, inner = circle(MIDDLE, 8.3), circle(MIDDLE, 4.3)
     keyhole = np.concatenate([outer, outer[:1], inner[:1], inner[::-1]])
