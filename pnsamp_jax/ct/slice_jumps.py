@@ -1,11 +1,12 @@
 """Whether the slices of a volume belong together, as far as their values tell.
 
 A slice whose scale differs from that of its neighbours, or two images whose slices take turns, look like HU in the
-distribution of all values, but not from one slice to the next.
+distribution of all values, but not from one slice to the next. Their order is looked at by `slice_order`.
 """
 
 import numpy as np
 
+from pnsamp_jax.ct.slice_order import why_out_of_order
 from pnsamp_jax.ct.volume import AIR
 
 JUMP_HU = 500  # a missing RescaleIntercept shifts by about 1024; lung and tissue differ by about 900 ...
@@ -48,6 +49,9 @@ def why_slices_differ(array: np.ndarray) -> str | None:
             return f"slice {index + 1} is empty between two that are not, as if its pixels were lost"
     if _turns(planes) > MAX_TURNS:
         return "every second slice is of another image, as if two acquisitions or reconstructions were mixed"
+    reason = why_out_of_order(array)
+    if reason:
+        return reason
     tops = array.max(axis=(1, 2))
     if AIR < tops[0] < SATURATED and (tops == tops[0]).all() and _few_at_top(array, tops[0]):
         return f"every slice ends at {tops[0]}, as if each was scaled on its own"
