@@ -10,6 +10,7 @@ import numpy as np
 
 from pnsamp_jax.ct.volume import AIR
 
+MIN_TISSUE = 0.0004  # share from -200 HU on; at least 0.0008 in any crop around a nodule
 MIN_RANGE = 350  # HU that hold the middle 99 % of a CT's values; at least 495 in any crop around a nodule
 MIN_AIR_OR_FAT = 0.02  # share below -50 HU: lung, air or fat; at least 0.11 in any crop around a nodule
 MAX_DENSE = 0.3  # share above 600 HU; a heart full of contrast agent lies below
@@ -27,6 +28,14 @@ MAX_AIR = -950  # HU
 # Where values are cut off, many lie at the end, and some near it, unlike in an image of few values.
 MAX_FLOOR, MIN_CEILING = -800, 100  # HU; a cut beyond them takes little of lung and tissue
 CUT_OFF, NEAR_CUT = 0.02, 0.002  # share of the values at the end, and in the 50 HU next to it
+SHIFTED_TISSUE = -920  # HU; soft tissue that is 1024 too low lies below, and at least half of a lung above
+NO_AIR = "none is that of lung, air or fat"
+# What may have been done to an image without air, and how it is undone.
+UNDONE: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
+    ("they were 1024 too high for want of the RescaleIntercept", lambda array: array - 1024),
+    ("they were 1000 too high, without an offset", lambda array: array - 1000),
+    ("negative values of 12 bits were read as unsigned", lambda array: np.where(array > 3071, array - 4096, array)),
+)
 
 
 def why_not_hounsfield(array: np.ndarray) -> str | None:
@@ -35,6 +44,17 @@ def why_not_hounsfield(array: np.ndarray) -> str | None:
     Args:
       array: (d, h, w) int16, in which padding and values below `AIR` are `AIR`.
     """
+    reason = _why_not(array)
+    if reason != NO_AIR:
+        return reason
+    for cause, undo in UNDONE:
+        if _why_not(np.maximum(undo(array), np.int16(AIR))) is None:
+            return f"{NO_AIR}, as if {cause}"
+    return f"{NO_AIR}, as in another modality, a rescaled image, or one whose negative values were lost"
+
+
+def _why_not(array: np.ndarray) -> str | None:
+    """Return why voxels cannot be HU, or just `NO_AIR` where more than one cause is likely."""
     counts = _histogram(array)
     counts[0] = 0  # padding, and air outside of the body
     empty = counts[: MAX_AIR - AIR].argmax()
@@ -49,20 +69,25 @@ def why_not_hounsfield(array: np.ndarray) -> str | None:
         """Return the share of the values in low..high - 1."""
         return counts[max(low - AIR, 0) : max(high - AIR, 0)].sum() / total
 
-    low, high = np.searchsorted(cumulative, [0.005, 0.995]) + AIR
+    low, middle, high = np.searchsorted(cumulative, [0.005, 0.5, 0.995]) + AIR
     not_padding = total / array.size
     if not_padding < 0.7 and share(-200, 300) < 0.25:
         # Padding within lung is that of an emphysema, whose other values are as low.
-        if share(MAX_AIR, -600) > 0.5 and (not_padding < MIN_KNOWN or share(AIR, MAX_AIR) < 0.1):
-            return "nearly all are those of lung or empty, as if what lies around the lung was cut away"
-        if not_padding < MIN_KNOWN or _peaks_at_bottom(share):
+        of_lung, low_or_sparse = share(MAX_AIR, -600) > 0.5, not_padding < MIN_KNOWN or _peaks_at_bottom(share)
+        if low_or_sparse and middle < SHIFTED_TISSUE:
             return "they are about 1024 too low, as if the RescaleIntercept was applied twice"
+        if of_lung and (low_or_sparse or share(AIR, MAX_AIR) < 0.1):
+            return "nearly all are those of lung or empty, as if what lies around the lung was cut away"
+        if low_or_sparse:
+            return "most are empty, and few others are those of lung or soft tissue, as if the image was rescaled"
     if high - low < MIN_RANGE:
         scale = "0..1" if -1 <= low and high <= 1 else "0..255" if low >= 0 and high <= 255 else ""
         likely = f"scaled to {scale}, or were the labels of a mask" if scale else "clipped to a window or scaled"
         return f"they differ by less than lung and tissue do, as if they were {likely}"
     if share(AIR, -50) < MIN_AIR_OR_FAT:
-        return "none is that of lung, air or fat, as if they were 1024 too high for want of the RescaleIntercept"
+        if share(32767, 1 << 15) > CUT_OFF and share(4000, 32767) < NEAR_CUT:
+            return f"{share(32767, 1 << 15):.0%} are above 32766, as if negative values were read as unsigned"
+        return NO_AIR
     low, high = np.flatnonzero(counts)[[0, -1]] + AIR
     if low > MAX_FLOOR and share(low, low + 1) > CUT_OFF and share(low + 1, low + 50) > NEAR_CUT:
         return f"none is below {low}, where {share(low, low + 1):.0%} are, as if they were clipped to a window"
@@ -80,6 +105,8 @@ def why_not_hounsfield(array: np.ndarray) -> str | None:
     between = share(-600, -440)
     if between > MAX_BETWEEN_FOR_LUNG * share(-800, -640) and between > MAX_BETWEEN_FOR_TISSUE * share(-200, 300):
         return "most tissue is as thin as ground glass, as if the RescaleSlope was lost or applied twice"
+    if share(-200, 1 << 15) < MIN_TISSUE:
+        return "none is that of soft tissue, as if what lies around the lung was cut away"
     return None
 
 
@@ -105,6 +132,8 @@ def _why_filled(array: np.ndarray, counts: np.ndarray) -> str | None:
         return None
     if first < FILLED_OUTSIDE and (corners == value).all():
         return None
+    if value == np.flatnonzero(counts)[0] + AIR and inner[value - MAX_AIR :][1:50].sum() > NEAR_CUT:
+        return f"none is below {value}, where {first:.0%} are, as if they were clipped to a window"
     return f"{first:.0%} are exactly {value}, as if a part of the CT was cut out and filled"
 
 

@@ -34,7 +34,18 @@ FAULTS = {
     "a window as 0..1": (lambda hu: np.clip((hu + 1000) / 1400, 0, 1), r"scaled to 0\.\.1"),
     "a window as 0..255": (lambda hu: 255 * np.clip((hu + 1000) / 1400, 0, 1), r"scaled to 0\.\.255"),
     "unit variance": (lambda hu: (hu - hu.mean()) / hu.std(), "clipped to a window or scaled"),
-    "stored with 12 bits": (lambda hu: 4095 * np.clip((hu + 1000) / 1400, 0, 1), "none is that of lung, air or fat"),
+    "stored with 12 bits": (lambda hu: 4095 * np.clip((hu + 1000) / 1400, 0, 1), "as in another modality, a rescaled"),
+    "scaled to 16 bits": (lambda hu: 65535 * np.clip((hu + 1000) / 1400, 0, 1), "as in another modality, a rescaled"),
+    "scaled to 0..1000": (lambda hu: np.clip(hu + 1000, 0, 2000) / 2, "as in another modality, a rescaled"),
+    "without negative values": (lambda hu: np.maximum(hu, 0), r"negative values were lost|scaled to 0\.\.255"),
+    "unsigned": (
+        lambda hu: np.rint(hu) % (1 << 16),
+        r"\d% are above 32766, as if negative values were read as",
+    ),
+    "unsigned, 12 bits": (
+        lambda hu: np.rint(hu) % (1 << 12),
+        "as if negative values of 12 bits were read as unsigned",
+    ),
     "clipped to a soft tissue window": (lambda hu: np.clip(hu, -160, 240), "clipped to a window"),
     "clipped within the lung": (lambda hu: np.clip(hu, -790, 400), "none is below -790, .* clipped"),
     "clipped to lung": (lambda hu: np.clip(hu, -1000, 0), "none is above 0, .* clipped"),
@@ -93,6 +104,41 @@ def test_a_part_that_was_cut_out_and_filled_is_found(fault, lung):
 def test_a_lung_without_its_surroundings_is_called_so(lung, value):
     hu = np.where(np.arange(40) < 40 * lung, chest(lung), value)
     assert "as if what lies around the lung was cut away" in why_not_hounsfield(stored(hu))
+
+
+@pytest.mark.parametrize("lung", [0.2, 0.6, 0.8])
+@pytest.mark.parametrize("floor", [-950, -900, -850])
+def test_values_cut_off_from_below_are_not_called_filled(floor, lung):
+    hu = np.rint(chest(lung) - 60)  # of which many are as low
+    share = (hu <= floor).mean()
+    found = why_not_hounsfield(stored(np.maximum(hu, floor)))
+    if share > 0.1:
+        assert found == f"none is below {floor}, where {share:.0%} are, as if they were clipped to a window"
+    else:
+        assert found is None or "clipped to a window" in found
+
+
+@pytest.mark.data
+def test_a_tenfold_scale_is_not_called_a_rescale_intercept(scan):
+    hu = scan.array[40:65, 150:370:2, 100:320:2].astype(np.float32)
+    assert why_not_hounsfield(stored(10 * hu)).endswith("as if the image was rescaled")
+    assert why_not_hounsfield(stored(hu - 1024)).endswith("as if the RescaleIntercept was applied twice")
+
+
+@pytest.mark.parametrize("value", [-1000, -950, -1024])
+def test_a_lung_that_was_cut_out_with_the_air_around_the_body_is_refused(value):
+    hu = chest(0.5)
+    hu[:, :10] = np.random.default_rng(1).normal(-995, 10, hu[:, :10].shape)
+    assert why_not_hounsfield(stored(hu)) is None
+    assert why_not_hounsfield(stored(np.where(hu < -400, hu, value))) is not None
+
+
+def test_a_lung_around_a_small_nodule_is_accepted():
+    hu = chest(1.0) + np.random.default_rng(1).normal(0, 90, (20, 40, 40))
+    expected = "none is that of soft tissue, as if what lies around the lung was cut away"
+    assert why_not_hounsfield(stored(hu)) == expected
+    hu[9:11, 18:22, 18:22] = 20  # 32 of 32,000 voxels
+    assert why_not_hounsfield(stored(hu)) is None
 
 
 def test_corners_outside_of_the_field_of_view_may_have_any_value():
