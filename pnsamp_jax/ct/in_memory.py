@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pnsamp_jax.ct.itk_files import itk_affine
+from pnsamp_jax.ct.nifti import require_one_spacing
 from pnsamp_jax.ct.read import check_chest
 from pnsamp_jax.ct.stored_voxels import to_int16
-from pnsamp_jax.ct.volume import Volume, check_geometry
+from pnsamp_jax.ct.volume import Volume, check_geometry, require_geometry
 from pnsamp_jax.errors import UserError
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -52,6 +53,8 @@ def ct_in_memory(image: Any, affine: ArrayLike | None = None) -> Volume:
         raise UserError("affine: is not a (4, 4) matrix whose last row is 0, 0, 0, 1")
     volume = Volume(to_int16(array), to_lps)
     check_geometry(name, volume)
+    if own is not None:  # an affine that a caller states is no default of a library
+        require_geometry(name, volume)
     return check_chest(name, volume)
 
 
@@ -83,6 +86,8 @@ def _of_nibabel(image: Any) -> tuple[np.ndarray, np.ndarray]:
         raise UserError("the NIfTI has neither sform nor qform, so its position is unknown; set its sform in RAS mm")
     if hasattr(header, "get_xyzt_units") and header.get_xyzt_units()[0] not in ("unknown", "mm"):
         raise UserError(f"the NIfTI has units of {header.get_xyzt_units()[0]}; set them to mm")
+    if "pixdim" in header:
+        require_one_spacing("the NIfTI", image.affine, header["pixdim"])
     try:
         return np.asanyarray(image.dataobj), RAS_TO_LPS @ image.affine
     except (OSError, EOFError, ValueError, zlib.error) as error:  # the voxels are read from their file only now

@@ -125,6 +125,8 @@ def _check_text_header(path: str) -> tuple[int, bool, str, str]:
     data = path if named.upper() == "LOCAL" else _beside(path, named)
     start = start if data == path else 0
     compressed = fields.get("CompressedData", "").lower() == "true"
+    if compressed and "CompressedDataSize" not in fields:
+        raise UserError(f"{path}: the header lacks CompressedDataSize; export the image again")
     if compressed and fields.get("CompressedDataSize") != str(os.path.getsize(data) - start):
         raise UserError(f"{path}: CompressedDataSize is not the size of the voxel data; copy the file again")
     available = stored_bytes(data, start, compressed or fields.get("encoding", "raw") != "raw")

@@ -4,6 +4,7 @@ nibabel fills in what a header lacks, and voxels that a truncated file lacks. A 
 prediction for another part of the body, so such a file is refused, before memory for its voxels is allocated.
 """
 
+import gzip
 import logging
 import os
 import tempfile
@@ -16,12 +17,15 @@ from pnsamp_jax.ct.stored_voxels import check_size, stored_bytes, to_int16
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.errors import UserError
 
+SAME_SPACING = 0.01  # share by which the spacing of a sform and that of pixdim may differ
 SAME_MM = 0.1  # largest distance between a voxel's positions by sform and by qform
 
 
 def read_nifti(path: str) -> tuple[np.ndarray, np.ndarray]:
     """Read a NIfTI as `read_file` does. A damaged file may also raise other errors than UserError."""
     compressed = _is_gzip(path)
+    if compressed and _is_gzip_twice(path):
+        raise UserError(f"{path}: is compressed twice; decompress it once, as by gunzip")
     with _named(path, ".nii.gz" if compressed else ".nii") as file:  # nibabel believes the name
         return _read_named_nifti(path, file, compressed)
 
@@ -57,8 +61,36 @@ def _read_named_nifti(path: str, file: str, compressed: bool) -> tuple[np.ndarra
         to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ forms[0][:, [2, 1, 0, 3]]
     if distance > SAME_MM and not _is_rotation_of(forms[-1], forms[0]):
         raise UserError(f"{path}: sform and qform differ; keep the right one and set the code of the other to 0")
+    require_one_spacing(path, forms[0], image.header["pixdim"])
     stored = voxels.get_unscaled().reshape(image.shape[:3], order="F").T
     return to_int16(stored, voxels.slope, voxels.inter), to_lps
+
+
+def require_one_spacing(name: str, affine: np.ndarray, pixdim: np.ndarray) -> None:
+    """Raise UserError if the spacing of a NIfTI's affine and that of its `pixdim` contradict each other.
+
+    Along the axis that a tilted gantry shears, `pixdim` may be the distance of the slices.
+
+    Args:
+      name: of the image, for the error message.
+      affine: (4, 4) of the axes i, j, k.
+      pixdim: (8,) of the header.
+    """
+    stated, spacing = np.abs(np.asarray(pixdim, np.float64)[1:4]), np.linalg.norm(affine[:3, :3], axis=0)
+    if not (spacing > 0).all() or not np.isfinite(spacing).all():
+        return  # `check_geometry` refuses them
+    with np.errstate(divide="ignore"):
+        factor = np.abs(np.log(spacing / stated)).max()
+    if not factor <= -np.log(np.cos(_shear(affine[:3, :3] / spacing))) + SAME_SPACING:
+        sizes, others = (" x ".join(f"{size:.4g}" for size in sizes) for sizes in (spacing, stated))
+        raise UserError(
+            f"{name}: has voxels of {sizes} mm by its sform, but of {others} mm by its pixdim; correct the wrong one"
+        )
+
+
+def _shear(axes: np.ndarray) -> float:
+    """Return by how much (radians) axes, the unit vectors in the columns of (3, 3), deviate from perpendicular."""
+    return float(np.arcsin(np.clip(np.abs(axes.T @ axes - np.eye(3)).max(), 0, 1)))
 
 
 def _is_rotation_of(qform: np.ndarray, sform: np.ndarray) -> bool:
@@ -71,7 +103,7 @@ def _is_rotation_of(qform: np.ndarray, sform: np.ndarray) -> bool:
     if not (spacing > 0).all() or not (other_spacing > 0).all() or not np.isfinite([sform, qform]).all():
         return False
     axes, other_axes = sform[:3, :3] / spacing, qform[:3, :3] / other_spacing
-    shear = np.arcsin(np.clip(np.abs(axes.T @ axes - np.eye(3)).max(), 0, 1))
+    shear = _shear(axes)
     deviation = np.arccos(np.clip((axes * other_axes).sum(axis=0), -1, 1)).max()
     same_origin = np.abs(sform[:3, 3] - qform[:3, 3]).max() <= SAME_MM
     same_spacing = np.abs(np.log(spacing / other_spacing)).max() <= -np.log(np.cos(shear)) + 1e-3
@@ -80,6 +112,11 @@ def _is_rotation_of(qform: np.ndarray, sform: np.ndarray) -> bool:
 
 def _is_gzip(path: str) -> bool:
     with open(path, "rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _is_gzip_twice(path: str) -> bool:
+    with gzip.open(path) as file:
         return file.read(2) == b"\x1f\x8b"
 
 

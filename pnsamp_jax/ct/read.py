@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import NamedTuple
 
+import numpy as np
 from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 
@@ -17,7 +18,7 @@ from pnsamp_jax.ct.dicom_index import index_series
 from pnsamp_jax.ct.image_files import IMAGE_SUFFIXES, read_file
 from pnsamp_jax.ct.plausibility import why_not_hounsfield
 from pnsamp_jax.ct.slice_jumps import why_slices_differ
-from pnsamp_jax.ct.volume import Volume, check_geometry
+from pnsamp_jax.ct.volume import Volume, check_geometry, require_geometry
 from pnsamp_jax.errors import UserError
 
 
@@ -61,7 +62,8 @@ def check_chest(path: str | PathLike[str], volume: Volume) -> Volume:
     """Return the volume if its values can be the HU of a chest.
 
     The check finds CTs that were stored without their offset, normalized or windowed, and other modalities; see
-    `plausibility`. It also finds slices of different scales or images; see `slice_jumps`.
+    `plausibility`. It also finds slices along the body of different scales or images, or in the wrong order; see
+    `slice_jumps`.
 
     Args:
       path: file or folder of the volume, named in the error message.
@@ -80,7 +82,8 @@ def check_chest(path: str | PathLike[str], volume: Volume) -> Volume:
         raise UserError(
             f"{path}: the values, {low} to {high}, are not the HU of a chest: {reason}; export the CT again in HU"
         )
-    reason = why_slices_differ(volume.array)
+    along_body = int(np.abs(volume.affine[2, :3] / volume.spacing).argmax())
+    reason = why_slices_differ(np.moveaxis(volume.array, along_body, 0))
     if reason:
         raise UserError(f"{path}: {reason}; export the CT again")
     return volume
@@ -121,13 +124,14 @@ def open_image(path: str | PathLike[str], series: str = "") -> Image:
     if not path.lower().endswith(IMAGE_SUFFIXES):
         return Image(_read_enhanced(path), None)
     array, affine = read_file(path)
-    return Image(check_geometry(path, Volume(array, affine)), None)
+    return Image(require_geometry(path, check_geometry(path, Volume(array, affine))), None)
 
 
 def _read_series(folder: str, series: str) -> tuple[Volume, list[str] | None]:
     """Read the one CT series in a folder, and return its files if DICOM objects can refer to them."""
     found = read_folder(folder, series)
-    return found.volume, None if found.multi_frame or found.scattered else found.files
+    volume = require_geometry(folder, found.volume)
+    return volume, None if found.multi_frame or found.scattered else found.files
 
 
 def _open_unpacked(folder: str, archive: str, series: str) -> Image:

@@ -15,6 +15,10 @@ from pnsamp_jax.errors import UserError
 
 AIR = -1024  # HU; the lowest value of a volume
 SPACING_MM = 0.1, 20.0  # smallest and largest accepted voxel spacing; others are probably not in mm
+MAX_WIDTH_MM = 850  # of a slice; the widest extended fields of view are of 800 to 820 mm
+MATRIX_SIDES = 512, 768, 1024  # pixels along both sides of a CT's slices, unless they were cropped or resampled
+SAME_SPACING = 0.01  # share by which spacings differ that were rounded
+LOST_SIDE = 256  # voxels; shorter sides may be those of a crop that was resampled to 1 mm and has its own origin
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ def check_geometry(path: str | PathLike[str], volume: Volume) -> Volume:
       volume: to check.
 
     Raises:
-      UserError: a spacing is outside `SPACING_MM`, the affine is not finite, or the axes are far from perpendicular.
+      UserError: a spacing is outside `SPACING_MM`, the affine is not finite, the axes are far from perpendicular, or
+        the slices are wider than any scanner's field of view, or have two spacings, as after axes were swapped.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         spacing = volume.spacing
@@ -71,4 +76,53 @@ def check_geometry(path: str | PathLike[str], volume: Volume) -> Volume:
         )
     if abs(np.linalg.det(volume.affine[:3, :3] / spacing)) < 0.8:  # a gantry tilts by at most 30 degrees: cos is 0.87
         raise UserError(f"{path}: the axes are far from perpendicular; correct the directions in the header")
+    sides = np.array(volume.array.shape[-3:])
+    along_body = np.abs(volume.affine[:3, :3]).argmax(axis=0) == 2
+    width = (spacing * sides)[~along_body].max(initial=0)
+    if width > MAX_WIDTH_MM:
+        raise UserError(
+            f"{path}: its slices are {width:.0f} mm wide, wider than a CT scanner sees, as if the spacing of "
+            "two axes was exchanged or is not in mm; correct the header"
+        )
+    if _are_exchanged(sides, spacing):
+        sizes = " x ".join(f"{size:.3g}" for size in spacing[::-1])
+        shape = " x ".join(map(str, sides[::-1]))
+        raise UserError(
+            f"{path}: its header has voxels of {sizes} mm for {shape} of them, as if two axes were exchanged; save it "
+            "with the axes of the array in the order of those of the header"
+        )
+    return volume
+
+
+def _are_exchanged(sides: np.ndarray, spacing: np.ndarray) -> bool:
+    """Return whether the two sides (of 3) of a CT's slices differ in spacing, and the other side has that of one."""
+    pair = [axis for axis in range(3) if sides[axis] in MATRIX_SIDES and (sides == sides[axis]).sum() == 2]
+    if not pair:
+        return False
+    ratios = spacing[pair] / spacing[3 - sum(pair)]
+    same = np.abs(ratios - 1) < SAME_SPACING
+    return bool(same.sum() == 1)
+
+
+def require_geometry(path: str | PathLike[str], volume: Volume) -> Volume:
+    """Return the volume unless its geometry seems to have been lost when it was saved.
+
+    Libraries write voxels of 1 mm and an origin of 0 for an array that nothing is known of. A small cube that was
+    resampled to 1 mm may have them rightly.
+
+    Args:
+      path: file or folder of the volume, named in the error message.
+      volume: whose geometry `check_geometry` accepted.
+
+    Raises:
+      UserError: two sides are at least `LOST_SIDE`, voxels are of 1 mm along the axes of LPS, and the origin is 0.
+    """
+    axes, origin = volume.affine[:3, :3], volume.affine[:3, 3]
+    whole = np.sort(volume.array.shape[-3:])[-2] >= LOST_SIDE
+    along_lps = np.allclose(np.abs(axes).max(axis=0), 1, rtol=0, atol=1e-6)  # and perpendicular, as was checked
+    if whole and along_lps and np.allclose(volume.spacing, 1, rtol=0, atol=1e-6) and not origin.any():
+        raise UserError(
+            f"{path}: its header has no geometry (voxels of 1 mm, origin 0), as if it was lost on saving; "
+            "save it again with the spacing, origin and directions of the original CT"
+        )
     return volume

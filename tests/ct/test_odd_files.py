@@ -150,3 +150,21 @@ def test_an_nrrd_lies_in_the_space_that_it_names(tmp_path, line, sign):
 def test_an_nrrd_that_could_lie_in_lps_or_ras_is_refused(tmp_path, line, stated):
     path = with_space(tmp_path / "ct.nrrd", line)
     assert f"{path}: the space {stated}, so the position is unknown" in refusal(read_image, path)
+
+
+def test_a_nifti_that_is_compressed_twice_is_called_so(tmp_path):
+    path = write_itk(tmp_path / "ct.nii.gz", HU)
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert refusal(read_image, path) == f"{path}: is compressed twice; decompress it once, as by gunzip"
+    path.write_bytes(gzip.decompress(path.read_bytes()))
+    np.testing.assert_array_equal(read_image(path).array, HU)
+
+
+def test_a_compressed_size_that_is_missing_is_told_from_one_that_is_wrong(tmp_path):
+    path = write_itk(tmp_path / "ct.mha", HU, compress=True)
+    lines = path.read_bytes().split(b"\n")
+    (stated,) = [line for line in lines if line.startswith(b"CompressedDataSize")]
+    edited(path, stated + b"\n", b"")
+    assert "lacks CompressedDataSize; export" in refusal(read_image, path)
+    edited(path, b"CompressedData = True\n", b"CompressedData = True\nCompressedDataSize = 7\n")
+    assert "CompressedDataSize is not the size" in refusal(read_image, path)
