@@ -18,7 +18,6 @@ SPACING_MM = 0.1, 20.0  # smallest and largest accepted voxel spacing; others ar
 MAX_WIDTH_MM = 850  # of a slice; the widest extended fields of view are of 800 to 820 mm
 MATRIX_SIDES = 512, 768, 1024  # pixels along both sides of a CT's slices, unless they were cropped or resampled
 SAME_SPACING = 0.01  # share by which spacings differ that were rounded
-LOST_SIDE = 256  # voxels; shorter sides may be those of a crop that was resampled to 1 mm and has its own origin
 
 
 @dataclass(frozen=True)
@@ -107,20 +106,20 @@ def _are_exchanged(sides: np.ndarray, spacing: np.ndarray) -> bool:
 def require_geometry(path: str | PathLike[str], volume: Volume) -> Volume:
     """Return the volume unless its geometry seems to have been lost when it was saved.
 
-    Libraries write voxels of 1 mm and an origin of 0 for an array that nothing is known of. A small cube that was
-    resampled to 1 mm may have them rightly.
+    Libraries write voxels of 1 mm and an origin of 0 for an array that nothing is known of. A CT that was resampled to
+    1 mm may have them rightly, but then its slices hardly have the pixels of a scanner's.
 
     Args:
       path: file or folder of the volume, named in the error message.
       volume: whose geometry `check_geometry` accepted.
 
     Raises:
-      UserError: two sides are at least `LOST_SIDE`, voxels are of 1 mm along the axes of LPS, and the origin is 0.
+      UserError: two sides are the same one of `MATRIX_SIDES`, voxels are of 1 mm along the axes of LPS, and the origin is 0.
     """
     axes, origin = volume.affine[:3, :3], volume.affine[:3, 3]
-    whole = np.sort(volume.array.shape[-3:])[-2] >= LOST_SIDE
+    as_scanned = any(volume.array.shape[-3:].count(side) >= 2 for side in MATRIX_SIDES)
     along_lps = np.allclose(np.abs(axes).max(axis=0), 1, rtol=0, atol=1e-6)  # and perpendicular, as was checked
-    if whole and along_lps and np.allclose(volume.spacing, 1, rtol=0, atol=1e-6) and not origin.any():
+    if as_scanned and along_lps and np.allclose(volume.spacing, 1, rtol=0, atol=1e-6) and not origin.any():
         raise UserError(
             f"{path}: its header has no geometry (voxels of 1 mm, origin 0), as if it was lost on saving; "
             "save it again with the spacing, origin and directions of the original CT"

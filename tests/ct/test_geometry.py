@@ -24,7 +24,7 @@ def hu(*shape):
 
 
 @pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz", "ct.mha", "ct.mhd", "ct.nrrd"])
-@pytest.mark.parametrize("shape", [(3, 256, 256), (300, 4, 512)])
+@pytest.mark.parametrize("shape", [(3, 512, 512), (768, 4, 768)])
 def test_an_array_that_was_saved_without_geometry_is_refused(tmp_path, name, shape):
     path = write_itk(tmp_path / name, blank(*shape))
     assert f"{path}: {LOST}" in refusal(read_image, path)
@@ -32,14 +32,14 @@ def test_an_array_that_was_saved_without_geometry_is_refused(tmp_path, name, sha
 
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1), (1, -1, 1), (-1, 1, -1)])
 def test_a_nifti_with_the_identity_up_to_signs_is_refused(tmp_path, signs):
-    nibabel.save(nibabel.Nifti1Image(blank(256, 256, 3), np.diag([*signs, 1])), tmp_path / "ct.nii")
+    nibabel.save(nibabel.Nifti1Image(blank(512, 512, 3), np.diag([*signs, 1])), tmp_path / "ct.nii")
     assert LOST in refusal(read_image, tmp_path / "ct.nii")
 
 
 def test_a_dicom_series_without_geometry_is_refused(tmp_path):
-    write_series(tmp_path, blank(3, 256, 256), step=(0, 0, 1), origin=(0, 0, 0), spacing=(1, 1))
+    write_series(tmp_path, blank(3, 512, 512), step=(0, 0, 1), origin=(0, 0, 0), spacing=(1, 1))
     assert f"{tmp_path}: {LOST}" in refusal(read_image, tmp_path)
-    write_series(tmp_path, blank(3, 256, 256), step=(0, 0, 1), origin=(-128, -128, 0), spacing=(1, 1))
+    write_series(tmp_path, blank(3, 512, 512), step=(0, 0, 1), origin=(-256, -256, 0), spacing=(1, 1))
     assert read_image(tmp_path).spacing.tolist() == [1, 1, 1]
 
 
@@ -47,10 +47,10 @@ def test_a_dicom_series_without_geometry_is_refused(tmp_path):
     ("shape", "change"),
     [
         ((51, 51, 51), lambda affine: affine),  # a cube that was resampled around a nodule
-        ((255, 255, 512), lambda affine: affine),
-        ((3, 256, 256), lambda affine: affine + np.array([[0, 0, 0, -180]] + [[0] * 4] * 3)),  # resampled in place
-        ((3, 256, 256), lambda affine: affine @ np.diag([2.5, 1, 1, 1])),
-        ((3, 256, 256), lambda affine: affine @ np.diag([1, 0.7, 0.7, 1])),
+        ((3, 350, 350), lambda affine: affine),  # a chest that was resampled
+        ((3, 512, 512), lambda affine: affine + np.array([[0, 0, 0, -180]] + [[0] * 4] * 3)),  # resampled in place
+        ((3, 512, 512), lambda affine: affine @ np.diag([2.5, 1, 1, 1])),
+        ((3, 512, 512), lambda affine: affine @ np.diag([1, 0.7, 0.7, 1])),
     ],
 )
 @pytest.mark.parametrize("name", ["ct.nii", "ct.mha"])
@@ -61,7 +61,7 @@ def test_voxels_of_one_mm_or_an_origin_of_zero_alone_are_read(tmp_path, name, sh
 
 
 def test_an_image_in_memory_must_have_its_geometry_but_a_caller_may_state_any():
-    voxels = hu(2, 256, 256)
+    voxels = hu(2, 512, 512)
     assert f"the Image: {LOST}" in refusal(ct_in_memory, sitk.GetImageFromArray(voxels))
     assert f"the Nifti1Image: {LOST}" in refusal(ct_in_memory, nibabel.Nifti1Image(voxels.T, np.eye(4)))
     np.testing.assert_array_equal(ct_in_memory(voxels, AXIAL).affine, AXIAL)
