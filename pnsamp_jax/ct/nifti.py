@@ -69,7 +69,8 @@ def _read_named_nifti(path: str, file: str, compressed: bool) -> tuple[np.ndarra
 def require_one_spacing(name: str, affine: np.ndarray, pixdim: np.ndarray) -> None:
     """Raise UserError if the spacing of a NIfTI's affine and that of its `pixdim` contradict each other.
 
-    Along the axis that a tilted gantry shears, `pixdim` may be the distance of the slices.
+    Along the axis that a tilted gantry shears, `pixdim` may be the distance of the slices. A `pixdim` of 1 mm
+    throughout says nothing: that is what a header begins with.
 
     Args:
       name: of the image, for the error message.
@@ -79,6 +80,8 @@ def require_one_spacing(name: str, affine: np.ndarray, pixdim: np.ndarray) -> No
     stated, spacing = np.abs(np.asarray(pixdim, np.float64)[1:4]), np.linalg.norm(affine[:3, :3], axis=0)
     if not (spacing > 0).all() or not np.isfinite(spacing).all():
         return  # `check_geometry` refuses them
+    if (stated == 1).all():
+        return
     with np.errstate(divide="ignore"):
         factor = np.abs(np.log(spacing / stated)).max()
     if not factor <= -np.log(np.cos(_shear(affine[:3, :3] / spacing))) + SAME_SPACING:

@@ -114,7 +114,8 @@ def require_geometry(path: str | PathLike[str], volume: Volume) -> Volume:
       volume: whose geometry `check_geometry` accepted.
 
     Raises:
-      UserError: two sides are the same one of `MATRIX_SIDES`, voxels are of 1 mm along the axes of LPS, and the origin is 0.
+      UserError: two sides are the same one of `MATRIX_SIDES`, voxels are of 1 mm along the axes of LPS, and the origin
+        is 0.
     """
     axes, origin = volume.affine[:3, :3], volume.affine[:3, 3]
     as_scanned = any(volume.array.shape[-3:].count(side) >= 2 for side in MATRIX_SIDES)

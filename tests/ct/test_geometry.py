@@ -88,7 +88,7 @@ SHEARED = np.array([[0.7, 0, 0, 9], [0, 0.7, 1.0, 9], [0, 0, 2.5, 9], [0, 0, 0, 
             "of 1 x 1 x 1 mm by its sform, but of 0.7 x 0.7 x 2.5 mm by its pixdim",
         ),
         (np.diag([0.7, 0.7, 1, 1]), (0.7, 0.7, 2.5), "of 0.7 x 0.7 x 1 mm by its sform, but of 0.7 x 0.7 x 2.5 mm"),
-        (np.diag([0.7, 0.7, 2.5, 1]), (1, 1, 1), "of 0.7 x 0.7 x 2.5 mm by its sform, but of 1 x 1 x 1 mm"),
+        (np.diag([0.7, 0.7, 2.5, 1]), (1, 1, 2), "of 0.7 x 0.7 x 2.5 mm by its sform, but of 1 x 1 x 2 mm"),
         (
             np.diag([-0.7, -0.7, 2.5, 1]),
             (0.7, 0.7, 2.55),
@@ -112,6 +112,7 @@ def test_a_sform_that_contradicts_pixdim_is_refused(tmp_path, sform, pixdim, exp
     [
         (np.diag([-0.7, -0.7, 2.5, 1]), (0.7, 0.7, 2.5)),
         (np.diag([0.703125, 0.703125, 2.5, 1]), (0.703, 0.703, 2.5)),  # rounded
+        (np.diag([0.7, 0.7, 2.5, 1]), (1, 1, 1)),  # never set
         (SHEARED, (0.7, 0.7, 2.5)),  # the distance of the slices
         (SHEARED, (0.7, 0.7, 2.6926)),  # the length of the step from one to the next
     ],
