@@ -10,7 +10,7 @@ import numpy as np
 
 from pnsamp_jax.ct.volume import AIR
 
-MIN_TISSUE = 0.0004  # share from -200 HU on; at least 0.0008 in any crop around a nodule
+MIN_TISSUE = 0.0001  # share from -200 HU on; at least 0.0008 in any crop around a nodule
 MIN_RANGE = 350  # HU that hold the middle 99 % of a CT's values; at least 495 in any crop around a nodule
 MIN_AIR_OR_FAT = 0.02  # share below -50 HU: lung, air or fat; at least 0.11 in any crop around a nodule
 MAX_DENSE = 0.3  # share above 600 HU; a heart full of contrast agent lies below
