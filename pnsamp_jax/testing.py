@@ -187,7 +187,7 @@ def load_fold(run: Run, fold: int) -> tuple[ensemble.Networks, int]:
       UserError: see `load_trained`, or its heads are to be fitted again and were not.
     """
     networks, step = load_trained(run, fold)
-    if run.settings.refit_copies:
+    if run.settings.refits:
         [network] = networks.members.values()
         networks = _changed(networks, variables=with_heads(run.fold_folder(fold), step, network.variables))
     return networks, step

@@ -82,7 +82,7 @@ def cross_validate(config: ConfigDict, workdir: Path, train: bool) -> dict:
 
 def _finish_fold(run: Run, fold: int) -> None:
     """Fit the heads of a trained fold again, if the config asks for it, and test it."""
-    if run.settings.refit_copies:
+    if run.settings.refits:
         refit_fold(run, fold)
     test_fold(run, fold)
 

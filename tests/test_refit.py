@@ -121,6 +121,15 @@ def test_heads_that_do_not_fit_are_refused_and_fitted_anew(trained, fault):
     jax.tree.map(np.testing.assert_array_equal, sound, again)
 
 
+def test_a_training_that_starts_from_trained_heads_keeps_them(trained, tmp_path):
+    config, networks = trained
+    config = config.copy_and_resolve_references()
+    config.init = str(networks)
+    train.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "fold_0" / "heads").exists()
+    assert list(ensemble.load(tmp_path / "run").members) == ["fold_0"]
+
+
 def test_a_model_without_heads_is_refused(tmp_path):
     config = tiny_config(refit_copies=1)
     config.model.rate = False

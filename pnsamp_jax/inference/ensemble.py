@@ -215,7 +215,7 @@ def load(folder: Path, runtime: str = "jax") -> Networks:
         model, windows = build_model(fields)
         patch_size, spacing_mm, which = config["patch_size"], config["spacing_mm"], config["checkpoint"]
         simulated, fitted_threshold = config["data"]["source"] == "phantom", config.get("fit_threshold", False)
-        refitted = config.get("refit_copies", 0) > 0
+        refitted = config.get("refit_copies", 0) > 0 and not config.get("init")
     except FileNotFoundError as error:
         raise UserError(f"{config_file}: no such file; give the workdir of a training") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
