@@ -51,7 +51,7 @@ def refit_fold(run: Run, fold: int) -> None:
         counts = np.asarray(run.records[schema.RATING_COUNTS])[run.indices(fold)["train"]]
         task = run.settings.task
         targets = np.asarray(transforms.rating_targets(jnp.asarray(counts), task.labels, task.nominal))
-        heads = fit_heads(heads_of(task.model), features, held, targets, task.weights, seed(run, fold))
+        heads = fit_heads(heads_of(task.model), features, held, targets, task.weights, seed(run, fold), STEPS)
         save_heads(folder, step, heads)
 
 
@@ -121,7 +121,7 @@ def fit_heads(
     targets: np.ndarray,
     weights: losses.Weights,
     seed: int,
-    num_steps: int = STEPS,
+    num_steps: int,
 ) -> dict:
     """Fit heads from random parameters by AdamW (Loshchilov & Hutter, ICLR 2019) on a one-cycle schedule.
 

@@ -1,9 +1,11 @@
 """Heads that are fitted again: they learn from what holds, and nothing else of the network changes."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
-from tiny_run import tiny_config, tiny_plus_config
+from tiny_run import tiny_config
 
 from pnsamp_jax import losses, refit, testing, train
 from pnsamp_jax.data import schema
@@ -54,12 +56,17 @@ def test_the_seed_decides_the_heads():
     assert not np.array_equal(one["fusion"]["kernel"], other["fusion"]["kernel"])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_steps():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(refit, "STEPS", 20)
+        yield
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Return the config and the workdir of a run whose first fold is trained, refitted and tested."""
-    config = tiny_plus_config()
-    config.num_epochs, config.fold, config.refit_copies = 1, 0, 2
-    config.appearance.fade, config.appearance.enlarge = 0.9, 0.5
+    config = tiny_config(fold=0, refit_copies=2)
     workdir = tmp_path_factory.mktemp("refit") / "run"
     train.train_and_evaluate(config, workdir)
     return config, workdir
@@ -85,6 +92,9 @@ def test_faded_nodules_are_left_out_and_enlarged_ones_do_not_teach(trained):
     config, workdir = trained
     run = open_run(config, workdir)
     networks, _ = testing.load_trained(run, 0)
+    appearance = {**run.settings.fields["appearance"], "fade": 0.9, "enlarge": 0.5}
+    changed = dataclasses.replace(run.settings, fields={**run.settings.fields, "appearance": appearance})
+    run = dataclasses.replace(run, settings=changed)
     features, held = refit.training_features(run, 0, networks)
     nodules = len(run.indices(0)["train"])
     assert features.shape[:2] == held.shape == (2, nodules)
