@@ -120,9 +120,7 @@ def _loss() -> ConfigDict:
     loss.attributes = 1.0  # weight of the mean cross-entropy of the eight attributes
     loss.malignancy = 1.0  # weight of the cross-entropy of malignancy
     loss.labels = "rounded"  # the readers' "rounded" mean (the paper), or their "distribution" over the classes
-    loss.indeterminate = (
-        True  # False: malignancy is not trained on nodules whose rating rounds to 3; `refit_copies` is
-    )
+    loss.indeterminate = True  # False: malignancy is not trained on nodules rated 3; heads fitted anew always are
     return loss
 
 
