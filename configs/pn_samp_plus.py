@@ -5,8 +5,7 @@
     python -m experiments.export_weights --workdir runs/plus --out pnsamp_jax/weights
 
 How good they are is reported in the model card, pnsamp_jax/weights/README.md; what was tried, in
-experiments/RESULTS.md. A fold takes a fast CPU core half an hour, and an older one up to two
-hours.
+experiments/RESULTS.md. A fold takes a fast CPU core half an hour, and an older one up to two hours.
 """
 
 from ml_collections import ConfigDict

@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.comparison.scores import mean_estimate
-from experiments.launch import launch, path_flag
+from experiments.launch import launch, path_flag, require_new
 from experiments.nodule_or_not import groups
 from pnsamp_jax import testing
 from pnsamp_jax.errors import UserError
@@ -47,8 +47,7 @@ def score(config: ConfigDict, workdir: Path, out: Path, networks: Path | None, a
     Raises:
       UserError: no fold is trained, the networks are of other folds, `against` lacks a nodule, or `out` exists.
     """
-    if out.exists():
-        raise UserError(f"{out}: exists already; remove it or choose another --out")
+    require_new(out)
     before = None if against is None else read_tables(against)
     run = open_run(config, workdir)
     for fold, asked in _networks(run, networks).items():

@@ -15,8 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from experiments.launch import launch, path_flag
-from pnsamp_jax.errors import UserError
+from experiments.launch import launch, path_flag, require_new
 from pnsamp_jax.inference import ensemble
 from pnsamp_jax.workdir import layout
 from pnsamp_jax.workdir.checkpoint import save_weights
@@ -28,8 +27,7 @@ def export(workdir: Path, out: Path) -> None:
     Raises:
       UserError: there is nothing to export, `out` exists already, or a patient is in the test sets of two folds.
     """
-    if out.exists():
-        raise UserError(f"{out}: exists already; remove it or choose another --out")
+    require_new(out)
     networks, tested = ensemble.load(workdir), layout.fold_of_patients(workdir / "folds.json")
     config = json.loads((workdir / "config.json").read_text())
     config["data"] |= {"root": "", "dicom_root": "", "cache": ""}  # paths of one machine do not belong into a release

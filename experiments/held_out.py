@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.launch import launch, path_flag
+from experiments.launch import launch, path_flag, require_new
 from pnsamp_jax import evaluate, testing
 from pnsamp_jax.config import Settings, read_settings
 from pnsamp_jax.data import schema
@@ -43,8 +43,7 @@ def test_elsewhere(config: ConfigDict, networks: Path, out: Path) -> dict:
     Raises:
       UserError: the config has another grid than the networks, none of its nodules can be tested, or `out` exists.
     """
-    if out.exists():
-        raise UserError(f"{out}: exists already; remove it or choose another --out")
+    require_new(out)
     settings = read_settings(config)
     records, parts = unseen(settings, networks)
     out.mkdir(parents=True)

@@ -8,7 +8,7 @@ from absl import app, flags, logging
 
 from pnsamp_jax import config_file
 from pnsamp_jax.allocator import keep_freed_memory
-from pnsamp_jax.errors import reported
+from pnsamp_jax.errors import UserError, reported
 
 flags.disclaim_key_flags()  # the flags defined here belong to the experiment, so that its --help lists them
 
@@ -22,6 +22,12 @@ class _PathParser(flags.ArgumentParser):
 def path_flag(name: str, description: str, required: bool = False) -> flags.FlagHolder:
     """Define a flag that holds a Path, or None if it is not given."""
     return flags.DEFINE(_PathParser(), name, None, description, required=required)
+
+
+def require_new(out: Path) -> None:
+    """Raise UserError if what `--out` names exists already."""
+    if out.exists():
+        raise UserError(f"{out}: exists already; remove it or choose another --out")
 
 
 def launch(run: Callable[..., object], *, config: str = "", workdir: str = "", **options: flags.FlagHolder) -> None:

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from experiments.comparison.scores import mean_estimate
 from experiments.held_out import unseen
-from experiments.launch import launch, path_flag
+from experiments.launch import launch, path_flag, require_new
 from experiments.nodule_or_not import groups
 from pnsamp_jax import testing
 from pnsamp_jax.config import read_settings
@@ -117,8 +117,7 @@ def run(config: ConfigDict, networks: Path, out: Path) -> str:
     Raises:
       UserError: see `held_out.unseen` and `measure`, or `out` exists.
     """
-    if out.exists():
-        raise UserError(f"{out}: exists already; remove it or choose another --out")
+    require_new(out)
     settings = read_settings(config)
     records, parts = unseen(settings, networks)
     opened = Run(out.parent, settings, records, folds=[])

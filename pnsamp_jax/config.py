@@ -93,11 +93,6 @@ class Settings:
     fit_threshold: bool
     test_flips: bool
 
-    @property
-    def refits(self) -> bool:
-        """Return whether new heads are fitted after the training. Those that a training starts from are kept."""
-        return self.refit_copies > 0 and not self.init
-
     @cached_property
     def source(self) -> Source:
         """Return where the nodules come from.

@@ -17,14 +17,13 @@ from flax import linen as nn
 from tqdm import tqdm
 
 from pnsamp_jax import input_pipeline, losses, steps, testing, transforms
-from pnsamp_jax.appearance import change_appearance
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import ensemble
 from pnsamp_jax.models.outputs import Outputs
 from pnsamp_jax.models.pn_samp import RatingHeads
 from pnsamp_jax.models.pn_samp_plus import AdditiveHeads, PNSAMPPlus
-from pnsamp_jax.run import Run, fold_seed
+from pnsamp_jax.run import Run
 from pnsamp_jax.task import Task
 from pnsamp_jax.workdir.heads import save_heads, with_heads
 
@@ -51,13 +50,8 @@ def refit_fold(run: Run, fold: int) -> None:
         counts = np.asarray(run.records[schema.RATING_COUNTS])[run.indices(fold)["train"]]
         task = run.settings.task
         targets = np.asarray(transforms.rating_targets(jnp.asarray(counts), task.labels, task.nominal))
-        heads = fit_heads(heads_of(task.model), features, held, targets, task.weights, seed(run, fold), STEPS)
+        heads = fit_heads(heads_of(task.model), features, held, targets, task.weights, run.seed(fold), STEPS)
         save_heads(folder, step, heads)
-
-
-def seed(run: Run, fold: int) -> int:
-    """Return the seed of what is random here."""
-    return fold_seed(run.settings.seed, fold)
 
 
 def heads_of(model: nn.Module) -> nn.Module:
@@ -88,7 +82,7 @@ def training_features(run: Run, fold: int, networks: ensemble.Networks) -> tuple
             found: list[tuple[np.ndarray, np.ndarray]] = []
             for batch, count in input_pipeline.eval_batches(run.records, nodules, settings.batch_size):
                 positions = sum(len(part[1]) for part in found) + np.arange(len(batch[schema.IMAGE]))
-                keys = steps.sample_keys(jnp.uint32(seed(run, fold)), jnp.int32(copy), jnp.asarray(positions))
+                keys = steps.sample_keys(jnp.uint32(run.seed(fold)), jnp.int32(copy), jnp.asarray(positions))
                 features, held = ask(network.variables, batch[schema.IMAGE], batch[schema.MASK], keys)
                 found.append((np.asarray(features)[:count], np.asarray(held)[:count]))
                 bar.update(count)
@@ -100,13 +94,7 @@ def _compile_features(task: Task) -> Callable[[dict, Array, Array, Array], tuple
     """Compile (variables, images, masks of (B, S, S, S), keys of (B,)) -> features (B, F) and held ratings (B,)."""
 
     def features(variables: dict, images: Array, masks: Array, keys: Array) -> tuple[Array, Array]:
-        images, masks = jax.vmap(partial(transforms.augment, size=task.patch_size, options=task.augmentation))(
-            keys, images, masks
-        )
-        held = jnp.ones(len(images), bool)
-        if task.appearance.changes:
-            change = jax.vmap(partial(change_appearance, options=task.appearance))
-            images, _, held = change(jax.vmap(partial(jax.random.fold_in, data=2))(keys), images, masks)
+        images, _, held = task.augment(keys, images, masks)
         found = steps.apply_model(task.model, variables, transforms.window(images, task.windows)).features
         assert found is not None, "the model has no features"
         return found, held

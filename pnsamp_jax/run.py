@@ -44,6 +44,10 @@ class Run:
         """Return the folder of a fold."""
         return layout.fold_folder(self.workdir, fold)
 
+    def seed(self, fold: int) -> int:
+        """Return a seed for each fold, so that folds differ in their initial weights and batches too."""
+        return int(np.random.SeedSequence((self.settings.seed, fold)).generate_state(1)[0])
+
     def indices(self, fold: int) -> dict[str, np.ndarray]:
         """Return the indices in the records of the nodules of each subset of a fold, in ascending order.
 
@@ -197,8 +201,3 @@ def _cohort_records(settings: Settings, records: Arrays) -> Arrays:
     """Return the records of the cohort's nodules, without their voxels."""
     chosen = in_cohort(settings, records)
     return {name: values[chosen] for name, values in records.items() if name not in (schema.IMAGE, schema.MASK)}
-
-
-def fold_seed(seed: int, fold: int) -> int:
-    """Return a seed for each fold, so that folds differ in their initial weights and batches too."""
-    return int(np.random.SeedSequence((seed, fold)).generate_state(1)[0])

@@ -10,7 +10,7 @@ from pnsamp_jax import processes
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import ensemble
-from pnsamp_jax.run import Run, fold_seed
+from pnsamp_jax.run import Run
 from pnsamp_jax.state import TrainState, create_state, state_shapes
 from pnsamp_jax.testing import restore
 from pnsamp_jax.workdir import layout
@@ -37,7 +37,7 @@ def _found_state(run: Run, fold: int, checkpoints: Checkpoints) -> TrainState:
     if checkpoints.last_step is not None:
         return restore(run, checkpoints, "last", longer=True)
     model, patch_size, channels, average = run.settings.task.shape
-    state = create_state(model, patch_size, channels, fold_seed(run.settings.seed, fold), average)
+    state = create_state(model, patch_size, channels, run.seed(fold), average)
     return _start_from(run, fold, state) if run.settings.init else state
 
 

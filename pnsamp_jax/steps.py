@@ -17,7 +17,6 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pnsamp_jax import losses, transforms
-from pnsamp_jax.appearance import change_appearance
 from pnsamp_jax.data import schema
 from pnsamp_jax.models.outputs import Outputs, probabilities_of
 from pnsamp_jax.state import ADAM, TrainState
@@ -58,16 +57,11 @@ def train_step(
     images, masks = batch[schema.IMAGE], batch[schema.MASK]
     positions = jax.lax.axis_index(AXIS) * len(images) + jnp.arange(len(images))
     sample_key = jax.vmap(jax.random.split)(sample_keys(seed, state.step, positions))
-    augment = partial(transforms.augment, size=task.patch_size, options=task.augmentation)
-    images, masks = jax.vmap(augment)(sample_key[:, 0], images, masks)
+    images, masks, ratings_hold = task.augment(sample_key[:, 0], images, masks)
     targets = transforms.rating_targets(batch[schema.RATING_COUNTS], task.labels, task.nominal)
     if not task.indeterminate:
         targets = transforms.without_indeterminate(targets, batch[schema.RATING_COUNTS])
-    if task.appearance.changes:
-        keys = jax.vmap(partial(jax.random.fold_in, data=2))(sample_key[:, 0])
-        change = jax.vmap(partial(change_appearance, options=task.appearance))
-        images, masks, ratings_hold = change(keys, images, masks)
-        targets = targets * ratings_hold[:, None, None]
+    targets = targets * ratings_hold[:, None, None]
     inputs = transforms.window(images, task.windows)
     mask = transforms.segmentation_target(masks)
 

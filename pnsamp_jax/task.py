@@ -1,11 +1,14 @@
 """The static settings of the training and evaluation steps, from which they are compiled."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from pnsamp_jax import losses, models, transforms
-from pnsamp_jax.appearance import Appearance
+from pnsamp_jax.appearance import Appearance, change_appearance
 
 Windows = tuple[tuple[float, float], ...]
 
@@ -43,6 +46,24 @@ class Task(NamedTuple):
     def shape(self) -> tuple[nn.Module, int, int, bool]:
         """Return what the shapes of the state follow from, the arguments of `state.state_shapes`."""
         return self.model, self.patch_size, len(self.windows), self.average_decay > 0
+
+    def augment(self, keys: jax.Array, images: jax.Array, masks: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Augment stored patches.
+
+        Args:
+          keys: (B,) random keys.
+          images: (B, ...) stored HU.
+          masks: (B, ...) of the readers.
+
+        Returns:
+          Images and masks (B, S, S, S) float32, and (B,) bool: whether the ratings of a nodule still hold.
+        """
+        move = partial(transforms.augment, size=self.patch_size, options=self.augmentation)
+        images, masks = jax.vmap(move)(keys, images, masks)
+        if not self.appearance.changes:
+            return images, masks, jnp.ones(len(images), bool)
+        change = jax.vmap(partial(change_appearance, options=self.appearance))
+        return change(jax.vmap(partial(jax.random.fold_in, data=2))(keys), images, masks)
 
 
 def build_model(fields: dict[str, Any]) -> tuple[nn.Module, Windows]:

@@ -21,7 +21,7 @@ from pnsamp_jax.run import Run
 from pnsamp_jax.state import TrainState, state_shapes
 from pnsamp_jax.workdir import layout, tables
 from pnsamp_jax.workdir.checkpoint import Checkpoints
-from pnsamp_jax.workdir.heads import with_heads
+from pnsamp_jax.workdir.heads import are_refitted, with_heads
 
 
 def test_fold(run: Run, fold: int) -> None:
@@ -187,7 +187,7 @@ def load_fold(run: Run, fold: int) -> tuple[ensemble.Networks, int]:
       UserError: see `load_trained`, or its heads are to be fitted again and were not.
     """
     networks, step = load_trained(run, fold)
-    if run.settings.refits:
+    if are_refitted(run.settings.fields):
         [network] = networks.members.values()
         networks = _changed(networks, variables=with_heads(run.fold_folder(fold), step, network.variables))
     return networks, step

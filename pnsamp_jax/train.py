@@ -17,13 +17,14 @@ from pnsamp_jax.errors import Interrupted, UserError, noted_sigterm
 from pnsamp_jax.files import readable
 from pnsamp_jax.journal import Journal
 from pnsamp_jax.refit import refit_fold
-from pnsamp_jax.run import Run, fold_seed, open_run
+from pnsamp_jax.run import Run, open_run
 from pnsamp_jax.starting import first_state
 from pnsamp_jax.state import TrainState, learning_rates
 from pnsamp_jax.stepping import take_steps
 from pnsamp_jax.testing import test_fold
 from pnsamp_jax.workdir import layout, tables
 from pnsamp_jax.workdir.checkpoint import Checkpoints, set_aside_damaged
+from pnsamp_jax.workdir.heads import are_refitted
 from pnsamp_jax.workdir.metrics_log import MetricsLog
 
 AFTER_PHANTOM = """
@@ -82,7 +83,7 @@ def cross_validate(config: ConfigDict, workdir: Path, train: bool) -> dict:
 
 def _finish_fold(run: Run, fold: int) -> None:
     """Fit the heads of a trained fold again, if the config asks for it, and test it."""
-    if run.settings.refits:
+    if are_refitted(run.settings.fields):
         refit_fold(run, fold)
     test_fold(run, fold)
 
@@ -127,7 +128,7 @@ def _train_steps(
     run: Run, fold: int, state: TrainState, taken: range, journal: Journal, sigterm: threading.Event
 ) -> None:
     """Take steps from `state` on, logging, validating and saving at their intervals."""
-    settings, indices, seed = run.settings, run.indices(fold), fold_seed(run.settings.seed, fold)
+    settings, indices, seed = run.settings, run.indices(fold), run.seed(fold)
     last_step, every = taken.stop, settings.checkpoint_every_epochs * _steps_per_epoch(run, fold)
     rates = learning_rates(settings.schedule, settings.learning_rate, last_step)
     calls = take_steps(run, indices["train"], steps.replicate(state), taken, every, seed, rates)

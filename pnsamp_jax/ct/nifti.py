@@ -14,10 +14,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from pnsamp_jax.ct.stored_voxels import check_size, stored_bytes, to_int16
-from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.ct.volume import SAME_SPACING, Volume
 from pnsamp_jax.errors import UserError
 
-SAME_SPACING = 0.01  # share by which the spacing of a sform and that of pixdim may differ
 SAME_MM = 0.1  # largest distance between a voxel's positions by sform and by qform
 
 

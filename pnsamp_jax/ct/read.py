@@ -82,8 +82,7 @@ def check_chest(path: str | PathLike[str], volume: Volume) -> Volume:
         raise UserError(
             f"{path}: the values, {low} to {high}, are not the HU of a chest: {reason}; export the CT again in HU"
         )
-    along_body = int(np.abs(volume.affine[2, :3] / volume.spacing).argmax())
-    reason = why_slices_differ(np.moveaxis(volume.array, along_body, 0))
+    reason = why_slices_differ(np.moveaxis(volume.array, volume.body_axis, 0))
     if reason:
         raise UserError(f"{path}: {reason}; export the CT again")
     return volume

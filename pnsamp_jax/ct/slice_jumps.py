@@ -6,7 +6,7 @@ distribution of all values, but not from one slice to the next. Their order is l
 
 import numpy as np
 
-from pnsamp_jax.ct.slice_order import why_out_of_order
+from pnsamp_jax.ct.slice_order import MAX_COPIED, WINDOW_HU, why_out_of_order
 from pnsamp_jax.ct.volume import AIR
 
 JUMP_HU = 500  # a missing RescaleIntercept shifts by about 1024; lung and tissue differ by about 900 ...
@@ -14,14 +14,12 @@ JUMP_SHARE = 0.95  # ... but never in nearly all voxels of two neighbouring slic
 MIN_KNOWN = 0.02  # share of a slice that is no padding; less tells nothing
 MIN_BODY = 0.1  # share of a slice that is no padding, between which no slice is empty
 MIN_SLICES = 6  # of a volume whose slices may take turns
-MAX_COPIED = 0.5  # share of the voxels that may differ between a slice and its copy
 MAX_TURNS = 1.1  # difference of neighbours, relative to that of every second slice; below 0.7 in real CTs
 # Voxels with the largest value of a slice that was scaled on its own, and share of those up to 50 HU below it; where a
 # CT is cut off lie more.
 MAX_AT_TOP, MAX_NEAR_TOP = 3, 0.005
 SATURATED = 3000  # HU of metal, which may end many slices
 SIDE = 128  # pixels in each direction that are looked at, to save time
-WINDOW_HU = -1000, 300  # beyond which differences are those of air and metal
 
 
 def why_slices_differ(array: np.ndarray) -> str | None:

@@ -40,6 +40,11 @@ class Volume:
         """Return fractional array indices (..., 3) as (d, h, w), given LPS points (..., 3) in mm as (x, y, z)."""
         return (np.asarray(point_lps, np.float64) - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
 
+    @property
+    def body_axis(self) -> int:
+        """Return which axis of the array runs most along the body, from feet to head or back."""
+        return int(np.abs(self.affine[2, :3] / self.spacing).argmax())
+
     def holds(self, point_lps: ArrayLike) -> bool:
         """Return whether a point (3,) in LPS mm lies within a voxel of the volume."""
         if not np.isfinite(point_lps).all():

@@ -167,7 +167,7 @@ def _require_surroundings(path: Path, in_ct: np.ndarray, voxel_mm3: float, ct: V
     """
     share = len(in_ct) * voxel_mm3 / (ct.array.size * abs(np.linalg.det(ct.affine)))
     across = (in_ct.min(axis=0) < 0.5) & (in_ct.max(axis=0) > np.array(ct.array.shape) - 1.5)
-    across[np.abs(ct.affine[2, :3] / ct.spacing).argmax()] = False
+    across[ct.body_axis] = False
     if share > MAX_SHARE or across.any():
         found = f"fills {share:.0%} of" if share > MAX_SHARE else "reaches across"
         raise UserError(

@@ -37,7 +37,7 @@ from pnsamp_jax.models.pn_samp_plus import PNSAMPPlus
 from pnsamp_jax.state import TrainState, state_shapes
 from pnsamp_jax.task import Windows, build_model
 from pnsamp_jax.workdir.checkpoint import Checkpoints, load_weights
-from pnsamp_jax.workdir.heads import with_heads
+from pnsamp_jax.workdir.heads import are_refitted, with_heads
 
 RUNTIMES = ("jax", "openvino")
 SHIPPED = Path(pnsamp_jax.__file__).with_name("weights")  # the networks that come with the package
@@ -215,7 +215,7 @@ def load(folder: Path, runtime: str = "jax") -> Networks:
         model, windows = build_model(fields)
         patch_size, spacing_mm, which = config["patch_size"], config["spacing_mm"], config["checkpoint"]
         simulated, fitted_threshold = config["data"]["source"] == "phantom", config.get("fit_threshold", False)
-        refitted = config.get("refit_copies", 0) > 0 and not config.get("init")
+        refitted = are_refitted(config)
     except FileNotFoundError as error:
         raise UserError(f"{config_file}: no such file; give the workdir of a training") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -14,6 +14,15 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.workdir.checkpoint import load_weights, save_weights
 
 
+def are_refitted(fields: dict[str, Any]) -> bool:
+    """Return whether new heads are fitted after the training of a config; those that it starts from are kept.
+
+    Args:
+      fields: of the config, as JSON; a config of earlier lacks some.
+    """
+    return fields.get("refit_copies", 0) > 0 and not fields.get("init")
+
+
 def save_heads(fold: Path, step: int, heads: dict) -> None:
     """Write the parameters of the heads in the folder of a fold, in place of earlier ones.
 

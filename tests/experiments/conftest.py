@@ -3,8 +3,18 @@
 import numpy as np
 import pytest
 from made_up_runs import HALF, MALIGNANCY, TRUTH, N, blank, certain, make_run
+from tiny_run import tiny_config
 
+from pnsamp_jax import train
 from pnsamp_jax.data import schema
+
+
+@pytest.fixture(scope="module")
+def tested_run(tmp_path_factory, quick_compilation):
+    """Return the config and the workdir of a trained and tested run, which no test may change."""
+    config, workdir = tiny_config(num_epochs=1), tmp_path_factory.mktemp("tested") / "run"
+    train.train_and_evaluate(config, workdir)
+    return config, workdir
 
 
 @pytest.fixture

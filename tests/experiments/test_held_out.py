@@ -5,10 +5,8 @@ import json
 
 import numpy as np
 import pytest
-from tiny_run import tiny_config
 
 from experiments import export_weights, held_out
-from pnsamp_jax import train
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import calibration
@@ -46,14 +44,6 @@ def test_networks_without_a_split_are_refused(tmp_path):
         layout.fold_of_patients(tmp_path / "folds.json")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Return the config and the workdir of a trained and tested run."""
-    config, workdir = tiny_config(num_epochs=1), tmp_path_factory.mktemp("held_out") / "run"
-    train.train_and_evaluate(config, workdir)
-    return config, workdir
-
-
 def rename_patients(monkeypatch, renamed):
     """Let the nodules to test be the run's own, but of the patients that `renamed` makes of theirs."""
 
@@ -69,8 +59,8 @@ def rows(folder):
 
 
 @pytest.mark.parametrize("exported", [False, True], ids=["workdir", "exported"])
-def test_each_nodule_is_tested_by_networks_that_never_saw_its_patient(tmp_path, trained, monkeypatch, exported):
-    config, networks = trained
+def test_each_nodule_is_tested_by_networks_that_never_saw_its_patient(tmp_path, tested_run, monkeypatch, exported):
+    config, networks = tested_run
     inside = rows(networks)
     if exported:
         export_weights.export(networks, tmp_path / "weights")
@@ -86,7 +76,7 @@ def test_each_nodule_is_tested_by_networks_that_never_saw_its_patient(tmp_path, 
             assert row["fold"] == str(held_out.ALL_FOLDS)
         else:
             assert row["fold"] == inside[nodule]["fold"]
-            fold = trained[1] / f"fold_{row['fold']}"
+            fold = tested_run[1] / f"fold_{row['fold']}"
             temperatures = calibration.read(fold / "calibration.json").temperatures
             for name, source in (("own", row), ("run", inside[nodule])):
                 answers[name].append([float(source[f"malignancy_p{k}"]) for k in range(1, 6)])
@@ -97,8 +87,8 @@ def test_each_nodule_is_tested_by_networks_that_never_saw_its_patient(tmp_path, 
     assert (tmp_path / "out" / "results.json").exists()
 
 
-def test_nodules_that_no_network_can_test_are_refused(tmp_path, trained, monkeypatch):
-    config, workdir = trained
+def test_nodules_that_no_network_can_test_are_refused(tmp_path, tested_run, monkeypatch):
+    config, workdir = tested_run
     only = tmp_path / "only"
     only.mkdir()
     for name in ("config.json", "folds.json", "fold_0"):
@@ -109,8 +99,8 @@ def test_nodules_that_no_network_can_test_are_refused(tmp_path, trained, monkeyp
     assert not (tmp_path / "out").exists()
 
 
-def test_another_grid_is_refused(tmp_path, trained):
-    config, workdir = trained
+def test_another_grid_is_refused(tmp_path, tested_run):
+    config, workdir = tested_run
     other = config.copy_and_resolve_references()
     other.spacing_mm = config.spacing_mm / 2
     with pytest.raises(UserError, match="use the config of the networks"):

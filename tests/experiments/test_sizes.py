@@ -2,10 +2,8 @@
 
 import numpy as np
 import pytest
-from tiny_run import tiny_config
 
 from experiments import sizes
-from pnsamp_jax import train
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.cohort import Nodule
@@ -60,15 +58,8 @@ def test_the_readers_ratio_is_that_of_their_volumes():
     assert sizes.readers_ratio(Source(), {"one", "two"}) == {"two": 4.0}
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    config, workdir = tiny_config(num_epochs=1), tmp_path_factory.mktemp("sizes") / "run"
-    train.train_and_evaluate(config, workdir)
-    return config, workdir
-
-
-def test_every_tested_nodule_is_measured(trained, tmp_path):
-    config, workdir = trained
+def test_every_tested_nodule_is_measured(tested_run, tmp_path):
+    config, workdir = tested_run
     text = sizes.run(config, workdir, tmp_path / "sizes.md")
     assert (tmp_path / "sizes.md").read_text() == text
     title, *_ = text.splitlines()
@@ -77,11 +68,11 @@ def test_every_tested_nodule_is_measured(trained, tmp_path):
         sizes.run(config, workdir, tmp_path / "sizes.md")
 
 
-def test_the_interval_holds_what_was_measured(trained):
+def test_the_interval_holds_what_was_measured(tested_run):
     probability = np.zeros((1, 8, 8, 8), np.float32)
     probability[0, 2:6, 2:6, 2:6] = 0.9
     mask = probability > 0.5
-    networks = sizes.ensemble.load(trained[1])
+    networks = sizes.ensemble.load(tested_run[1])
     limits = np.array([[-0.2, 0.4], [-0.1, 0.1]])
     member = next(iter(networks.members.values()))._replace(extent_limits=limits)
     [volume, axis] = sizes.measure(networks._replace(members={"fold_0": member}), probability, mask, mask)[0]
