@@ -82,8 +82,8 @@ def test_openvino_predicts_the_example_as_jax_does():
     predictors = [pnsamp_jax.load(flips=False, runtime=runtime) for runtime in ensemble.RUNTIMES]
     ours, theirs = (predictor(pnsamp_jax.EXAMPLE_CT, (56.4, 86.3, -116.0)) for predictor in predictors)
     assert ours.status == theirs.status == "ok"
-    # In float32, summed in another order. A voxel may lie on the threshold, and the heads, which measure the mask, make
-    # of logits that differ by 1e-5 probabilities that differ by up to 2e-4, depending on the processor.
+    # In float32, summed in another order. A voxel may lie on the threshold. The heads measure the mask, so differences
+    # of 1e-5 in its logits become differences of up to 2e-4 in their probabilities, depending on the processor.
     assert (ours.mask != theirs.mask).sum() <= 2 and theirs.volume_mm3 == pytest.approx(ours.volume_mm3, rel=0.005)
     np.testing.assert_allclose(theirs.finding.probability, ours.finding.probability, atol=1e-4)
     np.testing.assert_allclose(theirs.finding.probabilities, ours.finding.probabilities, atol=1e-3)

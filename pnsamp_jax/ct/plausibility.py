@@ -7,6 +7,7 @@ a whole scan as for a few centimetres around a nodule, with or without lung.
 from collections.abc import Callable
 
 import numpy as np
+from scipy import ndimage
 
 from pnsamp_jax.ct.volume import AIR
 
@@ -29,6 +30,15 @@ MAX_AIR = -950  # HU
 MAX_FLOOR, MIN_CEILING = -800, 100  # HU; a cut beyond them takes little of lung and tissue
 CUT_OFF, NEAR_CUT = 0.02, 0.002  # share of the values at the end, and in the 50 HU next to it
 SHIFTED_TISSUE = -920  # HU; soft tissue that is 1024 too low lies below, and at least half of a lung above
+LUNG, THIN = (-1000, -720), (-720, -440)  # HU of lung, and of what is thicker but no soft tissue
+SOFT = (-150, 100)  # HU of fat, water and muscle
+# Soft tissue, relative to all that is as dense, where that is more than MUCH_DENSE of all; at least 0.17 in any crop.
+MIN_SOFT, MUCH_DENSE = 0.1, 0.1
+MIN_SOFT_FOR_THIN = 0.3  # the same where more is thin than is lung; at least 0.5 in any crop
+# Where neither lung nor tissue has a peak, its height over the higher valley beside it, at most 1.8 in any crop, and
+# the share of the values within 50 HU of it.
+PEAKS, MIN_PEAK, MIN_AT_PEAK = range(-440, -229, 10), 3.0, 0.05
+DISPLACED = "as if they were some hundred HU too high or too low, or scaled"
 NO_AIR = "none is that of lung, air or fat"
 # What may have been done to an image without air, and how it is undone.
 UNDONE: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
@@ -51,6 +61,27 @@ def why_not_hounsfield(array: np.ndarray) -> str | None:
         if _why_not(np.maximum(undo(array), np.int16(AIR))) is None:
             return f"{NO_AIR}, as if {cause}"
     return f"{NO_AIR}, as in another modality, a rescaled image, or one whose negative values were lost"
+
+
+def why_displaced(array: np.ndarray) -> str | None:
+    """Return why lung or soft tissue seems to lie some hundred HU from where it is, or None if it does not.
+
+    Args:
+      array: as of `why_not_hounsfield`, which found nothing.
+    """
+    counts = _histogram(array)
+    counts[0] = 0  # padding, and air outside of the body
+    shares = counts / counts.sum()
+
+    def share(low: int, high: int) -> float:
+        return shares[low - AIR : high - AIR].sum()
+
+    soft, dense = share(*SOFT), share(SOFT[0], 1 << 15)
+    if share(*LUNG) < share(*THIN) and soft < MIN_SOFT_FOR_THIN * dense:
+        return f"more are as dense as ground glass than as lung, and few are soft tissue, {DISPLACED}"
+    if dense > MUCH_DENSE and soft < MIN_SOFT * dense:
+        return f"nearly all tissue is denser than muscle, {DISPLACED}"
+    return _why_peak(shares)
 
 
 def _why_not(array: np.ndarray) -> str | None:
@@ -107,6 +138,23 @@ def _why_not(array: np.ndarray) -> str | None:
         return "most tissue is as thin as ground glass, as if the RescaleSlope was lost or applied twice"
     if share(-200, 1 << 15) < MIN_TISSUE:
         return "none is that of soft tissue, as if what lies around the lung was cut away"
+    return None
+
+
+def _why_peak(shares: np.ndarray) -> str | None:
+    """Return why many values lie between those of lung and of soft tissue, where a chest has few, or None.
+
+    Args:
+      shares: of each value from `AIR` on.
+    """
+    bins = shares[: (600 - AIR) // 10 * 10].reshape(-1, 10).sum(axis=1)  # of 10 HU
+    smooth = ndimage.gaussian_filter1d(bins, 2.5)
+    for value in PEAKS:
+        at = (value - AIR) // 10
+        valley = max(smooth[at - 20 : at].min(), smooth[at + 1 : at + 21].min())
+        highest = smooth[at] >= smooth[at - 3 : at + 4].max()
+        if highest and smooth[at] > MIN_PEAK * valley and bins[at - 5 : at + 6].sum() > MIN_AT_PEAK:
+            return f"many lie around {value}, between lung and soft tissue, {DISPLACED}"
     return None
 
 

@@ -16,7 +16,7 @@ from pnsamp_jax.ct.dicom_folder import read_folder
 from pnsamp_jax.ct.dicom_frames import is_enhanced
 from pnsamp_jax.ct.dicom_index import index_series
 from pnsamp_jax.ct.image_files import IMAGE_SUFFIXES, read_file
-from pnsamp_jax.ct.plausibility import why_not_hounsfield
+from pnsamp_jax.ct.plausibility import why_displaced, why_not_hounsfield
 from pnsamp_jax.ct.slice_jumps import why_slices_differ
 from pnsamp_jax.ct.volume import Volume, check_geometry, require_geometry
 from pnsamp_jax.errors import UserError
@@ -76,15 +76,18 @@ def check_chest(path: str | PathLike[str], volume: Volume) -> Volume:
     if min(volume.array.shape) < 2:
         shape = " x ".join(map(str, volume.array.shape[::-1]))
         raise UserError(f"{path}: has {shape} voxels; give a volume with at least two in each direction")
-    reason = why_not_hounsfield(volume.array)
+    array = volume.array
+    reason, unequal = why_not_hounsfield(array), None
+    if not reason:
+        unequal = why_slices_differ(np.moveaxis(array, volume.body_axis, 0))
+        reason = None if unequal else why_displaced(array)  # a few slices may displace the values of all
+    if unequal:
+        raise UserError(f"{path}: {unequal}; export the CT again")
     if reason:
-        low, high = volume.array.min(), volume.array.max()
         raise UserError(
-            f"{path}: the values, {low} to {high}, are not the HU of a chest: {reason}; export the CT again in HU"
+            f"{path}: the values, {array.min()} to {array.max()}, are not the HU of a chest: {reason}; "
+            "export the CT again in HU"
         )
-    reason = why_slices_differ(np.moveaxis(volume.array, volume.body_axis, 0))
-    if reason:
-        raise UserError(f"{path}: {reason}; export the CT again")
     return volume
 
 
