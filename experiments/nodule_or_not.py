@@ -127,7 +127,7 @@ def auc_lines(table: Table, points: Points) -> Iterable[str]:
 
 def groups(table: Table) -> dict[str, np.ndarray]:
     """Return the groups of nodules in which losses are counted."""
-    texture = cohort.mean_rating(table["rating_counts"][:, schema.RATING_NAMES.index("texture")])
+    texture = cohort.mean_rating(table["rating_counts"][:, schema.TEXTURE])
     size, (small, large) = table["diameter_mm"], SIZES_MM
     return {
         "all": np.ones(len(size), bool),

@@ -17,6 +17,7 @@ from pnsamp_jax.inference.diameters import THRESHOLD
 from pnsamp_jax.inference.masks import central_component
 from pnsamp_jax.inference.what_if import fit_class_terms
 from pnsamp_jax.input_pipeline import Arrays
+from pnsamp_jax.metrics import expected
 from pnsamp_jax.run import Run
 from pnsamp_jax.state import TrainState, state_shapes
 from pnsamp_jax.workdir import layout, tables
@@ -44,7 +45,7 @@ def test_fold(run: Run, fold: int) -> None:
 def fit_shift(
     run: Run, networks: ensemble.Networks, nodules: np.ndarray
 ) -> tuple[ensemble.Networks, dict[str, np.ndarray]]:
-    """Fit the shift of a network's mask, if the config asks for it.
+    """Fit the shift and the adaptation of a network's mask, if the config asks for it.
 
     It is fitted to single answers: one answer has one temperature, and the shift belongs to one network.
 
@@ -58,8 +59,12 @@ def fit_shift(
     """
     single = predict_nodules(run, networks, nodules, flips=False, masks=run.settings.fit_threshold)
     if run.settings.fit_threshold and "mask" in single:
-        shift = calibration.fit_mask_shift(single["mask_probability"], single["consensus"])
-        networks = _changed(networks, mask_shift=shift)._replace(fitted_threshold=True)
+        # Temperatures, which are fitted later, hardly move the expected texture.
+        texture = expected(single["probabilities"][:, schema.TEXTURE]) if "probabilities" in single else None
+        shift, adaptation = calibration.fit_mask_shift(
+            single["mask_probability"], single["consensus"], texture, networks.spacing_mm
+        )
+        networks = _changed(networks, mask_shift=shift, mask_adaptation=adaptation)._replace(fitted_threshold=True)
     return networks, single
 
 
@@ -90,6 +95,7 @@ def calibrate(
         checkpoint=run.settings.checkpoint,
         step=step,
         mask_shift=network.mask_shift,
+        mask_adaptation=network.mask_adaptation,
         class_terms=None
         if terms is None
         else fit_class_terms(terms, calibration.scale(single["probabilities"], temperatures)),

@@ -47,6 +47,7 @@ RATINGS = (
 )
 RATING_NAMES = tuple(rating.name for rating in RATINGS)
 MALIGNANCY = RATING_NAMES.index("malignancy")
+TEXTURE = RATING_NAMES.index("texture")
 NOMINAL = np.array([rating.nominal for rating in RATINGS])  # (9,) bool
 MAX_CLASSES = max(rating.classes for rating in RATINGS)
 

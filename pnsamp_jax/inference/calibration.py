@@ -2,12 +2,14 @@
 
 Temperature scaling (Guo et al., "On calibration of modern neural networks", ICML 2017): one number for each rating
 that makes its probabilities match how often they are right. The shift is one number that is added to the logits of the
-mask, so that the thresholds of `masks.best_threshold` give the best mean Dice. `conformal` describes the limits of the
-sets of classes, `extent` those of volume and diameter, `what_if` the terms of malignancy by class, and `likeness` the
-head that tells nodules from what lies beside them. All are kept next to the fold's checkpoints in calibration.json,
-together with the mean features of the nodules and the checkpoint that they belong to.
+mask, so that the thresholds of `masks.best_threshold` give the best mean Dice, and the adaptation is the share of a
+further shift, by density and size, see `masks.adapted`. `conformal` describes the limits of the sets of classes,
+`extent` those of volume and diameter, `what_if` the terms of malignancy by class, and `likeness` the head that tells
+nodules from what lies beside them. All are kept next to the fold's checkpoints in calibration.json, together with the
+mean features of the nodules and the checkpoint that they belong to.
 """
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +21,12 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import write_text
 from pnsamp_jax.inference import conformal, extent
-from pnsamp_jax.inference.masks import best_threshold, central_component, shift_logits
+from pnsamp_jax.inference.masks import adapted, best_threshold, central_component, shift_logits
 from pnsamp_jax.inference.what_if import ATTRIBUTES
 
 RANGE = (0.25, 4.0)  # a few hundred nodules do not support temperatures beyond
 SHIFTS = np.linspace(-1.0, 1.0, 11)  # of the mask's logits, which are tried
+ADAPTATIONS = (0.0, 0.5, 1.0)  # which are tried
 
 
 class Calibration(NamedTuple):
@@ -39,6 +42,7 @@ class Calibration(NamedTuple):
       extent_limits: (2, 2) of volume and diameter, see `extent`; None where none were fitted.
       class_terms: (8, 6, 5), see `what_if.fit_class_terms`; None where there are none.
       likeness: (F + 1,) weights of the features and the bias, see `likeness`; None where none were fitted.
+      mask_adaptation: share for `masks.adapted`; 0 where none was fitted.
     """
 
     temperatures: np.ndarray
@@ -50,6 +54,7 @@ class Calibration(NamedTuple):
     extent_limits: np.ndarray | None = None
     class_terms: np.ndarray | None = None
     likeness: np.ndarray | None = None
+    mask_adaptation: float = 0.0
 
 
 def scale(probabilities: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
@@ -103,20 +108,35 @@ def fit_temperatures(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray
     return temperatures
 
 
-def fit_mask_shift(mask: np.ndarray, consensus: np.ndarray) -> float:
-    """Find the shift of the logits after which `masks.best_threshold` gives the best mean Dice, among `SHIFTS`.
+def fit_mask_shift(
+    mask: np.ndarray, consensus: np.ndarray, texture: np.ndarray | None, spacing_mm: float
+) -> tuple[float, float]:
+    """Find the shift of the logits and the share of that of `masks.adapted` that give the best mean Dice.
+
+    The masks are those of `masks.best_threshold`. Tried are `SHIFTS`, and `ADAPTATIONS` if the texture is predicted.
 
     Args:
       mask: (N, D, H, W) probabilities, of nodules that the network was not trained on.
       consensus: (N, D, H, W) bool.
+      texture: (N,) expected class of the predicted texture; None for a network that does not predict it.
+      spacing_mm: size of a voxel.
+
+    Returns:
+      The shift and the share.
     """
 
-    def mean_dice(shift: float) -> float:
-        shifted = (shift_logits(probability, shift) for probability in mask)  # one at a time, to save memory
-        found = [central_component(probability > best_threshold(probability)) for probability in shifted]
-        return float(np.mean([outlines.dice(*pair) for pair in zip(found, consensus, strict=True)]))
+    def mean_dice(tried: tuple[float, float]) -> float:
+        shift, adaptation = tried
+        scores = []
+        for i, probability in enumerate(mask):
+            shifted = shift_logits(probability, shift)
+            if texture is not None:
+                shifted = adapted(shifted, texture[i], spacing_mm, adaptation)
+            scores.append(outlines.dice(central_component(shifted > best_threshold(shifted)), consensus[i]))
+        return float(np.mean(scores))
 
-    return float(max(SHIFTS, key=mean_dice))
+    tried = itertools.product(SHIFTS.tolist(), ADAPTATIONS if texture is not None else ADAPTATIONS[:1])
+    return max(tried, key=mean_dice)
 
 
 def write(path: Path, fitted: Calibration, nodules: int) -> None:
@@ -127,6 +147,7 @@ def write(path: Path, fitted: Calibration, nodules: int) -> None:
         "nodules": nodules,
         "temperatures": dict(zip(schema.RATING_NAMES, fitted.temperatures.tolist(), strict=True)),
         "mask_shift": fitted.mask_shift,
+        "mask_adaptation": fitted.mask_adaptation,
     }
     if fitted.class_limits is not None:
         content["class_limits"] = {
@@ -169,6 +190,7 @@ def read(path: Path) -> Calibration:
             _extent_limits(content["extent_limits"]) if "extent_limits" in content else None,
             _from_classes(content["class_terms"]) if "class_terms" in content else None,
             _likeness(content["likeness"], content["features"]) if "likeness" in content else None,
+            float(content.get("mask_adaptation", 0.0)),
         )
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; {advice}") from error

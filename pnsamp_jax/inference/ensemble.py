@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,13 +26,15 @@ from flax import linen as nn
 
 import pnsamp_jax
 from pnsamp_jax import steps
+from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import readable, user_path
 from pnsamp_jax.inference import calibration, likeness
 from pnsamp_jax.inference.flips import FLIPS, Answer, Ask, Flip, at_once, one_by_one
-from pnsamp_jax.inference.masks import at_one_half
+from pnsamp_jax.inference.masks import adapted, at_one_half
 from pnsamp_jax.inference.openvino_program import OpenVINOProgram
 from pnsamp_jax.inference.predictions import Predictions
+from pnsamp_jax.metrics import expected
 from pnsamp_jax.models.pn_samp import PNSAMP
 from pnsamp_jax.models.pn_samp_plus import PNSAMPPlus
 from pnsamp_jax.state import TrainState, state_shapes
@@ -55,6 +58,7 @@ class Network(NamedTuple):
       extent_limits: (2, 2) of volume and diameter, see `inference.extent`; None if not known.
       class_terms: (8, 6, 5) float32, see `inference.what_if`; None if not known.
       likeness: (F + 1,), see `inference.likeness`; None if not known.
+      mask_adaptation: share for `masks.adapted`.
     """
 
     variables: dict
@@ -65,6 +69,7 @@ class Network(NamedTuple):
     extent_limits: np.ndarray | None = None
     class_terms: np.ndarray | None = None
     likeness: np.ndarray | None = None
+    mask_adaptation: float = 0.0
 
 
 class Networks(NamedTuple):
@@ -136,15 +141,33 @@ def predict(networks: Networks, images: np.ndarray, flips: bool = True) -> Predi
         for name, values in rest.items():
             if name in outputs:
                 values.append(outputs[name])
-    if mask is not None and networks.fitted_threshold:
-        mask = np.stack([at_one_half(np.asarray(one)) for one in mask])
 
     def stacked(values: list[np.ndarray]) -> np.ndarray | None:
         if not values:
             return None
         return np.concatenate(values).reshape(len(networks.members), len(chosen), *values[0].shape[1:])
 
-    return Predictions(mask, stacked(rest["probabilities"]), stacked(rest["features"]))
+    predictions = Predictions(mask, stacked(rest["probabilities"]), stacked(rest["features"]))
+    return own_thresholds(networks, predictions) if networks.fitted_threshold else predictions
+
+
+def own_thresholds(networks: Networks, predictions: Predictions) -> Predictions:
+    """Shift the logits of each mask for its nodule's density and size, and so that its own threshold is one half.
+
+    See `masks.adapted` and `masks.best_threshold`.
+
+    Args:
+      networks: that predicted, whose mean adaptation is applied.
+      predictions: with the shifts of the networks' masks.
+    """
+    if predictions.mask is None:
+        return predictions
+    masks = [np.asarray(one) for one in predictions.mask]
+    share = float(np.mean([network.mask_adaptation for network in networks.members.values()]))
+    if share:
+        textures = expected(predictions.mean_probabilities[:, schema.TEXTURE])
+        masks = [adapted(*pair, networks.spacing_mm, share) for pair in zip(masks, textures, strict=True)]
+    return replace(predictions, mask=np.stack([at_one_half(one) for one in masks]))
 
 
 def _answers(networks: Networks, images: np.ndarray, flips: tuple[Flip, ...]) -> Iterator[Answer]:
@@ -284,5 +307,5 @@ def _load_member(fold: Path, like: TrainState, which: str, model: dict, refitted
             variables = with_heads(fold, int(state.step), variables)
     temperatures = fitted.temperatures.astype(np.float32)
     fields = fitted._asdict()
-    same = ("mask_shift", "class_limits", "extent_limits", "class_terms", "likeness")
+    same = ("mask_shift", "class_limits", "extent_limits", "class_terms", "likeness", "mask_adaptation")
     return Network(variables, temperatures, fitted.features, **{name: fields[name] for name in same})

@@ -7,6 +7,12 @@ from pnsamp_jax.ct.volume import Volume
 
 RIM = 2  # voxels around a mask in which its probability falls off
 LEAST_THRESHOLD = 0.05  # below, nothing is segmented: the expected Dice would be under 0.1
+# Of ground glass and of large nodules, networks mark too little. What corrects it was chosen on validation nodules
+# (experiments/RESULTS.md, "Masks by density and size").
+THIN_TEXTURE = 3.0  # expected class of the texture from which a nodule is part-solid or solid
+THIN_SHIFT = 2.5  # of the logits, for each class that the texture lies below
+SIZE_SHIFT = 0.3  # for each factor of e by which the volume is larger than
+TYPICAL_MM3 = 100.0
 SAMPLE_MM = 0.6  # largest distance between the points over which a voxel's share of a mask is averaged
 
 
@@ -30,6 +36,24 @@ def at_one_half(probability: np.ndarray) -> np.ndarray:
     """Shift the logits of a mask's probabilities so that its `best_threshold` becomes one half."""
     threshold = best_threshold(probability)
     return shift_logits(probability, np.log((1 - threshold) / threshold)).astype(np.float32)
+
+
+def adapted(probability: np.ndarray, texture: float, spacing_mm: float, share: float) -> np.ndarray:
+    """Raise the logits of a mask for ground glass and for a large nodule, and lower them for a small one.
+
+    A mask in which nothing is segmented stays as it is.
+
+    Args:
+      probability: of each voxel, in any shape.
+      texture: expected class of the nodule's texture, from 1 for ground glass to 5 for solid.
+      spacing_mm: size of a voxel.
+      share: of the shift that is added; 0 changes nothing.
+    """
+    if not share or probability.max() <= best_threshold(probability):
+        return probability
+    volume_mm3 = float(probability.sum(dtype=np.float64)) * spacing_mm**3
+    shift = THIN_SHIFT * max(0.0, THIN_TEXTURE - texture) + SIZE_SHIFT * np.log(volume_mm3 / TYPICAL_MM3)
+    return shift_logits(probability, share * shift)
 
 
 def shift_logits(probability: np.ndarray, shift: float) -> np.ndarray:
