@@ -17,6 +17,7 @@ from pnsamp_jax import cli, config_file
 from pnsamp_jax.ct.read import read_ct
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.patches import sample
+from pnsamp_jax.inference import masks
 from pnsamp_jax.main import MODES
 from pnsamp_jax.report import write
 from pnsamp_jax.workdir import tables
@@ -163,6 +164,24 @@ def test_the_columns_are_those_that_are_written(heading, columns):
         for name in columns
     ]
     assert named - {"ct", "cube", "slab", "simulated"} == set(general)
+
+
+@pytest.mark.parametrize("texture", [1.5, 4.5])
+@pytest.mark.parametrize("probability", [0.04, 0.2, 0.9])
+def test_the_voxels_that_deploy_marks_are_those_of_the_package(texture, probability):
+    page = (DOCS / "how-to" / "deploy.md").read_text("utf-8")
+    [code] = [code for _, code in BLOCK.findall(page) if "def marked" in code]
+    names = {}
+    exec(code, names)
+    distance = np.linalg.norm(np.indices((32, 32, 32)) - 15.5, axis=0)
+    mask = np.select([distance < 4, distance < 6, distance < 8], [probability, probability / 5, 0.01], 1e-4)
+    ratings = np.zeros((9, 6))
+    low = int(texture)
+    ratings[7, low - 1 : low + 1] = [low + 1 - texture, texture - low]
+    for share in (0.0, 0.5, 1.0):
+        expected = masks.adapted(mask, texture, 1.2, share)
+        found = names["marked"](mask, ratings, share)
+        np.testing.assert_array_equal(found, expected > masks.best_threshold(expected))
 
 
 @pytest.mark.parametrize("geometry", [{}, {"size": 64, "spacing": 0.6}], ids=["shipped", "full size"])

@@ -98,6 +98,7 @@ def test_the_metadata_tell_how_to_use_it(workdir):
     assert metadata["mask_threshold"] == 0.5
     assert artifact.describe(networks._replace(fitted_threshold=True), False)["mask_threshold"] == "best expected Dice"
     assert metadata["mask_shifts"] == {"fold_0": 0.5, "fold_2": 0.5} and metadata["trained_on_simulated_voxels"]
+    assert metadata["mask_adaptation"] == 0
     temperature = metadata["temperatures"]["fold_2"]["malignancy"]
     assert temperature == pytest.approx(networks.members["fold_2"].temperatures[-1])
     assert "LIDC" in artifact.describe(networks, shipped=True)["training_data"]

@@ -75,6 +75,7 @@ def made_up(random):
         extent_limits=np.array([[-1.5, 0.25], [-np.inf, np.inf]]),
         class_terms=np.where(random.random((8, 6, 1)) < 0.2, np.nan, random.normal(size=(8, 6, 5))).astype(np.float32),
         likeness=random.normal(size=8),
+        mask_adaptation=0.5,
     )
 
 
@@ -120,11 +121,11 @@ def test_an_older_file_has_no_limits_and_no_shift(tmp_path):
     path = tmp_path / "calibration.json"
     calibration.write(path, made_up(np.random.default_rng(5)), nodules=30)
     content = json.loads(path.read_text())
-    for name in ("mask_shift", "class_limits", "extent_limits", "class_terms", "likeness"):
+    for name in ("mask_shift", "class_limits", "extent_limits", "class_terms", "likeness", "mask_adaptation"):
         del content[name]
     path.write_text(json.dumps(content))
     found = calibration.read(path)
-    assert found.mask_shift == 0
+    assert found.mask_shift == found.mask_adaptation == 0
     assert found.class_limits is found.extent_limits is found.class_terms is found.likeness is None
 
 
@@ -139,8 +140,24 @@ def test_the_mask_shift_corrects_a_network_that_is_too_sure():
     consensus = np.stack([ball(6), ball(8)])
     mask = np.select([np.stack([ball(3), ball(4)]), consensus, np.stack([ball(8), ball(10)])], [0.9, 0.6, 0.4], 0.0)
     assert (masks.at_one_half(mask[0]) > 0.5).sum() > consensus[0].sum()
-    amount = calibration.fit_mask_shift(mask.astype(np.float32), consensus)
+    amount, adaptation = calibration.fit_mask_shift(mask.astype(np.float32), consensus, None, 1.2)
+    assert adaptation == 0  # the texture is not known
     assert -1 <= amount < 0
     with np.errstate(divide="ignore"):  # outside, the logits are infinite
         shifted = 1 / (1 + np.exp(-(np.log(mask) - np.log1p(-mask) + amount)))
     np.testing.assert_array_equal([masks.at_one_half(one) > 0.5 for one in shifted], consensus)
+
+
+@pytest.mark.parametrize(("missed", "expected"), [(True, 1.0), (False, 0.0)])
+def test_masks_are_adapted_to_ground_glass_only_where_that_helps(missed, expected):
+    """Of two nodules of ground glass, a network either misses a shell or knows that it is not part of them."""
+    inner, outer = np.stack([ball(3), ball(5), ball(4)]), np.stack([ball(5), ball(8), ball(6)])
+    texture = np.array([1.5, 2.0, 5.0])
+    mask = np.select([inner, outer], [0.9, 0.05], 0.0).astype(np.float32)
+    thin = (texture < 3)[:, None, None, None]
+    consensus = np.where(thin & missed, outer, inner)
+    shift, adaptation = calibration.fit_mask_shift(mask, consensus, texture, 1.2)
+    assert adaptation == expected
+    for probability, known, e in zip(mask, consensus, texture, strict=True):
+        found = masks.adapted(masks.shift_logits(probability, shift), e, 1.2, adaptation)
+        np.testing.assert_array_equal(found > masks.best_threshold(found), known)

@@ -18,7 +18,7 @@ from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import calibration, ensemble
-from pnsamp_jax.inference.masks import at_one_half, central_component
+from pnsamp_jax.inference.masks import adapted, at_one_half, central_component
 from pnsamp_jax.run import Run, load_records
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -89,6 +89,19 @@ def test_each_mask_has_a_threshold_of_its_own_where_the_runs_config_says_so(work
     for before, after in zip(plain, fitted, strict=True):
         np.testing.assert_allclose(after, at_one_half(before), atol=1e-6)
         assert np.abs(after - before).max() > 0.01
+
+
+def test_masks_are_adapted_by_the_mean_share_of_the_networks(networks, patches):
+    fitted = networks._replace(fitted_threshold=True)
+    plain, single = ensemble.predict(fitted, patches, flips=False), ensemble.predict(networks, patches, flips=False)
+    members = {name: one._replace(mask_adaptation=i / 2) for i, (name, one) in enumerate(networks.members.items())}
+    answers = ensemble.predict(fitted._replace(members=members), patches, flips=False)
+    np.testing.assert_array_equal(answers.probabilities, plain.probabilities)
+    textures = single.mean_probabilities[:, 7] @ np.arange(1, 7)
+    for found, mask, texture in zip(answers.mask, single.mask, textures, strict=True):
+        share = 0.25  # the mean of 0 and one half
+        np.testing.assert_allclose(found, at_one_half(adapted(mask, texture, networks.spacing_mm, share)), atol=1e-6)
+    assert np.abs(answers.mask - plain.mask).max() > 0.01
 
 
 def test_an_accelerator_is_asked_once_for_all_flips_and_answers_the_same(networks, patches, monkeypatch):

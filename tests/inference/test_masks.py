@@ -224,3 +224,37 @@ def test_shifting_the_threshold_keeps_the_order_of_the_voxels():
     shifted = masks.at_one_half(probability)
     assert (np.diff(shifted) > 0).all() and (shifted[0], shifted[-1]) == (0, 1)
     np.testing.assert_array_equal(shifted > 0.5, probability > masks.best_threshold(probability))
+
+
+# Density and size
+
+
+def logits(probability):
+    return np.log(probability / (1 - probability))
+
+
+def adapted(texture, volume_mm3=100.0, share=1.0):
+    """Return by how much the logits rise of 200 voxels of probability one half that add up to a volume."""
+    probability = np.full(200, 0.5)
+    return logits(masks.adapted(probability, texture, (volume_mm3 / 100) ** (1 / 3), share)) - logits(probability)
+
+
+def test_ground_glass_is_raised_and_a_solid_nodule_of_typical_size_is_not():
+    np.testing.assert_allclose(adapted(4.6), 0, atol=1e-12)
+    np.testing.assert_allclose(adapted(3.0), 0, atol=1e-12)
+    np.testing.assert_allclose(adapted(2.0), 2.5)
+    np.testing.assert_allclose(adapted(1.2), 4.5)
+    np.testing.assert_allclose(adapted(2.0, share=0.5), 1.25)
+    np.testing.assert_array_equal(adapted(2.0, share=0.0), 0)
+
+
+def test_a_large_nodule_is_raised_and_a_small_one_lowered():
+    np.testing.assert_allclose(adapted(5.0, volume_mm3=1000), 0.3 * np.log(10))
+    np.testing.assert_allclose(adapted(5.0, volume_mm3=10), -0.3 * np.log(10))
+    np.testing.assert_allclose(adapted(1.0, volume_mm3=1000), 5 + 0.3 * np.log(10))
+
+
+def test_where_nothing_is_segmented_nothing_is_raised():
+    nothing = np.where(ball(6).array, 0.04, 0.0)
+    np.testing.assert_array_equal(masks.adapted(nothing, 1.0, 1.2, 1.0), nothing)
+    assert not (masks.at_one_half(masks.adapted(nothing, 1.0, 1.2, 1.0)) > 0.5).any()
