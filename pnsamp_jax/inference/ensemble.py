@@ -13,7 +13,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,15 +25,12 @@ from flax import linen as nn
 
 import pnsamp_jax
 from pnsamp_jax import steps
-from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import readable, user_path
 from pnsamp_jax.inference import calibration, likeness
 from pnsamp_jax.inference.flips import FLIPS, Answer, Ask, Flip, at_once, one_by_one
-from pnsamp_jax.inference.masks import adapted, at_one_half
 from pnsamp_jax.inference.openvino_program import OpenVINOProgram
-from pnsamp_jax.inference.predictions import Predictions
-from pnsamp_jax.metrics import expected
+from pnsamp_jax.inference.predictions import Predictions, with_own_thresholds
 from pnsamp_jax.models.pn_samp import PNSAMP
 from pnsamp_jax.models.pn_samp_plus import PNSAMPPlus
 from pnsamp_jax.state import TrainState, state_shapes
@@ -148,26 +144,10 @@ def predict(networks: Networks, images: np.ndarray, flips: bool = True) -> Predi
         return np.concatenate(values).reshape(len(networks.members), len(chosen), *values[0].shape[1:])
 
     predictions = Predictions(mask, stacked(rest["probabilities"]), stacked(rest["features"]))
-    return own_thresholds(networks, predictions) if networks.fitted_threshold else predictions
-
-
-def own_thresholds(networks: Networks, predictions: Predictions) -> Predictions:
-    """Shift the logits of each mask for its nodule's density and size, and so that its own threshold is one half.
-
-    See `masks.adapted` and `masks.best_threshold`.
-
-    Args:
-      networks: that predicted, whose mean adaptation is applied.
-      predictions: with the shifts of the networks' masks.
-    """
-    if predictions.mask is None:
+    if mask is None or not networks.fitted_threshold:
         return predictions
-    masks = [np.asarray(one) for one in predictions.mask]
     share = float(np.mean([network.mask_adaptation for network in networks.members.values()]))
-    if share:
-        textures = expected(predictions.mean_probabilities[:, schema.TEXTURE])
-        masks = [adapted(*pair, networks.spacing_mm, share) for pair in zip(masks, textures, strict=True)]
-    return replace(predictions, mask=np.stack([at_one_half(one) for one in masks]))
+    return with_own_thresholds(predictions, networks.spacing_mm, share)
 
 
 def _answers(networks: Networks, images: np.ndarray, flips: tuple[Flip, ...]) -> Iterator[Answer]:

@@ -1,10 +1,12 @@
 """What networks predict of nodules, and how far they and the flips of a patch agree."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pnsamp_jax.data import schema
+from pnsamp_jax.inference.masks import adapted, at_one_half
+from pnsamp_jax.metrics import expected
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,22 @@ class Predictions:
     def _expected_malignancy(self) -> np.ndarray:
         assert self.probabilities is not None, "a model without ratings has no probabilities"
         return self.probabilities[..., schema.MALIGNANCY, :] @ np.arange(1, schema.MAX_CLASSES + 1)
+
+
+def with_own_thresholds(predictions: Predictions, spacing_mm: float, share: float) -> Predictions:
+    """Shift the logits of each mask so that its own threshold is one half; see `masks.best_threshold`.
+
+    Args:
+      predictions: with masks.
+      spacing_mm: size of a voxel.
+      share: of the shift by density and size that comes first, see `masks.adapted`.
+    """
+    assert predictions.mask is not None
+    masks = [np.asarray(one) for one in predictions.mask]
+    if share:
+        textures = expected(predictions.mean_probabilities[:, schema.TEXTURE])
+        masks = [adapted(*pair, spacing_mm, share) for pair in zip(masks, textures, strict=True)]
+    return replace(predictions, mask=np.stack([at_one_half(one) for one in masks]))
 
 
 def _sample_deviation(values: np.ndarray) -> np.ndarray:
