@@ -31,10 +31,11 @@ MAX_FLOOR, MIN_CEILING = -800, 100  # HU; a cut beyond them takes little of lung
 CUT_OFF, NEAR_CUT = 0.02, 0.002  # share of the values at the end, and in the 50 HU next to it
 SHIFTED_TISSUE = -920  # HU; soft tissue that is 1024 too low lies below, and at least half of a lung above
 LUNG, THIN = (-1000, -720), (-720, -440)  # HU of lung, and of what is thicker but no soft tissue
-SOFT = (-150, 100)  # HU of fat, water and muscle
-# Soft tissue, relative to all that is as dense, where that is more than MUCH_DENSE of all; at least 0.17 in any crop.
+SOFT, ENHANCED = (-150, 100), 150  # HU of fat, water and muscle, and of liver and spleen with contrast agent
+# Soft tissue up to ENHANCED, relative to all that is as dense, where that is more than MUCH_DENSE of all. It is at least
+# 0.26 in any crop.
 MIN_SOFT, MUCH_DENSE = 0.1, 0.1
-MIN_SOFT_FOR_THIN = 0.3  # the same where more is thin than is lung; at least 0.5 in any crop
+MIN_SOFT_FOR_THIN = 0.3  # soft tissue likewise, where more is thin than is lung; at least 0.5 in any crop
 # Where neither lung nor tissue has a peak, its height over the higher valley beside it, at most 1.8 in any crop, and
 # the share of the values within 50 HU of it.
 PEAKS, MIN_PEAK, MIN_AT_PEAK = range(-440, -229, 10), 3.0, 0.05
@@ -76,10 +77,10 @@ def why_displaced(array: np.ndarray) -> str | None:
     def share(low: int, high: int) -> float:
         return shares[low - AIR : high - AIR].sum()
 
-    soft, dense = share(*SOFT), share(SOFT[0], 1 << 15)
-    if share(*LUNG) < share(*THIN) and soft < MIN_SOFT_FOR_THIN * dense:
+    dense = share(SOFT[0], 1 << 15)
+    if share(*LUNG) < share(*THIN) and share(*SOFT) < MIN_SOFT_FOR_THIN * dense:
         return f"more are as dense as ground glass than as lung, and few are soft tissue, {DISPLACED}"
-    if dense > MUCH_DENSE and soft < MIN_SOFT * dense:
+    if dense > MUCH_DENSE and share(SOFT[0], ENHANCED) < MIN_SOFT * dense:
         return f"nearly all tissue is denser than muscle, {DISPLACED}"
     return _why_peak(shares)
 

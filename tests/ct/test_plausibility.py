@@ -115,6 +115,12 @@ def test_a_peak_between_lung_and_soft_tissue_is_found(fault):
     assert re.match(expected, why_refused(stored(change(chest(0.5)))))
 
 
+def test_a_liver_full_of_contrast_agent_is_accepted():
+    hu = chest(0.6)
+    liver = np.random.default_rng(1).normal(125, 15, hu.shape)
+    assert why_refused(stored(np.where(hu < -400, hu, liver))) is None
+
+
 def test_ground_glass_throughout_the_lung_is_accepted():
     hu = chest(0.6)
     rng = np.random.default_rng(1)
