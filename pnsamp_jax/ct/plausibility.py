@@ -32,7 +32,7 @@ CUT_OFF, NEAR_CUT = 0.02, 0.002  # share of the values at the end, and in the 50
 SHIFTED_TISSUE = -920  # HU; soft tissue that is 1024 too low lies below, and at least half of a lung above
 LUNG, THIN = (-1000, -720), (-720, -440)  # HU of lung, and of what is thicker but no soft tissue
 SOFT, ENHANCED = (-150, 100), 150  # HU of fat, water and muscle, and of liver and spleen with contrast agent
-# Soft tissue up to ENHANCED, relative to all that is as dense, where that is more than MUCH_DENSE of all. It is at least
+# Soft tissue up to ENHANCED, relative to all that is as dense, where that is more than MUCH_DENSE of all; at least
 # 0.26 in any crop.
 MIN_SOFT, MUCH_DENSE = 0.1, 0.1
 MIN_SOFT_FOR_THIN = 0.3  # soft tissue likewise, where more is thin than is lung; at least 0.5 in any crop
