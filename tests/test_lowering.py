@@ -18,6 +18,8 @@ from pnsamp_jax.configs import pn_samp_m, pn_samp_plus
 from pnsamp_jax.data import schema
 from pnsamp_jax.state import state_shapes
 
+pytestmark = pytest.mark.slow  # every step is traced and lowered for three platforms
+
 BATCH, SIZE = 2, 16
 NODULES, STEPS = 5, 3  # of the records, and in one call
 CONFIGS = {"m": pn_samp_m, "plus": pn_samp_plus}

@@ -39,6 +39,7 @@ TINY = {
     "mcnn": {"features": (2, 3), "hidden": 5},
     "cnn_mtl": {"features": (2, 2, 2, 2, 2), "hidden": 3},
 }
+LARGE = ("unet3d", "cnn_mtl")  # whose training step takes long to compile, at any width
 SIZE = {"mcnn": 24}  # the others take 16
 
 
@@ -112,7 +113,9 @@ def test_a_systems_config_keeps_the_fields_that_it_does_not_set(system):
 # Outputs and gradients of every system
 
 
-@pytest.fixture(scope="module", params=SYSTEMS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in SYSTEMS]
+)
 def run(request):
     """Return the name of a tiny system and the gradients, outputs and running statistics of one training step."""
     system = request.param
