@@ -49,58 +49,70 @@ UNDONE: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
 )
 
 
-def why_not_hounsfield(array: np.ndarray) -> str | None:
+def histogram(array: np.ndarray) -> np.ndarray:
+    """Return the number of voxels of each value from `AIR` on, plane by plane, to save memory."""
+    counts = np.zeros((1 << 15) - AIR, np.int64)
+    for plane in array:
+        counts += np.bincount(plane.ravel().astype(np.int32) - AIR, minlength=len(counts))
+    return counts
+
+
+def why_not_hounsfield(array: np.ndarray, counts: np.ndarray) -> str | None:
     """Return why voxels cannot be the HU of a chest, as their likely cause, or None if they can be.
 
     Args:
       array: (d, h, w) int16, in which padding and values below `AIR` are `AIR`.
+      counts: its `histogram`.
     """
-    reason = _why_not(array)
+    reason = _why_not(array, counts)
     if reason != NO_AIR:
         return reason
     for cause, undo in UNDONE:
-        if _why_not(np.maximum(undo(array), np.int16(AIR))) is None:
+        undone = np.maximum(undo(array), np.int16(AIR))
+        if _why_not(undone, histogram(undone)) is None:
             return f"{NO_AIR}, as if {cause}"
     return f"{NO_AIR}, as in another modality, a rescaled image, or one whose negative values were lost"
 
 
-def why_displaced(array: np.ndarray) -> str | None:
+def why_displaced(counts: np.ndarray) -> str | None:
     """Return why lung or soft tissue seems to lie some hundred HU from where it is, or None if it does not.
 
     Args:
-      array: as of `why_not_hounsfield`, which found nothing.
+      counts: the `histogram` of voxels in which `why_not_hounsfield` found nothing.
     """
-    counts = _histogram(array)
-    counts[0] = 0  # padding, and air outside of the body
-    shares = counts / counts.sum()
-
-    def share(low: int, high: int) -> float:
-        return shares[low - AIR : high - AIR].sum()
-
+    known = _without_padding(counts)
+    share = _share_in(known)
     dense = share(SOFT[0], 1 << 15)
     if share(*LUNG) < share(*THIN) and share(*SOFT) < MIN_SOFT_FOR_THIN * dense:
         return f"more are as dense as ground glass than as lung, and few are soft tissue, {DISPLACED}"
     if dense > MUCH_DENSE and share(SOFT[0], ENHANCED) < MIN_SOFT * dense:
         return f"nearly all tissue is denser than muscle, {DISPLACED}"
-    return _why_peak(shares)
+    return _why_peak(known / known.sum())
 
 
-def _why_not(array: np.ndarray) -> str | None:
+def _without_padding(counts: np.ndarray) -> np.ndarray:
+    """Return a copy of a histogram without padding and the air outside of the body."""
+    known = counts.copy()
+    known[0] = 0
+    return known
+
+
+def _share_in(counts: np.ndarray) -> Callable[[int, int], float]:
+    """Return the function that gives the share of the values in low..high - 1."""
+    total = counts.sum()
+    return lambda low, high: counts[max(low - AIR, 0) : max(high - AIR, 0)].sum() / total
+
+
+def _why_not(array: np.ndarray, counts: np.ndarray) -> str | None:
     """Return why voxels cannot be HU, or just `NO_AIR` where more than one cause is likely."""
-    counts = _histogram(array)
-    counts[0] = 0  # padding, and air outside of the body
+    counts = _without_padding(counts)
     empty = counts[: MAX_AIR - AIR].argmax()
     if counts[empty] > (1 - MIN_KNOWN) * array.size:
         counts[empty] = 0  # as well
     total = counts.sum()
     if total == 0:
         return "all voxels are padding"
-    cumulative = np.cumsum(counts) / total
-
-    def share(low: int, high: int) -> float:
-        """Return the share of the values in low..high - 1."""
-        return counts[max(low - AIR, 0) : max(high - AIR, 0)].sum() / total
-
+    share, cumulative = _share_in(counts), np.cumsum(counts) / total
     low, middle, high = np.searchsorted(cumulative, [0.005, 0.5, 0.995]) + AIR
     not_padding = total / array.size
     if not_padding < 0.7 and share(-200, 300) < 0.25:
@@ -189,11 +201,3 @@ def _why_filled(array: np.ndarray, counts: np.ndarray) -> str | None:
 def _peaks_at_bottom(share: Callable[[int, int], float]) -> bool:
     """Return whether soft tissue seems to lie at -1000 HU, unlike an emphysema, whose values rise towards -1024."""
     return share(-1010, -960) / 50 > 1.1 * share(-1023, -1010) / 13
-
-
-def _histogram(array: np.ndarray) -> np.ndarray:
-    """Return the number of voxels of each value from `AIR` on, plane by plane, to save memory."""
-    counts = np.zeros((1 << 15) - AIR, np.int64)
-    for plane in array:
-        counts += np.bincount(plane.ravel().astype(np.int32) - AIR, minlength=len(counts))
-    return counts

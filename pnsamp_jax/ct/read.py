@@ -16,7 +16,7 @@ from pnsamp_jax.ct.dicom_folder import read_folder
 from pnsamp_jax.ct.dicom_frames import is_enhanced
 from pnsamp_jax.ct.dicom_index import index_series
 from pnsamp_jax.ct.image_files import IMAGE_SUFFIXES, read_file
-from pnsamp_jax.ct.plausibility import why_displaced, why_not_hounsfield
+from pnsamp_jax.ct.plausibility import histogram, why_displaced, why_not_hounsfield
 from pnsamp_jax.ct.slice_jumps import why_slices_differ
 from pnsamp_jax.ct.volume import Volume, check_geometry, require_geometry
 from pnsamp_jax.errors import UserError
@@ -76,13 +76,13 @@ def check_chest(path: str | PathLike[str], volume: Volume) -> Volume:
     if min(volume.array.shape) < 2:
         shape = " x ".join(map(str, volume.array.shape[::-1]))
         raise UserError(f"{path}: has {shape} voxels; give a volume with at least two in each direction")
-    array = volume.array
-    reason, unequal = why_not_hounsfield(array), None
+    array, counts = volume.array, histogram(volume.array)
+    reason = why_not_hounsfield(array, counts)
     if not reason:
         unequal = why_slices_differ(np.moveaxis(array, volume.body_axis, 0))
-        reason = None if unequal else why_displaced(array)  # a few slices may displace the values of all
-    if unequal:
-        raise UserError(f"{path}: {unequal}; export the CT again")
+        if unequal:
+            raise UserError(f"{path}: {unequal}; export the CT again")
+        reason = why_displaced(counts)  # after the slices, a few of which may displace the values of all
     if reason:
         raise UserError(
             f"{path}: the values, {array.min()} to {array.max()}, are not the HU of a chest: {reason}; "

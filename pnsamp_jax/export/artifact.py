@@ -93,7 +93,7 @@ def describe(networks: ensemble.Networks, shipped: bool) -> dict[str, Any]:
         },
         "mask_threshold": "best expected Dice" if networks.fitted_threshold else THRESHOLD,
         "mask_shifts": {name: network.mask_shift for name, network in networks.members.items()},
-        "mask_adaptation": float(np.mean([network.mask_adaptation for network in networks.members.values()])),
+        "mask_adaptation": networks.mask_adaptation,
     }
 
 

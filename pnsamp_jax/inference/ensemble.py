@@ -103,6 +103,11 @@ class Networks(NamedTuple):
             raise UserError(f"{name}: is not trained and tested; ready are {', '.join(self.members)}")
         return self._replace(members={name: self.members[name]})
 
+    @property
+    def mask_adaptation(self) -> float:
+        """Return the mean share for `masks.adapted` over the networks."""
+        return float(np.mean([network.mask_adaptation for network in self.members.values()]))
+
     def nodule_like(self, predictions: Predictions) -> np.ndarray | None:
         """Return the mean score over the networks of N nodules, (N,); None if a network has no head or no features.
 
@@ -146,8 +151,7 @@ def predict(networks: Networks, images: np.ndarray, flips: bool = True) -> Predi
     predictions = Predictions(mask, stacked(rest["probabilities"]), stacked(rest["features"]))
     if mask is None or not networks.fitted_threshold:
         return predictions
-    share = float(np.mean([network.mask_adaptation for network in networks.members.values()]))
-    return with_own_thresholds(predictions, networks.spacing_mm, share)
+    return with_own_thresholds(predictions, networks.spacing_mm, networks.mask_adaptation)
 
 
 def _answers(networks: Networks, images: np.ndarray, flips: tuple[Flip, ...]) -> Iterator[Answer]:

@@ -49,7 +49,7 @@ def adapted(probability: np.ndarray, texture: float, spacing_mm: float, share: f
       spacing_mm: size of a voxel.
       share: of the shift that is added; 0 changes nothing.
     """
-    if not share or probability.max() <= best_threshold(probability):
+    if not share or probability.max() <= LEAST_THRESHOLD:
         return probability
     volume_mm3 = float(probability.sum(dtype=np.float64)) * spacing_mm**3
     shift = THIN_SHIFT * max(0.0, THIN_TEXTURE - texture) + SIZE_SHIFT * np.log(volume_mm3 / TYPICAL_MM3)

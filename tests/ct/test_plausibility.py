@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from pnsamp_jax.ct.plausibility import why_displaced, why_not_hounsfield
+from pnsamp_jax.ct.plausibility import histogram, why_displaced, why_not_hounsfield
 from pnsamp_jax.ct.read import check_chest
 from pnsamp_jax.ct.volume import AIR, Volume
 from pnsamp_jax.data.phantom import PhantomSource
@@ -27,7 +27,8 @@ def chest(lung=0.6, seed=0):
 
 
 def why_refused(array):
-    return why_not_hounsfield(array) or why_displaced(array)
+    counts = histogram(array)
+    return why_not_hounsfield(array, counts) or why_displaced(counts)
 
 
 FAULTS = {
