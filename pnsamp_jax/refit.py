@@ -34,24 +34,24 @@ PEAK_RATE, WEIGHT_DECAY, DROPOUT = 2e-3, 0.1, 0.5
 
 
 def refit_fold(run: Run, fold: int) -> None:
-    """Fit the heads of a trained fold again, and write them, unless that was done at its last step.
+    """Fit the heads of a trained fold again, and write them, unless that was done at its last step on as many copies.
 
     Raises:
       UserError: see `testing.load_trained`.
     """
     networks, step = testing.load_trained(run, fold)
     [network] = networks.members.values()
-    folder = run.fold_folder(fold)
+    folder, copies = run.fold_folder(fold), run.settings.refit_copies
     try:
-        with_heads(folder, step, network.variables)
-    except UserError:  # none, or of another step, or damaged
+        with_heads(folder, step, copies, network.variables)
+    except UserError:  # none, or of another step, of fewer copies, or damaged
         (folder / "calibration.json").unlink(missing_ok=True)  # which was fitted to other heads
         features, held = training_features(run, fold, networks)
         counts = np.asarray(run.records[schema.RATING_COUNTS])[run.indices(fold)["train"]]
         task = run.settings.task
         targets = np.asarray(transforms.rating_targets(jnp.asarray(counts), task.labels, task.nominal))
         heads = fit_heads(heads_of(task.model), features, held, targets, task.weights, run.seed(fold), STEPS)
-        save_heads(folder, step, heads)
+        save_heads(folder, step, copies, heads)
 
 
 def heads_of(model: nn.Module) -> nn.Module:

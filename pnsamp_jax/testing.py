@@ -22,7 +22,7 @@ from pnsamp_jax.run import Run
 from pnsamp_jax.state import TrainState, state_shapes
 from pnsamp_jax.workdir import layout, tables
 from pnsamp_jax.workdir.checkpoint import Checkpoints
-from pnsamp_jax.workdir.heads import are_refitted, with_heads
+from pnsamp_jax.workdir.heads import copies_to_refit, with_heads
 
 
 def test_fold(run: Run, fold: int) -> None:
@@ -96,6 +96,7 @@ def calibrate(
         step=step,
         mask_shift=network.mask_shift,
         mask_adaptation=network.mask_adaptation,
+        fitted_threshold=run.settings.fit_threshold,
         class_terms=None
         if terms is None
         else fit_class_terms(terms, calibration.scale(single["probabilities"], temperatures)),
@@ -193,9 +194,10 @@ def load_fold(run: Run, fold: int) -> tuple[ensemble.Networks, int]:
       UserError: see `load_trained`, or its heads are to be fitted again and were not.
     """
     networks, step = load_trained(run, fold)
-    if are_refitted(run.settings.fields):
+    copies = copies_to_refit(run.settings.fields)
+    if copies:
         [network] = networks.members.values()
-        networks = _changed(networks, variables=with_heads(run.fold_folder(fold), step, network.variables))
+        networks = _changed(networks, variables=with_heads(run.fold_folder(fold), step, copies, network.variables))
     return networks, step
 
 

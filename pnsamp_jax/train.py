@@ -24,7 +24,7 @@ from pnsamp_jax.stepping import take_steps
 from pnsamp_jax.testing import test_fold
 from pnsamp_jax.workdir import layout, tables
 from pnsamp_jax.workdir.checkpoint import Checkpoints, set_aside_damaged
-from pnsamp_jax.workdir.heads import are_refitted
+from pnsamp_jax.workdir.heads import copies_to_refit
 from pnsamp_jax.workdir.metrics_log import MetricsLog
 
 AFTER_PHANTOM = """
@@ -83,7 +83,7 @@ def cross_validate(config: ConfigDict, workdir: Path, train: bool) -> dict:
 
 def _finish_fold(run: Run, fold: int) -> None:
     """Fit the heads of a trained fold again, if the config asks for it, and test it."""
-    if are_refitted(run.settings.fields):
+    if copies_to_refit(run.settings.fields):
         refit_fold(run, fold)
     test_fold(run, fold)
 

@@ -108,26 +108,26 @@ def test_heads_that_are_there_are_not_fitted_again(trained, monkeypatch):
     refit.refit_fold(open_run(config, workdir), 0)
 
 
-@pytest.mark.parametrize("fault", ["damaged", "missing", "of another step"])
+@pytest.mark.parametrize("fault", ["damaged", "missing", "of another step", "of fewer copies"])
 def test_heads_that_do_not_fit_are_refused_and_fitted_anew(trained, fault):
     config, workdir = trained
     run, folder = open_run(config, workdir), workdir / "fold_0"
     networks, step = testing.load_trained(run, 0)
     [network] = networks.members.values()
-    sound = with_heads(folder, step, network.variables)
+    sound = with_heads(folder, step, 2, network.variables)
     calibrated = (folder / "calibration.json").read_text()
     if fault == "damaged":
         (folder / "heads.sha256").write_text("0" * 64)
     elif fault == "missing":
         (folder / "heads.sha256").unlink()
     else:
-        save_heads(folder, step + 1, sound["params"]["heads"])
+        save_heads(folder, *((step + 1, 2) if fault == "of another step" else (step, 1)), sound["params"]["heads"])
     with pytest.raises(UserError, match="fold_0/heads: (missing or damaged|belong to step).*run --mode evaluate"):
         testing.load_fold(run, 0)
     refit.refit_fold(run, 0)
     assert not (folder / "calibration.json").exists()  # it is of other heads, for all that is known
     (folder / "calibration.json").write_text(calibrated)
-    again = with_heads(folder, step, network.variables)
+    again = with_heads(folder, step, 2, network.variables)
     jax.tree.map(np.testing.assert_array_equal, sound, again)
 
 

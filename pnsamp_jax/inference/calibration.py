@@ -25,7 +25,7 @@ from pnsamp_jax.inference.masks import adapted, best_threshold, central_componen
 from pnsamp_jax.inference.what_if import ATTRIBUTES
 
 RANGE = (0.25, 4.0)  # a few hundred nodules do not support temperatures beyond
-SHIFTS = np.linspace(-1.0, 1.0, 11)  # of the mask's logits, which are tried
+SHIFTS = tuple(np.linspace(-1.0, 1.0, 11).round(1).tolist())  # of the mask's logits, which are tried
 ADAPTATIONS = (0.0, 0.5, 1.0)  # which are tried
 
 
@@ -43,6 +43,8 @@ class Calibration(NamedTuple):
       class_terms: (8, 6, 5), see `what_if.fit_class_terms`; None where there are none.
       likeness: (F + 1,) weights of the features and the bias, see `likeness`; None where none were fitted.
       mask_adaptation: share for `masks.adapted`; 0 where none was fitted.
+      fitted_threshold: whether each mask had a threshold of its own, as `config.fit_threshold` says; None in older
+        files.
     """
 
     temperatures: np.ndarray
@@ -55,6 +57,7 @@ class Calibration(NamedTuple):
     class_terms: np.ndarray | None = None
     likeness: np.ndarray | None = None
     mask_adaptation: float = 0.0
+    fitted_threshold: bool | None = None
 
 
 def scale(probabilities: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
@@ -135,8 +138,8 @@ def fit_mask_shift(
             scores.append(outlines.dice(central_component(shifted > best_threshold(shifted)), consensus[i]))
         return float(np.mean(scores))
 
-    tried = itertools.product(SHIFTS.tolist(), ADAPTATIONS if texture is not None else ADAPTATIONS[:1])
-    return max(tried, key=mean_dice)
+    tried = itertools.product(SHIFTS, ADAPTATIONS if texture is not None else ADAPTATIONS[:1])
+    return max(sorted(tried, key=lambda pair: (abs(pair[0]), pair[1])), key=mean_dice)  # the smallest, if equally good
 
 
 def write(path: Path, fitted: Calibration, nodules: int) -> None:
@@ -149,6 +152,8 @@ def write(path: Path, fitted: Calibration, nodules: int) -> None:
         "mask_shift": fitted.mask_shift,
         "mask_adaptation": fitted.mask_adaptation,
     }
+    if fitted.fitted_threshold is not None:
+        content["fitted_threshold"] = fitted.fitted_threshold
     if fitted.class_limits is not None:
         content["class_limits"] = {
             str(coverage): {
@@ -191,6 +196,7 @@ def read(path: Path) -> Calibration:
             _from_classes(content["class_terms"]) if "class_terms" in content else None,
             _likeness(content["likeness"], content["features"]) if "likeness" in content else None,
             float(content.get("mask_adaptation", 0.0)),
+            bool(content["fitted_threshold"]) if "fitted_threshold" in content else None,
         )
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; {advice}") from error

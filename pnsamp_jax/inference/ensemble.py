@@ -36,7 +36,7 @@ from pnsamp_jax.models.pn_samp_plus import PNSAMPPlus
 from pnsamp_jax.state import TrainState, state_shapes
 from pnsamp_jax.task import Windows, build_model
 from pnsamp_jax.workdir.checkpoint import Checkpoints, load_weights
-from pnsamp_jax.workdir.heads import are_refitted, with_heads
+from pnsamp_jax.workdir.heads import copies_to_refit, with_heads
 
 RUNTIMES = ("jax", "openvino")
 SHIPPED = Path(pnsamp_jax.__file__).with_name("weights")  # the networks that come with the package
@@ -220,9 +220,8 @@ def load(folder: Path, runtime: str = "jax") -> Networks:
         config = json.loads(config_file.read_text())
         fields = config["model"] | {"dtype": "float32"}
         model, windows = build_model(fields)
-        patch_size, spacing_mm, which = config["patch_size"], config["spacing_mm"], config["checkpoint"]
+        patch_size, spacing_mm = config["patch_size"], config["spacing_mm"]
         simulated, fitted_threshold = config["data"]["source"] == "phantom", config.get("fit_threshold", False)
-        refitted = are_refitted(config)
     except FileNotFoundError as error:
         raise UserError(f"{config_file}: no such file; give the workdir of a training") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -234,7 +233,7 @@ def load(folder: Path, runtime: str = "jax") -> Networks:
         raise UserError(f"{config_file}: its network lacks the mask or the ratings; use a PN-SAMP Plus, M, S1 or S2")
     like = state_shapes(model, patch_size, len(windows), config.get("average_decay", 0.0) > 0)
     folds = _tested_folds(folder)
-    members = {fold.name: _load_member(fold, like, which, config["model"], refitted) for fold in folds}
+    members = {fold.name: _load_member(fold, like, config) for fold in folds}
     networks = Networks(model, patch_size, spacing_mm, windows, members, simulated, None, fitted_threshold)
     if runtime == "jax":
         return networks
@@ -259,23 +258,26 @@ def _tested_folds(folder: Path) -> list[Path]:
     return tested
 
 
-def _load_member(fold: Path, like: TrainState, which: str, model: dict, refitted: bool) -> Network:
+def _load_member(fold: Path, like: TrainState, config: dict[str, Any]) -> Network:
     """Read the network of a tested fold from its weights, or else from its checkpoints.
 
     Args:
       fold: its folder.
       like: a state of the same shapes.
-      which: checkpoint, "best" or "last".
-      model: the fields of config.model.
-      refitted: whether the heads were fitted again after the training; exported weights hold these.
+      config: of the run. Exported weights hold the heads that were fitted again.
     """
-    path = fold / "calibration.json"
+    path, which, copies = fold / "calibration.json", config["checkpoint"], copies_to_refit(config)
     fitted = calibration.read(path)
+    if fitted.fitted_threshold not in (None, config.get("fit_threshold", False)):
+        raise UserError(
+            f"{path}: belongs to another config.fit_threshold than {fold.parent / 'config.json'}; run --mode evaluate "
+            "on this workdir, which writes it anew"
+        )
     if (fold / "weights").is_dir():
         variables = load_weights(fold / "weights", like.variables)
     else:
         with Checkpoints(fold / "checkpoints") as checkpoints:
-            if checkpoints.config(which)["model"] != model:
+            if checkpoints.config(which)["model"] != config["model"]:
                 raise UserError(
                     f"{fold}: saved by another config than {fold.parent / 'config.json'}; use one workdir for each"
                 )
@@ -287,8 +289,8 @@ def _load_member(fold: Path, like: TrainState, which: str, model: dict, refitted
                 f"config.json names the {which} one, now step {int(state.step)}; run --mode evaluate on this workdir, "
                 "which writes it anew"
             )
-        if refitted:
-            variables = with_heads(fold, int(state.step), variables)
+        if copies:
+            variables = with_heads(fold, int(state.step), copies, variables)
     temperatures = fitted.temperatures.astype(np.float32)
     fields = fitted._asdict()
     same = ("mask_shift", "class_limits", "extent_limits", "class_terms", "likeness", "mask_adaptation")

@@ -60,7 +60,7 @@ def test_what_nodules_cannot_tell_stays_one():
 def test_perfect_predictions_stop_at_the_range():
     truth = np.random.default_rng(4).integers(1, 4, (50, 1))
     p = np.where(np.arange(1, 4) == truth[..., None], 0.8, 0.1)
-    assert calibration.fit_temperatures(p, truth)[0] == pytest.approx(calibration.RANGE[0], rel=1e-3)
+    assert calibration.fit_temperatures(p, truth)[0] == pytest.approx(0.25, rel=1e-3)
 
 
 def made_up(random):
@@ -146,6 +146,13 @@ def test_the_mask_shift_corrects_a_network_that_is_too_sure():
     with np.errstate(divide="ignore"):  # outside, the logits are infinite
         shifted = 1 / (1 + np.exp(-(np.log(mask) - np.log1p(-mask) + amount)))
     np.testing.assert_array_equal([masks.at_one_half(one) > 0.5 for one in shifted], consensus)
+
+
+@pytest.mark.parametrize("texture", [None, np.array([2.0, 5.0])])
+def test_masks_that_no_shift_improves_are_left_alone(texture):
+    consensus = np.stack([ball(6), ball(8)])
+    for mask in (np.where(consensus, 0.999, 0.001), np.zeros(consensus.shape)):  # right, and empty, at every shift
+        assert calibration.fit_mask_shift(mask.astype(np.float32), consensus, texture, 1.2) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(("missed", "expected"), [(True, 1.0), (False, 0.0)])

@@ -190,6 +190,19 @@ def test_folds_that_are_not_tested_yet_are_left_out_and_named(workdir, tmp_path,
         ensemble.load(tmp_path)
 
 
+def test_a_calibration_by_another_rule_of_the_threshold_is_refused(workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "fold_2" / "calibration.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"fitted_threshold": True}))  # the config has none
+    with pytest.raises(
+        UserError, match=r"fold_2/calibration\.json: belongs to another config\.fit_threshold.*evaluate"
+    ):
+        ensemble.load(tmp_path)
+    path.write_text(json.dumps(content | {"fitted_threshold": False}))
+    assert len(ensemble.load(tmp_path).members) == 2
+
+
 def test_the_calibration_of_another_checkpoint_is_refused(workdir, tmp_path, capsys):
     shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "fold_2" / "calibration.json"
