@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,13 +31,24 @@ def files_under(folder: str | Path, *endings: str) -> list[Path]:
 
     Links are followed, because large archives are often linked.
     """
-    found = [
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(endings)
-    ]
-    return sorted(found)
+    return sorted(Path(path) for path in walk(folder) if path.lower().endswith(endings))
+
+
+def walk(folder: str | os.PathLike[str], onerror: Callable[[OSError], object] | None = None) -> Iterator[str]:
+    """Yield the paths of all files under a folder, through links. Each folder is entered once, so that no loop forms.
+
+    Args:
+      folder: where to begin.
+      onerror: called for a folder that cannot be listed, which is passed over otherwise.
+    """
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=onerror):
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (os.path.join(parent, name) for name in names)
 
 
 def stamp(path: str | Path) -> list[int] | None:

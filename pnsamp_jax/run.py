@@ -94,8 +94,8 @@ def open_run(config: ConfigDict, workdir: Path, longer: bool = False) -> Run:
         read_diagnoses(user_path(settings.diagnosis))
     records, background = load_records(settings), load_background(settings)
     folds = processes.from_primary(processes.on_primary(partial(_claim, workdir, settings, records, longer)))
-    computed = {name: value for name, value in layout.flatten(settings.fields).items() if not layout.is_free(name)}
-    held = {"config": computed, "fold": settings.folds, "nodules": records[schema.NODULE_ID].tolist()}
+    shared = {name: value for name, value in layout.flatten(settings.fields).items() if not layout.is_own(name)}
+    held = {"config": shared, "fold": settings.folds, "nodules": records[schema.NODULE_ID].tolist()}
     processes.require_same(json.dumps(held, sort_keys=True), "configs or nodules")
     return Run(workdir, settings, records, folds, background)
 

@@ -5,7 +5,6 @@ import logging
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -14,6 +13,7 @@ from pydicom.errors import InvalidDicomError
 
 from pnsamp_jax.ct.dicom_file import DAMAGED, ENHANCED, quiet_pydicom, read_dataset
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.files import walk
 
 HEADER_TAGS = [
     "SeriesInstanceUID",
@@ -88,7 +88,7 @@ def index_folder(root: str | PathLike[str], cache: str | PathLike[str] | None = 
     entries: dict[str, dict[str, int | str]] = {}
     series: dict[str, list[str]] = {}
     others = []
-    for path in _walk(root):
+    for path in walk(root, onerror=_refuse_folder):
         if cache is not None and os.path.abspath(path) == os.path.abspath(cache):
             continue
         try:
@@ -112,20 +112,8 @@ def index_folder(root: str | PathLike[str], cache: str | PathLike[str] | None = 
     return Folder({uid: sorted(series[uid]) for uid in sorted(series)}, sorted(others))
 
 
-def _walk(root: str | PathLike[str]) -> Iterator[str]:
-    """Yield the paths of all files under `root`, entering each folder only once, so that links cannot form a loop."""
-
-    def fail(error: OSError) -> NoReturn:
-        raise UserError(f"{error.filename}: folder cannot be read ({error.strerror}); restore or remove it") from error
-
-    seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=fail):
-        if (real := os.path.realpath(folder)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        yield from (os.path.join(folder, name) for name in files)
+def _refuse_folder(error: OSError) -> NoReturn:
+    raise UserError(f"{error.filename}: folder cannot be read ({error.strerror}); restore or remove it") from error
 
 
 def _kind_and_series(path: str) -> tuple[str, str]:

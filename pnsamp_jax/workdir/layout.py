@@ -32,6 +32,8 @@ FREE_FIELDS = (
     *("data.cache", "data.workers", "data.beam", "data.pipeline", "data.diagnosis", "data.background"),
 )
 FREE_SECTIONS = ("predict.",)
+# Fields in which the processes of one run may differ. All others decide what they exchange, and when.
+OWN_FIELDS = ("distributed", "data.cache", "data.workers", "data.beam")
 # What a test and an evaluation write, by which a training is known to be finished.
 RESULTS = ("results.json", "predictions.csv", "fold_*/predictions.csv", "fold_*/calibration.json", "figures/*.png")
 
@@ -53,8 +55,13 @@ def flatten(fields: dict, prefix: str = "") -> dict:
 
 
 def is_free(field: str) -> bool:
-    """Return whether a field, named as in `flatten`, changes nothing that a run computes."""
+    """Return whether a field, named as in `flatten`, changes no training: a workdir may be used with another."""
     return field in FREE_FIELDS or field.startswith(FREE_SECTIONS)
+
+
+def is_own(field: str) -> bool:
+    """Return whether a field, named as in `flatten`, may differ between the processes of one run."""
+    return field in OWN_FIELDS or field.startswith(FREE_SECTIONS)
 
 
 def difference(fields: dict, stored: dict, longer: bool = False) -> str | None:

@@ -121,3 +121,13 @@ def test_results_are_not_set_aside_under_a_process_that_is_at_work(shorter):
     finally:
         release.set()
         thread.join()
+
+
+@pytest.mark.parametrize("field", ["log_every_steps", "steps_per_call", "data.pipeline", "test_flips", "num_epochs"])
+def test_the_processes_of_a_run_agree_on_what_decides_when_they_exchange(field):
+    assert not layout.is_own(field)
+
+
+@pytest.mark.parametrize("field", ["distributed", "data.cache", "data.workers", "predict.image"])
+def test_what_a_process_does_by_itself_may_differ(field):
+    assert layout.is_own(field)
