@@ -58,10 +58,7 @@ def train_step(
     positions = jax.lax.axis_index(AXIS) * len(images) + jnp.arange(len(images))
     sample_key = jax.vmap(jax.random.split)(sample_keys(seed, state.step, positions))
     images, masks, ratings_hold = task.augment(sample_key[:, 0], images, masks)
-    targets = transforms.rating_targets(batch[schema.RATING_COUNTS], task.labels, task.nominal)
-    if not task.indeterminate:
-        targets = transforms.without_indeterminate(targets, batch[schema.RATING_COUNTS])
-    targets = targets * ratings_hold[:, None, None]
+    targets = task.targets(batch[schema.RATING_COUNTS]) * ratings_hold[:, None, None]
     inputs = transforms.window(images, task.windows)
     mask = transforms.segmentation_target(masks)
 
@@ -141,7 +138,7 @@ def eval_step(task: Task, variables: dict, batch: Batch) -> dict[str, Array]:
     inputs = transforms.window(crop(batch[schema.IMAGE]), task.windows)
     outputs = apply_model(task.model, variables, inputs)
     mask = transforms.segmentation_target(crop(batch[schema.MASK]))
-    targets = transforms.rating_targets(batch[schema.RATING_COUNTS], task.labels, task.nominal)
+    targets = task.targets(batch[schema.RATING_COUNTS])
     loss, terms = losses.total(outputs, mask, targets, task.weights)
     scores = {"loss": loss, **terms}
     if outputs.mask is not None:

@@ -47,6 +47,11 @@ class Task(NamedTuple):
         """Return what the shapes of the state follow from, the arguments of `state.state_shapes`."""
         return self.model, self.patch_size, len(self.windows), self.average_decay > 0
 
+    def targets(self, rating_counts: jax.Array) -> jax.Array:
+        """Return the targets of the ratings, (B, 9, 6), see `transforms.rating_targets`."""
+        targets = transforms.rating_targets(rating_counts, self.labels, self.nominal)
+        return targets if self.indeterminate else transforms.without_indeterminate(targets, rating_counts)
+
     def augment(self, keys: jax.Array, images: jax.Array, masks: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Augment stored patches.
 

@@ -370,6 +370,19 @@ def test_indeterminate_nodules_teach_no_malignancy():
     np.testing.assert_array_equal(after[2, 8], before[2, 8])
 
 
+def test_the_validation_loss_leaves_out_what_training_leaves_out(initial):
+    records = make_records(BATCH)
+    records[schema.RATING_COUNTS] = np.zeros((BATCH, 9, 6), np.uint8)
+    records[schema.RATING_COUNTS][:, :, 2] = 3  # every reader rates 3
+    taught, left_out = (
+        steps.compile_eval_step(make_task()._replace(indeterminate=learnt))(initial.variables, records)
+        for learnt in (True, False)
+    )
+    assert (np.asarray(taught["malignancy"]) > 0).all()
+    np.testing.assert_array_equal(left_out["malignancy"], 0)
+    np.testing.assert_array_equal(left_out["attributes"], taught["attributes"])
+
+
 def test_faded_nodules_teach_the_outline_only():
     task = make_task()._replace(appearance=Appearance(enlarge=1.0, largest=1.5))
     state = steps.replicate(jax.tree.map(jnp.asarray, initial_state()))
