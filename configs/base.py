@@ -135,5 +135,5 @@ def _predict() -> ConfigDict:
     predict.checkpoint = ""  # workdir of a training; by default the weights that come with the package
     predict.flips = True  # average over the eight flips of the patch
     predict.runtime = "jax"  # what computes the networks' answers: "jax", or on CPU "openvino" (extra `openvino`)
-    predict.shown = 100  # largest number of nodules in the report and the figures; the first ones are taken
+    predict.shown = 100  # largest number of nodules in the report and the figures, the first ones; 0 writes neither
     return predict

@@ -196,7 +196,7 @@ def heading(patients: Patients, settings: Settings, diagnoses: Mapping[str, Diag
 def write_patients(path: Path, patients: Patients, scores: Mapping[str, np.ndarray]) -> None:
     """Write every score of every patient; blank where a system gives none."""
     columns = ["patient_id", "diagnosis", "method", "fold", "nodules", *scores]
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         given = (patients.names, patients.diagnosis, patients.method, patients.fold, patients.counts.astype(int))

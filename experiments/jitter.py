@@ -28,6 +28,7 @@ from pnsamp_jax.data.patches import MarkedNodule, consensus_centroid, patch_affi
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import write_text
 from pnsamp_jax.inference import asking, ensemble
+from pnsamp_jax.inference.diameters import THRESHOLD
 from pnsamp_jax.inference.masks import central_component, onto_grid
 from pnsamp_jax.inference.requests import Failure, Located, Request, locate_in
 from pnsamp_jax.workdir import layout
@@ -65,7 +66,9 @@ def predict_at_offsets(
     grid = (networks.patch_size, networks.spacing_mm)
     masks = []
     for one, probability in zip(located, predictions.mask, strict=False):
-        mask = Volume(central_component(probability > 0.5), patch_affine(one.centre_mm(networks.spacing_mm), *grid))
+        mask = Volume(
+            central_component(probability > THRESHOLD), patch_affine(one.centre_mm(networks.spacing_mm), *grid)
+        )
         masks.append(onto_grid(mask, images[0].shape, patch_affine(centre, *grid)).array)
     p = predictions.mean_probabilities[: len(images), schema.MALIGNANCY]
     return metrics.expected(p), metrics.arg_max(p), [outlines.dice(mask, masks[0]) for mask in masks]

@@ -83,10 +83,10 @@ def check_values(config: ConfigDict) -> None:
             check_choice(field, flat[field])
     for field in POSITIVE:
         if not 0 < flat[field] < np.inf:
-            raise UserError(f"config.{field}: {flat[field]} must be positive")
+            raise UserError(f"config.{field}: {flat[field]} is not a positive number")
     for field in NOT_NEGATIVE:
         if not 0 <= flat[field] < np.inf:
-            raise UserError(f"config.{field}: {flat[field]} is negative; give 0 or more")
+            raise UserError(f"config.{field}: {flat[field]} is not a number of 0 or more")
     for field in PROBABILITIES:
         if not 0 <= flat[field] <= 1:
             raise UserError(f"config.{field}: {flat[field]} is not a probability; give 0 to 1")

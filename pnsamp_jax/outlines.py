@@ -37,6 +37,17 @@ class SurfaceDistances(NamedTuple):
     areas_a: np.ndarray
     areas_b: np.ndarray
 
+    def farthest(self, share: float = 0.95) -> float:
+        """Return the distance in mm within which this share of either surface, by area, lies of the other one."""
+        pairs = (self.from_a, self.areas_a), (self.from_b, self.areas_b)
+        return max(_percentile(distances, areas, share) for distances, areas in pairs)
+
+    def share_within(self, tolerance_mm: float) -> float:
+        """Return the share of both surfaces, by area, that lies within a tolerance of the other one."""
+        pairs = (self.from_a, self.areas_a), (self.from_b, self.areas_b)
+        near = sum(areas[distances <= tolerance_mm + ROUNDING_MM].sum() for distances, areas in pairs)
+        return float(near / (self.areas_a.sum() + self.areas_b.sum()))
+
 
 def dice(mask: ArrayLike, reference: ArrayLike) -> float:
     """Return the Dice coefficient 2 |A and B| / (|A| + |B|) of boolean arrays of one shape; 1 if both are empty."""
@@ -47,11 +58,13 @@ def dice(mask: ArrayLike, reference: ArrayLike) -> float:
 
 def scores(mask: ArrayLike, reference: ArrayLike, spacing_mm: Sequence[float]) -> dict[str, float]:
     """Return all scores of a mask by the names of their columns in predictions.csv; see `surface_distances`."""
-    return {
-        "dice": dice(mask, reference),
-        "hd95_mm": hausdorff_95(mask, reference, spacing_mm),
-        "nsd": surface_dice(mask, reference, spacing_mm),
-    }
+    found = {"dice": dice(mask, reference)}
+    if _empty(mask, reference).any():
+        distance, share = hausdorff_95(mask, reference, spacing_mm), surface_dice(mask, reference, spacing_mm)
+    else:
+        distances = surface_distances(mask, reference, spacing_mm)  # once for both
+        distance, share = distances.farthest(), distances.share_within(TOLERANCE_MM)
+    return found | {"hd95_mm": distance, "nsd": share}
 
 
 def surface_distances(mask: ArrayLike, reference: ArrayLike, spacing_mm: Sequence[float]) -> SurfaceDistances:
@@ -104,8 +117,7 @@ def hausdorff_95(mask: ArrayLike, reference: ArrayLike, spacing_mm: Sequence[flo
     if (empty := _empty(mask, reference)).any():
         diagonal = np.linalg.norm(np.array(np.shape(mask)) * spacing_mm)
         return 0.0 if empty.all() else float(diagonal)
-    found = surface_distances(mask, reference, spacing_mm)
-    return max(_percentile(found.from_a, found.areas_a), _percentile(found.from_b, found.areas_b))
+    return surface_distances(mask, reference, spacing_mm).farthest()
 
 
 def surface_dice(
@@ -118,19 +130,14 @@ def surface_dice(
     """
     if (empty := _empty(mask, reference)).any():
         return float(empty.all())
-    found = surface_distances(mask, reference, spacing_mm)
-    near = sum(
-        areas[distances <= tolerance_mm + ROUNDING_MM].sum()
-        for distances, areas in ((found.from_a, found.areas_a), (found.from_b, found.areas_b))
-    )
-    return float(near / (found.areas_a.sum() + found.areas_b.sum()))
+    return surface_distances(mask, reference, spacing_mm).share_within(tolerance_mm)
 
 
 def _empty(*masks: ArrayLike) -> np.ndarray:
     return np.array([not np.any(mask) for mask in masks])
 
 
-def _percentile(distances: np.ndarray, areas: np.ndarray, share: float = 0.95) -> float:
+def _percentile(distances: np.ndarray, areas: np.ndarray, share: float) -> float:
     """Return the smallest distance within which at least this share of the area lies."""
     order = np.argsort(distances)
     within = np.cumsum(areas[order]) / areas.sum()

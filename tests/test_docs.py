@@ -25,7 +25,8 @@ from pnsamp_jax.workdir import tables
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-WRITTEN = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *PAGES]
+BESIDE = ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY", "experiments/RELIABILITY", "pnsamp_jax/weights/README")
+WRITTEN = [*(REPOSITORY / f"{name}.md" for name in BESIDE), *PAGES]
 
 LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)

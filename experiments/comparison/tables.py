@@ -144,7 +144,7 @@ def write_csv(page: Page, path: Path) -> None:
                     flat[-1][column] = "" if cell == "-" else cell
     order = _column_order(page.blocks)
     columns = sorted({column for row in flat for column in row}, key=order.index)
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(flat)

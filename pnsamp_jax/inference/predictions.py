@@ -41,7 +41,7 @@ class Predictions:
 
     def _expected_malignancy(self) -> np.ndarray:
         assert self.probabilities is not None, "a model without ratings has no probabilities"
-        return self.probabilities[..., schema.MALIGNANCY, :] @ np.arange(1, schema.MAX_CLASSES + 1)
+        return expected(self.probabilities[..., schema.MALIGNANCY, :])
 
 
 def with_own_thresholds(predictions: Predictions, spacing_mm: float, share: float) -> Predictions:

@@ -65,7 +65,7 @@ class PNSAMPPlus(nn.Module):
 
         probability = nn.sigmoid(mask)[..., None]  # not thresholded, so that gradients pass
         paths = [global_pool(bottom), read_mask(block, self.mask_features, probability, train)]
-        # A ruler does not move what it measures: the mask is learnt from outlines, and through the paper's two paths.
+        # The measured mask passes no gradients: the mask is learnt from outlines, and through the paper's two paths.
         measured_mask = jax.lax.stop_gradient(probability)
         regions = soft_regions(measured_mask)
         paths.append(regional_features(x, regions))
@@ -169,8 +169,8 @@ def shape_features(probability: Array) -> Array:
     moment = jnp.einsum("bdhw,idhw->bi", probability, grid, precision="highest") / volume[:, None]
     second = jnp.einsum("bdhw,idhw,jdhw->bij", probability, grid, grid, precision="highest") / volume[:, None, None]
     covariance = second - moment[:, :, None] * moment[:, None, :] + jnp.eye(3) / 12  # a voxel's own extent
-    fourth = covariance @ covariance
-    largest = jnp.trace(fourth @ fourth, axis1=1, axis2=2) ** 0.25
+    squared = covariance @ covariance
+    largest = jnp.trace(squared @ squared, axis1=1, axis2=2) ** 0.25
     steps = [jnp.diff(probability, axis=axis)[:, : size[0] - 1, : size[1] - 1, : size[2] - 1] for axis in (1, 2, 3)]
     surface = jnp.sqrt(sum(jnp.square(step) for step in steps) + 1e-8).sum((1, 2, 3)) + TINY
     logs = [

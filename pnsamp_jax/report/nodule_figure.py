@@ -16,12 +16,12 @@ from matplotlib.patheffects import withStroke
 from pnsamp_jax.data import schema
 from pnsamp_jax.files import atomic_path
 from pnsamp_jax.inference.finding import Finding
+from pnsamp_jax.inference.locator import HIGH, LOW
 from pnsamp_jax.report.evaluation_figures import BLUE, GREY
 
 ROWS_OF_PAGE, ROWS_OF_PNG, DPI = 6, 20, 200
 READERS, PREDICTED, RED = "#ffd92f", "#4eb3ff", "#b2182b"  # the outlines; ratings that are off by more than one
 MARKERS = {BLUE: "o", RED: "x", GREY: ""}  # for those who cannot tell the colours apart
-LOW, HIGH = -1400, 200  # HU: window 1600, centre -600
 BAR_MM = 10
 PLANES = {"axial": "APRL", "coronal": "SIRL", "sagittal": "SIAP"}  # what is at the top, bottom, left and right
 # Fonts that come with matplotlib, so that every machine draws the same figure; publishers ask for TrueType in a PDF.

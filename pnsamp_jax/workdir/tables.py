@@ -225,7 +225,7 @@ def _classes(rows: list[dict], infix: str) -> np.ndarray:
 
 
 def _write(path: Path, columns: list[str], rows: list[dict]) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

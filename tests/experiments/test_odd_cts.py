@@ -1,6 +1,7 @@
 """Odd CTs, made from a part of a real scan: each is read as its kind states, and anything else counts as a failure."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ def scan(tmp_path_factory):
 
 
 def test_there_are_many_kinds_with_unique_names():
-    assert len(odd_cts.KINDS) >= 200
+    reported = (Path(__file__).parents[2] / "experiments" / "RELIABILITY.md").read_text()
+    assert f"**{len(odd_cts.KINDS)} kinds**" in reported
     assert len({kind.name for kind in odd_cts.KINDS}) == len(odd_cts.KINDS)
 
 
@@ -29,7 +31,7 @@ def test_there_are_many_kinds_with_unique_names():
 def test_every_kind_is_read_as_it_states(scan, tmp_path):
     outcomes = list(odd_cts.try_kinds(odd_cts.KINDS, scan, tmp_path, SIZE, SECONDS))
     assert [outcome for outcome in outcomes if outcome.verdict == "FAILED"] == []
-    assert sum(outcome.verdict in ("right", "refused") for outcome in outcomes) >= 200
+    assert sum(outcome.verdict in ("right", "refused") for outcome in outcomes) >= 300  # some need a decoder
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""The HTML report in a browser: what raises the suspicion, and what moving a rating changes."""
+"""The HTML report in a browser: what raises the expected malignancy, and what moving a rating changes."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_words_say_what_weighs_most(explained):
     assert f"An average nodule has an expected malignancy of {finding.average_malignancy:.1f}." in text
     first = max(finding.contributions, key=lambda name: abs(finding.contributions[name]))
     value, index = finding.contributions[first], schema.RATING_NAMES.index(first)
-    by = f"{'raises' if value > 0 else 'lowers'} the suspicion by {abs(value):.1f} classes"
+    by = f"{'raises' if value > 0 else 'lowers'} the expected malignancy by {abs(value):.1f} classes"
     rating, expected = schema.RATINGS[index], finding.expected[index]
     words = rating.words[(finding.arg_max[index] if rating.nominal else round(expected)) - 1]
     as_rated = f": {words}" if rating.nominal else f" {expected:.1f} ({words})"

@@ -178,9 +178,7 @@ def test_a_page_shows_known_values_and_marks_unknown_ones(tmp_path):
     full = finding_of(mask=np.ones((SIZE,) * 3, bool), truth=np.full(9, 4), readers_mask=None)
     page = draw_page([empty, full], tmp_path / "known.png")
     written = texts(page)
-    assert (
-        "nothing is segmented at this point" in written and written["4"] == nodule_figure.RED and written["–"] == GREY
-    )
+    assert "nothing is segmented at this point" in written and written["4"] == "#b2182b" and written["–"] == GREY
     assert {"A", "P", "S", "I", "R", "L", "10 mm"} <= set(written)
     markers = {line.get_marker(): line.get_color() for line in page.axes[0].lines}
     assert markers["x"] == nodule_figure.RED and "o" not in markers  # readable without colours

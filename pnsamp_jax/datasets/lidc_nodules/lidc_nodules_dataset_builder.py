@@ -86,7 +86,7 @@ class LidcNodules(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [
         LidcNodulesConfig(
             name="phantom",
-            description="Real contours and ratings, simulated voxels; needs no download.",
+            description="Real contours and ratings, simulated voxels; needs no CT.",
             source=PhantomSource(),
         ),
         LidcNodulesConfig(name="lidc", description="LIDC-IDRI's DICOM scans, in any folder layout."),
