@@ -5,9 +5,9 @@
 
 The networks are those of a run's workdir, or exported weights. A patient in the test set of a fold is tested by the
 network of that fold; a patient whom no fold knows, by all networks together. So the same networks can be judged on
-slabs, cubes and whole scans, whichever they were trained on. The answers are those that `--mode predict` gives:
-calibrated, and averaged over flips if the config says so. The output folder is like a workdir: predictions.csv,
-readers.csv, results.json and figures.
+slabs, cubes and whole scans, whichever they were trained on. Answers are calibrated as in a prediction, and averaged
+over flips if the config says so; but each patch stays where the readers' consensus has its centre. The output folder
+is like a workdir: predictions.csv, readers.csv, results.json and figures.
 """
 
 from pathlib import Path

@@ -42,7 +42,7 @@ from pnsamp_jax.data.csv_tables import read_table
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import write_text
 from pnsamp_jax.inference import ensemble
-from pnsamp_jax.models.pn_samp import ATTRIBUTES, AttributeHeads
+from pnsamp_jax.models.pn_samp import AttributeHeads
 from pnsamp_jax.run import Run, load_folds, load_records
 from pnsamp_jax.workdir import layout
 
@@ -86,7 +86,7 @@ def attribute_features(networks: ensemble.Networks, measured: np.ndarray) -> np.
     @jax.jit
     def all_features(x: jax.Array) -> jax.Array:
         fused = AttributeHeads().apply(heads, x, method="fuse")
-        own = [AttributeHeads().apply(heads, r.name, fused, method="attribute_features") for r in ATTRIBUTES]
+        own = [AttributeHeads().apply(heads, r.name, fused, method="attribute_features") for r in schema.ATTRIBUTES]
         return jnp.concatenate([jnp.asarray(features) for features in own], axis=-1)
 
     return np.asarray(all_features(measured))

@@ -153,7 +153,7 @@ class PredictSettings:
       checkpoint: workdir of a training; "" for the weights that come with the package.
       flips: whether to average over the eight flips of a patch.
       runtime: what computes the networks' answers, one of `ensemble.RUNTIMES`.
-      max_shown: most nodules in the report and the figures.
+      shown: most nodules in the report and the figures.
       batch_size: nodules in a batch.
       cache: folder of compiled programs.
     """
@@ -166,7 +166,7 @@ class PredictSettings:
     checkpoint: str
     flips: bool
     runtime: str
-    max_shown: int
+    shown: int
     batch_size: int
     cache: Path
 
@@ -203,19 +203,9 @@ def read_predict_settings(config: ConfigDict) -> PredictSettings:
         raise UserError(f"config.batch_size: {config.batch_size} must be positive")
     if options.shown < 0:
         raise UserError(f"config.predict.shown: {options.shown} is negative; give a count, or 0 for no report")
-    same = (
-        "image",
-        "points",
-        "units",
-        "series",
-        "min_score",
-        "checkpoint",
-        "flips",
-        "runtime",
-    )  # named as in the config
+    same = {field.name for field in dataclasses.fields(PredictSettings)} - {"batch_size", "cache"}
     return PredictSettings(
-        **{name: options[name] for name in same},
-        max_shown=options.shown,
+        **{name: options[name] for name in same},  # named as in the config
         batch_size=config.batch_size,
         cache=cache_folder(config),
     )

@@ -4,12 +4,18 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from pnsamp_jax.files import readable
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would end the line, or steer a terminal
+
+
+def list_names(names: Mapping[int, str]) -> str:
+    """Return the first five of numbered names, by their numbers, as a message lists them: "1 'lung', 2 'nodule'"."""
+    listed = ", ".join(f"{number} '{name}'" for number, name in sorted(names.items())[:5])
+    return listed + (", ..." if len(names) > 5 else "")
 
 
 class UserError(Exception):

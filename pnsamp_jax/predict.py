@@ -50,7 +50,7 @@ def predict(config: ConfigDict, workdir: Path) -> list[Finding]:
     batch_size = asking.batch_size_of(min(settings.batch_size, len(requests)))
     outcomes = _answers(by_image(requests), networks, settings, batch_size)
     progress = tqdm(outcomes, desc="Predicting", total=len(requests), unit="nodule")
-    results = write.write_masks(progress, settings.max_shown, workdir)
+    results = write.write_masks(progress, settings.shown, workdir)
     if networks:
         results = results.with_hints(asking.hints(requests, results.findings, networks, batch_size, settings.flips))
 
@@ -61,7 +61,7 @@ def predict(config: ConfigDict, workdir: Path) -> list[Finding]:
         simulated = networks is not None and networks.simulated
         complaints = write.write_dicom_objects(results.series, simulated, workdir)
         shown = salient.result()
-    if settings.max_shown:
+    if settings.shown:
         write.write_report(shown, results.failures, header, workdir)
     summary.print_summary(requests, results, simulated, workdir)
     _raise_if_incomplete(results.failures, complaints, len(requests), workdir)

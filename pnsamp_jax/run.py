@@ -183,7 +183,7 @@ def load_folds(settings: Settings, records: Arrays, path: Path) -> list[layout.F
         path,
         chosen[schema.NODULE_ID],
         chosen[schema.PATIENT_ID],
-        cohort.suspicion(chosen[schema.RATING_COUNTS], settings.cohort),
+        cohort.malignancy_sign(chosen[schema.RATING_COUNTS], settings.cohort),
         cohort=settings.cohort,
         split=settings.split,
         seed=settings.seed,

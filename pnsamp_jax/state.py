@@ -65,7 +65,15 @@ def learning_rates(schedule: str, peak: float, num_steps: int) -> np.ndarray:
 
 
 def create_state(model: nn.Module, patch_size: int, channels: int, seed: int, average: bool = False) -> TrainState:
-    """Return the initial state, with parameters drawn from the seed, and their moving average if wanted."""
+    """Return the initial state, with parameters drawn from a seed.
+
+    Args:
+      model: from `models.create`.
+      patch_size: voxels on a side of its input.
+      channels: of its input.
+      seed: of the parameters.
+      average: whether the state holds a moving average of the variables, which begins at their first values.
+    """
     # The "rbg" generator compiles in a quarter of the default one's time.
     variables = _init(model, patch_size, channels, jax.random.key(seed, impl="rbg"))
     params, batch_stats = variables["params"], variables["batch_stats"]

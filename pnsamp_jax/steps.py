@@ -128,6 +128,11 @@ def moving_average(average: dict, variables: dict, step: Array, decay: float) ->
 def eval_step(task: Task, variables: dict, batch: Batch) -> dict[str, Array]:
     """Compute the loss and Dice on this device's share of the batch, without augmentation.
 
+    Args:
+      task: static settings.
+      variables: `params` and `batch_stats`.
+      batch: B nodules under the names of `schema`.
+
     Returns:
       (B,) per nodule: `loss`, its terms and, for a model that segments, `dice` of the mask thresholded at one half. A
       test reports the Dice of its central component instead, which a compiled step cannot find. Also for such a model
@@ -172,7 +177,18 @@ def predict_step(
     mask_shift: Array,
     images: Array,
 ) -> dict[str, Array]:
-    """Predict the nodules of this device's share of a batch of (B, S, S, S) HU; see `probabilities_of`."""
+    """Predict the nodules of this device's share of a batch.
+
+    Args:
+      model, patch_size, windows: static, as in `Task`.
+      variables: `params` and `batch_stats`.
+      temperatures: (9,) of the ratings.
+      mask_shift: (), added to the logits of the mask.
+      images: (B, S, S, S) HU, S at least `patch_size`.
+
+    Returns:
+      See `probabilities_of`.
+    """
     inputs = transforms.window(jax.vmap(partial(transforms.crop, size=patch_size))(images), windows)
     return probabilities_of(apply_model(model, variables, inputs), temperatures, mask_shift)
 
@@ -189,7 +205,7 @@ def predict_flips_step(
 ) -> dict[str, Array]:
     """Predict flips of the nodules as `predict_step` does, one flip after the other.
 
-    A row of `flips` (F, 3) tells whether depth, height and width are flipped.
+    The arguments are those of `predict_step` and `flips`, (F, 3) bool: whether depth, height and width are flipped.
 
     Returns:
       `mask` (B, D, H, W), the sum over the flips, each flipped back; `probabilities` (B, F, 9, 6) and `features`

@@ -52,7 +52,14 @@ def test_and_evaluate(config: ConfigDict, workdir: Path) -> dict:
 
 
 def cross_validate(config: ConfigDict, workdir: Path, train: bool) -> dict:
-    """Train (if `train`), test and evaluate the folds that the config names; see `train_and_evaluate`."""
+    """Train (if `train`), test and evaluate the folds that the config names.
+
+    Returns:
+      The content of results.json.
+
+    Raises:
+      UserError: the config, the data or the workdir do not fit, or the loss is no longer finite.
+    """
     connect_processes(config)
     if not train and jax.process_count() > 1:
         raise UserError("config.distributed: only a training takes several processes; test and evaluate in one")

@@ -29,11 +29,20 @@ def to_int16(stored: np.ndarray, slope: float = 1, intercept: float = 0) -> np.n
 
 
 def check_size(path: str, shape: tuple[int, ...], bytes_per_voxel: int, available: int, exact: bool = True) -> None:
-    """Raise UserError unless `shape` (w, h, d, ...) is 3D, of a plausible size and takes all `available` bytes.
+    """Check that a header describes one 3D image of a plausible size, which takes all bytes that there are.
 
     Too many bytes are as wrong as too few: then a slice, a column or a header of the data file's own is not accounted
-    for, and what is read is another part of the body. Only where the header says that others come first (not `exact`)
-    may there be more.
+    for, and what is read is another part of the body.
+
+    Args:
+      path: named in the error.
+      shape: (w, h, d, ...) voxels.
+      bytes_per_voxel: as stored.
+      available: bytes of voxels in the file.
+      exact: whether there may not be more bytes; False where the header says that others come first.
+
+    Raises:
+      UserError: the header does not.
     """
     text = " x ".join(map(str, shape))
     if len(shape) < 3 or any(extent != 1 for extent in shape[3:]):

@@ -122,8 +122,8 @@ SUMMARIES = {"rounded_ne_3": rounded_rating, "mean_ne_3": mean_rating, "median_n
 COHORTS = (*SUMMARIES, "all")
 
 
-def suspicion(rating_counts: np.ndarray, cohort: str) -> np.ndarray:
-    """Return the sign of the readers' suspicion of malignancy.
+def malignancy_sign(rating_counts: np.ndarray, cohort: str) -> np.ndarray:
+    """Return on which side of 3 the readers rate the malignancy.
 
     Args:
       rating_counts: (nodules, 9, 6) readers per class.
@@ -155,11 +155,11 @@ def members(rating_counts: np.ndarray, cohort: str, min_readers: int = 1) -> np.
       UserError: the cohort is unknown.
     """
     enough = rating_counts[:, schema.MALIGNANCY].sum(axis=-1) >= min_readers
-    return enough & ((cohort == "all") | (suspicion(rating_counts, cohort) != 0))
+    return enough & ((cohort == "all") | (malignancy_sign(rating_counts, cohort) != 0))
 
 
 def counts(nodules: Iterable[Nodule], cohort: str, min_readers: int = 1) -> dict[str, int]:
     """Count the nodules of a cohort: {"benign": n, "malignant": n}."""
     rating_counts = np.stack([nodule.rating_counts for nodule in nodules])
-    signs = suspicion(rating_counts, cohort)[members(rating_counts, cohort, min_readers)]
+    signs = malignancy_sign(rating_counts, cohort)[members(rating_counts, cohort, min_readers)]
     return {"benign": int((signs < 0).sum()), "malignant": int((signs > 0).sum())}

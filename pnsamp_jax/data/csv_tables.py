@@ -13,7 +13,7 @@ from pnsamp_jax.errors import UserError
 
 DELIMITERS = (",", ";", "\t")  # spreadsheets write ";" where the comma is the decimal separator
 
-WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how .xlsx and .ods, and .xls begin
+XLS, XLSX = b"\xd0\xcf\x11\xe0", b"PK\x03\x04"  # how workbooks begin; .ods as .xlsx
 
 
 class Row(dict[str, str]):
@@ -128,7 +128,7 @@ def _read_text(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: {'is a folder, not a table' if path.is_dir() else 'no such file'}; correct the path")
     data = path.read_bytes()
-    if data.startswith(WORKBOOKS):
+    if data.startswith((XLS, XLSX)):
         raise UserError(f"{path}: is a workbook, not text; save the table as CSV in UTF-8")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # "Unicode text" of spreadsheets
         data = data.decode("utf-16", "replace").encode()

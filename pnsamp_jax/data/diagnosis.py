@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pnsamp_jax.data.csv_tables import column_names, read_table
+from pnsamp_jax.data.csv_tables import XLS, XLSX, column_names, read_table
 from pnsamp_jax.errors import UserError
 
 # The words of the codes 0, 1, ...: the diagnosis, where "primary" is lung cancer, and how it was made.
@@ -25,7 +25,6 @@ COLUMNS = {
     "diagnosis": "diagnosis at the patient level",
     "method": "diagnosis method",
 }
-WORKBOOK, NEWER_WORKBOOK = b"\xd0\xcf\x11\xe0", b"PK\x03\x04"  # first bytes of .xls; of .xlsx and .ods
 
 # What xlrd raises besides its own errors when a file is damaged.
 DAMAGE = (struct.error, AssertionError, LookupError, ValueError, OSError)
@@ -51,10 +50,10 @@ def read_diagnoses(path: Path) -> dict[str, Diagnosis]:
         raise UserError(f"config.data.diagnosis: no such file: {path}")
     with path.open("rb") as file:
         first_bytes = file.read(4)
-    if first_bytes == NEWER_WORKBOOK:
+    if first_bytes == XLSX:
         raise UserError(f"{path}: is a workbook, but not of the kind .xls; save it as CSV")
     found: dict[str, Diagnosis] = {}
-    for where, row in _read_workbook(path) if first_bytes == WORKBOOK else _read_csv(path):
+    for where, row in _read_workbook(path) if first_bytes == XLS else _read_csv(path):
         patient, diagnosis, method = (_cell(where, row, column) for column in COLUMNS)
         if patient in found:
             raise UserError(f"{where}: patient '{patient}' appears twice; keep one line")

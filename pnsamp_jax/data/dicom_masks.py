@@ -12,7 +12,7 @@ import pydicom
 from pnsamp_jax.ct.dicom_file import DAMAGED, quiet_pydicom, read_dataset
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.contours import UnclearContours, enclosed
-from pnsamp_jax.errors import UserError
+from pnsamp_jax.errors import UserError, list_names
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second holds a label map
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -93,8 +93,7 @@ def _only_file(path: Path) -> Path | None:
 
 def _choose(path: Path, kind: str, names: dict[int, str], label: int | None) -> int:
     """Return the number of the segment or ROI that a label names, or of the only one."""
-    listed = ", ".join(f"{number} '{name}'" for number, name in sorted(names.items())[:5])
-    listed += ", ..." if len(names) > 5 else ""
+    listed = list_names(names)
     if not names:
         raise UserError(f"{path}: holds no {kind}; export it again")
     if label is None and len(names) == 1:

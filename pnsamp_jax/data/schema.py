@@ -47,6 +47,8 @@ RATINGS = (
 )
 RATING_NAMES = tuple(rating.name for rating in RATINGS)
 MALIGNANCY = RATING_NAMES.index("malignancy")
+ATTRIBUTES = RATINGS[:MALIGNANCY]  # the ratings other than malignancy
+ATTRIBUTE_NAMES = RATING_NAMES[:MALIGNANCY]
 TEXTURE = RATING_NAMES.index("texture")
 NOMINAL = np.array([rating.nominal for rating in RATINGS])  # (9,) bool
 MAX_CLASSES = max(rating.classes for rating in RATINGS)

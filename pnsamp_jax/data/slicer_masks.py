@@ -16,7 +16,7 @@ import numpy as np
 from pnsamp_jax.ct.image_files import read_file
 from pnsamp_jax.ct.itk_files import header_fields
 from pnsamp_jax.ct.volume import Volume, check_geometry
-from pnsamp_jax.errors import UserError
+from pnsamp_jax.errors import UserError, list_names
 
 
 class Segment(NamedTuple):
@@ -76,8 +76,7 @@ def read_segment(path: Path, segments: Sequence[Segment], label: int | None) -> 
     values = [segment.value for segment in segments]
     numbers = values if len(set(values)) == len(values) else range(1, len(values) + 1)
     named = dict(zip(numbers, segments, strict=True))
-    listed = ", ".join(f"{number} '{segment.name}'" for number, segment in sorted(named.items())[:5])
-    listed += ", ..." if len(named) > 5 else ""
+    listed = list_names({number: segment.name for number, segment in named.items()})
     if label is None and len(segments) > 1:
         raise UserError(
             f"{path}: holds {len(segments)} overlapping segments ({listed}); name the nodule's number in a column "

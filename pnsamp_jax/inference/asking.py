@@ -16,7 +16,7 @@ from pnsamp_jax.inference.finding import Finding
 from pnsamp_jax.inference.masks import central_component, distance_mm, inside, is_truncated
 from pnsamp_jax.inference.requests import Failure, Located, Request, by_image, locate, mirrored
 
-CONTRIBUTORS = (*schema.RATING_NAMES[: schema.MALIGNANCY], "image")  # what the malignancy head receives
+CONTRIBUTORS = (*schema.ATTRIBUTE_NAMES, "image")  # what the malignancy head receives
 # Distance of an outline's centre from the middle of the patch from which the networks are asked anew. They learnt from
 # points up to 2.4 mm off along each axis.
 OFF_CENTRE_MM = 3.0

@@ -12,7 +12,7 @@ from pnsamp_jax import metrics, steps, transforms
 from pnsamp_jax.data import schema
 from pnsamp_jax.inference.predictions import Predictions
 from pnsamp_jax.inference.what_if import WhatIf
-from pnsamp_jax.models.pn_samp import ATTRIBUTES, RatingHeads
+from pnsamp_jax.models.pn_samp import RatingHeads
 from pnsamp_jax.models.pn_samp_plus import AdditiveHeads, PNSAMPPlus
 from pnsamp_jax.task import Windows
 
@@ -51,10 +51,10 @@ def contributions(heads: dict, features: Array, average: Array, temperature: Arr
 
     def head_inputs(features: Array) -> list[Array]:
         fused = apply("fuse", features)
-        return [*(apply("attribute_features", rating.name, fused) for rating in ATTRIBUTES), fused]
+        return [*(apply("attribute_features", rating.name, fused) for rating in schema.ATTRIBUTES), fused]
 
     # Ten variants of each nodule: as it is, then with one of its nine inputs replaced.
-    inputs = len(ATTRIBUTES) + 1
+    inputs = len(schema.ATTRIBUTES) + 1
     replaced = jnp.tile(jnp.eye(1 + inputs, inputs, -1, dtype=bool), (len(features), 1))
     pairs = zip(head_inputs(jnp.repeat(features, 1 + inputs, axis=0)), head_inputs(average), strict=True)
     *attributes, fused = [

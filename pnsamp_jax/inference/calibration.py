@@ -22,7 +22,6 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import write_text
 from pnsamp_jax.inference import conformal, extent
 from pnsamp_jax.inference.masks import adapted, best_threshold, central_component, shift_logits
-from pnsamp_jax.inference.what_if import ATTRIBUTES
 
 RANGE = (0.25, 4.0)  # a few hundred nodules do not support temperatures beyond
 SHIFTS = tuple(np.linspace(-1.0, 1.0, 11).round(1).tolist())  # of the mask's logits, which are tried
@@ -227,15 +226,15 @@ def _by_class(class_terms: np.ndarray) -> dict[str, dict[str, list[float]]]:
     """Return the known mean terms by attribute and class."""
     return {
         name: {str(k): term.tolist() for k, term in enumerate(terms, start=1) if np.isfinite(term).all()}
-        for name, terms in zip(ATTRIBUTES, np.asarray(class_terms, np.float64), strict=True)
+        for name, terms in zip(schema.ATTRIBUTE_NAMES, np.asarray(class_terms, np.float64), strict=True)
     }
 
 
 def _from_classes(content: dict[str, dict[str, list[float]]]) -> np.ndarray:
     """Return what `_by_class` was given, (8, 6, 5) float32."""
     classes = schema.RATINGS[schema.MALIGNANCY].classes
-    found = np.full((len(ATTRIBUTES), schema.MAX_CLASSES, classes), np.nan, np.float32)
-    for index, name in enumerate(ATTRIBUTES):
+    found = np.full((len(schema.ATTRIBUTE_NAMES), schema.MAX_CLASSES, classes), np.nan, np.float32)
+    for index, name in enumerate(schema.ATTRIBUTE_NAMES):
         for k, term in content[name].items():
             found[index, int(k) - 1] = term
     return found

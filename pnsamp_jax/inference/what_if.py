@@ -14,7 +14,6 @@ import numpy as np
 from pnsamp_jax import metrics
 from pnsamp_jax.data import schema
 
-ATTRIBUTES = schema.RATING_NAMES[: schema.MALIGNANCY]
 FEWEST = 3  # nodules that a class needs; one between two classes counts for both in proportion
 
 
@@ -36,7 +35,7 @@ class WhatIf(NamedTuple):
 
         There are none if it cannot be moved: only one class is known, or the nodule's own kind is not.
         """
-        index = ATTRIBUTES.index(attribute)
+        index = schema.ATTRIBUTE_NAMES.index(attribute)
         known = 1 + np.flatnonzero(np.isfinite(self.class_terms[:, index]).all(axis=(0, 2)))
         movable = len(known) > 1 and (not schema.NOMINAL[index] or self.own[index] in known)
         return known if movable else known[:0]
@@ -54,10 +53,10 @@ class WhatIf(NamedTuple):
         """
         logits = self.logits.astype(np.float64)
         for name, rating in ratings.items():
-            known, nominal = self.classes(name), schema.NOMINAL[ATTRIBUTES.index(name)]
+            known, nominal = self.classes(name), schema.NOMINAL[schema.ATTRIBUTE_NAMES.index(name)]
             if not len(known) or (nominal and rating not in known):
                 raise ValueError(f"{name}: cannot be moved to {rating}; known classes: {known.tolist()}")
-            own = self.own[ATTRIBUTES.index(name)]
+            own = self.own[schema.ATTRIBUTE_NAMES.index(name)]
             logits += (self._mean_term(name, rating) - self._mean_term(name, own))[:, None]
         odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return (odds / odds.sum(axis=-1, keepdims=True)).mean(axis=(0, 1))
@@ -66,7 +65,7 @@ class WhatIf(NamedTuple):
         """Return the mean term at a rating, which may lie between two classes: (M, 5)."""
         known = self.classes(attribute)
         [shares] = class_shares(np.array([rating]), known)
-        return np.einsum("k,mkt->mt", shares, self.class_terms[:, ATTRIBUTES.index(attribute), known - 1])
+        return np.einsum("k,mkt->mt", shares, self.class_terms[:, schema.ATTRIBUTE_NAMES.index(attribute), known - 1])
 
 
 def class_shares(ratings: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -89,9 +88,9 @@ def fit_class_terms(terms: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
       (8, 6, 5) mean terms by attribute and class, by least squares; of a nominal attribute the means by the likeliest
       class. NaN for a class with fewer than `FEWEST` nodules.
     """
-    found = np.full((len(ATTRIBUTES), schema.MAX_CLASSES, terms.shape[-1]), np.nan, np.float32)
-    p = probabilities[:, : len(ATTRIBUTES)]
-    nominal = schema.NOMINAL[: len(ATTRIBUTES)]
+    found = np.full((len(schema.ATTRIBUTE_NAMES), schema.MAX_CLASSES, terms.shape[-1]), np.nan, np.float32)
+    p = probabilities[:, : len(schema.ATTRIBUTE_NAMES)]
+    nominal = schema.NOMINAL[: len(schema.ATTRIBUTE_NAMES)]
     ratings = np.where(nominal, metrics.arg_max(p), metrics.expected(p))
     for attribute, own in enumerate(ratings.T):
         classes = np.arange(1, schema.MAX_CLASSES + 1)

@@ -35,8 +35,6 @@ Array = jax.Array
 # loss would first spend hundreds of steps on unlearning the background.
 MASK_PRIOR = -4.0
 
-ATTRIBUTES = tuple(rating for rating in schema.RATINGS if rating.name != "malignancy")
-
 
 class PNSAMP(nn.Module):
     """PN-SAMP in its multi-task and single-task forms.
@@ -152,7 +150,7 @@ class AttributeHeads(nn.Module):
 
     def setup(self) -> None:
         self.fusion = nn.Dense(self.fused)
-        for rating in ATTRIBUTES:
+        for rating in schema.ATTRIBUTES:
             setattr(self, f"{rating.name}_features", nn.Dense(self.features))
             setattr(self, rating.name, nn.Dense(rating.classes))
 
@@ -181,7 +179,7 @@ class RatingHeads(AttributeHeads):
         """Map the features of both paths (B, F) to the logits of all ratings, (B, 9, 6) float32."""
         fused = nn.Dropout(self.dropout, deterministic=not train)(self.fuse(x))
         attributes, logits = [], {}
-        for rating in ATTRIBUTES:
+        for rating in schema.ATTRIBUTES:
             features = self.attribute_features(rating.name, fused)
             attributes.append(features)
             logits[rating.name] = getattr(self, rating.name)(features)

@@ -25,7 +25,7 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.models.heads import stack_logits
 from pnsamp_jax.models.layers import Block
 from pnsamp_jax.models.outputs import Outputs
-from pnsamp_jax.models.pn_samp import ATTRIBUTES, MASK_PRIOR, AttributeHeads, decode, encode, read_mask
+from pnsamp_jax.models.pn_samp import MASK_PRIOR, AttributeHeads, decode, encode, read_mask
 from pnsamp_jax.models.pooling import global_pool, mean_pool
 
 Array = jax.Array
@@ -208,7 +208,7 @@ class AdditiveHeads(AttributeHeads):
         super().setup()
         classes = schema.RATINGS[schema.MALIGNANCY].classes
         self.drop = nn.Dropout(self.dropout)
-        for rating in ATTRIBUTES:
+        for rating in schema.ATTRIBUTES:
             setattr(self, f"malignancy_of_{rating.name}", nn.Dense(classes, use_bias=False))
         self.malignancy_bias = self.param("malignancy_bias", nn.initializers.zeros, (classes,))
 
@@ -231,7 +231,7 @@ class AdditiveHeads(AttributeHeads):
         return self._terms(self._features(self.fuse(x))), self.malignancy_bias
 
     def _features(self, fused: Array) -> dict[str, Array]:
-        return {rating.name: self.attribute_features(rating.name, fused) for rating in ATTRIBUTES}
+        return {rating.name: self.attribute_features(rating.name, fused) for rating in schema.ATTRIBUTES}
 
     def _terms(self, features: dict[str, Array]) -> Array:
         return jnp.stack([getattr(self, f"malignancy_of_{name}")(own) for name, own in features.items()], axis=-2)

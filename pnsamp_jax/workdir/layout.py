@@ -115,6 +115,11 @@ def claim(workdir: Path, fields: dict, longer: bool = False) -> None:
     The results of a training that goes on for more epochs are set aside, since those of the longer one take their
     place fold by fold.
 
+    Args:
+      workdir: of the run.
+      fields: of its config, as JSON.
+      longer: whether the run may go on for more epochs than the workdir was trained, see `difference`.
+
     Raises:
       UserError: the workdir belongs to another config, or another process works on a fold of a shorter training.
     """

@@ -54,7 +54,7 @@ def test_a_missing_rating_does_not_affect_the_others():
 )
 def test_cohorts_exclude_what_they_summarise_as_three(name, signs, inside):
     rating_counts = np.stack([counts_of(2, 3), counts_of(3, 4), counts_of(2), counts_of(2, 2, 3, 5), counts_of(0)])
-    assert cohort.suspicion(rating_counts, name).tolist() == signs
+    assert cohort.malignancy_sign(rating_counts, name).tolist() == signs
     assert cohort.members(rating_counts, name).tolist() == inside
 
 
@@ -67,7 +67,7 @@ def test_the_least_number_of_readers_who_rated_malignancy():
 
 def test_an_unknown_cohort_is_reported():
     with pytest.raises(UserError, match="config.data.cohort: no cohort 'some'.*rounded_ne_3"):
-        cohort.suspicion(counts_of(1)[None], "some")
+        cohort.malignancy_sign(counts_of(1)[None], "some")
 
 
 # Nominal ratings

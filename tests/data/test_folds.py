@@ -189,7 +189,7 @@ def real(lidc_subset):
     rating_counts = np.stack([nodule.rating_counts for nodule in nodules])
     member = cohort.members(rating_counts, "rounded_ne_3")
     ids, patients = (np.array([getattr(n, name) for n in nodules])[member] for name in ("nodule_id", "patient_id"))
-    classes = cohort.suspicion(rating_counts, "rounded_ne_3")[member]
+    classes = cohort.malignancy_sign(rating_counts, "rounded_ne_3")[member]
     assert Counter(classes.tolist()) == {-1: 815, 1: 379}
     return ids, patients, classes
 

@@ -142,7 +142,7 @@ def test_nodules_are_chosen_by_cohort_and_patient(loaded):
     assert len(loaded) == SOURCE.nodules
     rating_counts = np.stack([marked.nodule.rating_counts for marked in loaded])
     assert cohort.members(rating_counts, "rounded_ne_3", 3).all()
-    assert set(cohort.suspicion(rating_counts, "rounded_ne_3")) == {-1, 1}
+    assert set(cohort.malignancy_sign(rating_counts, "rounded_ne_3")) == {-1, 1}
     patients = [marked.nodule.patient_id for marked in loaded]
     assert 1 < len(set(patients)) < len(patients)
     # The nodules of a patient follow each other.

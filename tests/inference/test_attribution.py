@@ -8,7 +8,6 @@ from tiny_run import made_up_run, tiny_plus_config
 
 from pnsamp_jax.data import schema
 from pnsamp_jax.inference import attribution, ensemble
-from pnsamp_jax.inference.what_if import ATTRIBUTES
 from pnsamp_jax.models.pn_samp import RatingHeads
 from pnsamp_jax.models.pn_samp_plus import AdditiveHeads
 
@@ -162,7 +161,7 @@ def test_an_unmoved_what_if_is_the_prediction(additive, patches):
     for i, what_if in enumerate(found):
         assert what_if.logits.shape == (2, 8, 5)
         np.testing.assert_allclose(what_if.probabilities(), p[i, schema.MALIGNANCY, :5], atol=1e-6)
-        own = dict(zip(ATTRIBUTES, what_if.own, strict=True))
+        own = dict(zip(schema.ATTRIBUTE_NAMES, what_if.own, strict=True))
         movable = {name: rating for name, rating in own.items() if len(what_if.classes(name))}
         assert len(movable) > 2
         np.testing.assert_allclose(what_if.probabilities(**movable), what_if.probabilities(), atol=1e-12)

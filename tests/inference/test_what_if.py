@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from pnsamp_jax.inference.what_if import ATTRIBUTES, WhatIf, class_shares, fit_class_terms
+from pnsamp_jax.data import schema
+from pnsamp_jax.inference.what_if import WhatIf, class_shares, fit_class_terms
 
-SPICULATION, CALCIFICATION = ATTRIBUTES.index("spiculation"), ATTRIBUTES.index("calcification")
+SPICULATION, CALCIFICATION = map(schema.RATING_NAMES.index, ("spiculation", "calcification"))
 
 
 @pytest.fixture
