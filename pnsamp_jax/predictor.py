@@ -162,6 +162,9 @@ class Predictor:
             (['LIDC-IDRI-0001'], {})
         """
         _check_units(units)
+        for name, given in (("points", points), ("image", image)):
+            if not _is_path(given):
+                raise UserError(f"{name}: is a {type(given).__name__}; give a path here, or call the predictor itself")
         requests = read_requests(os.fspath(image), os.fspath(points), units, series, min_score)
         batch_size = asking.batch_size_of(min(BATCH_SIZE, len(requests)))
         located = locate(by_image(requests), self.networks.patch_size, self.networks.spacing_mm)
@@ -179,8 +182,9 @@ class Predictor:
     def _requests(
         self, image: Any, points: np.ndarray, units: str, series: str, nodule_ids: Sequence[str] | str | None
     ) -> list[Request]:
-        given = [nodule_ids] if isinstance(nodule_ids, str) else nodule_ids
-        names = [f"nodule_{i}" for i in range(1, len(points) + 1)] if given is None else [str(name) for name in given]
+        default = [f"nodule_{number}" for number in range(1, len(points) + 1)]
+        given = np.atleast_1d(np.asarray(default if nodule_ids is None else nodule_ids, object))
+        names = [str(name) for name in given]
         if len(names) != len(points):
             raise UserError(f"nodule_ids: has {len(names)} names for {len(points)} points")
         path = user_path(image) if _is_path(image) else user_path(f"<{type(image).__name__}>")

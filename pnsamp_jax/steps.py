@@ -179,12 +179,9 @@ def predict_step(
 ) -> dict[str, Array]:
     """Predict the nodules of this device's share of a batch.
 
-    Args:
-      model, patch_size, windows: static, as in `Task`.
-      variables: `params` and `batch_stats`.
-      temperatures: (9,) of the ratings.
-      mask_shift: (), added to the logits of the mask.
-      images: (B, S, S, S) HU, S at least `patch_size`.
+    Model, patch size and windows are static, see `Task`. The variables are `params` and `batch_stats`; `temperatures`
+    (9,) are those of the ratings, and `mask_shift` () is added to the logits of the mask. The images (B, S, S, S) are
+    HU, with S of at least the patch size.
 
     Returns:
       See `probabilities_of`.

@@ -139,6 +139,7 @@ def test_a_file_of_points_gives_answers_and_reasons(predictor, image, answer, tm
     assert "set units to ras" in failures["ras"] and "no such file" in failures["lost"]
     pnsamp_jax.save(answers, tmp_path / "out")
     assert "no such file" in refusal(predictor.from_file, tmp_path / "none.json", image)
+    assert "image: is a ndarray; give a path" in refusal(predictor.from_file, tmp_path / "points.csv", np.zeros(3))
     assert "units: 'cm' is none of" in refusal(predictor.from_file, tmp_path / "points.csv", units="cm")
 
 
@@ -162,6 +163,7 @@ def test_what_is_saved_is_what_the_command_line_writes(predictor, image, answer,
     saved = nibabel.load(tmp_path / "out" / rows[0]["mask"])
     np.testing.assert_array_equal(np.asarray(saved.dataobj).T > 0, both[0].mask)
     assert "holds a prediction already" in refusal(answer.save, tmp_path / "out")
+    assert "folder: is empty" in refusal(answer.save, "")
 
 
 def test_a_report_of_several(predictor, image, tmp_path):
@@ -220,6 +222,26 @@ def test_mistakes_are_named(predictor, image, arguments, fields, reason):
     assert reason in refusal(predictor, image, *arguments, **fields)
 
 
+def test_one_volume_may_be_stored_as_a_series_of_volumes(predictor, ct, image, answer):
+    loaded = nibabel.load(image)
+    series = nibabel.Nifti1Image(np.asarray(loaded.dataobj)[..., None], loaded.affine)
+    assert same(predictor(series, POINT), answer)
+    assert same(predictor(sitk.JoinSeries([sitk.ReadImage(image)]), POINT), answer)
+
+
+def test_a_number_may_name_a_nodule(predictor, image):
+    assert predictor(image, POINT, nodule_ids=7).nodule_id == "7"
+    assert [one.nodule_id for one in predictor(image, [POINT, OTHER], nodule_ids=np.array([3, 4]))] == ["3", "4"]
+    assert "nodule_ids: has 1 names for 2 points" in refusal(predictor, image, [POINT, OTHER], nodule_ids=7)
+
+
+def test_a_ct_without_a_geometry_of_its_own_is_noted(predictor, ct):
+    lost = sitk.GetImageFromArray(ct.array)
+    assert "all sizes are wrong: its header has no geometry" in predictor(lost, (27, 21, 12)).finding.note
+    lost.SetOrigin((0, 0, 5))
+    assert "geometry" not in predictor(lost, (27, 21, 17)).finding.note
+
+
 def test_an_image_in_memory_must_be_a_chest_ct_with_a_place(predictor, ct):
     assert "affine: is missing" in refusal(predictor, ct.array, POINT)
     assert "not a (4, 4) matrix" in refusal(predictor, ct.array, POINT, affine=np.eye(3))
@@ -228,6 +250,14 @@ def test_an_image_in_memory_must_be_a_chest_ct_with_a_place(predictor, ct):
     assert "implausible spacing" in refusal(predictor, ct.array, POINT, affine=np.diag([0.001, 1, 1, 1]))
     nowhere = nibabel.Nifti1Image(ct.array, None)
     assert "neither sform nor qform" in refusal(predictor, nowhere, POINT)
+    two_places = nibabel.Nifti1Image(ct.array, np.diag([-1, -1, 1, 1]) @ ct.affine)
+    elsewhere = two_places.affine.copy()
+    elsewhere[:3, 3] += 8
+    two_places.set_qform(elsewhere, code=1)
+    assert "sform and qform differ" in refusal(predictor, two_places, POINT)
+    analyze = nibabel.AnalyzeImage(ct.array, None)
+    for nowhere in (analyze, nibabel.AnalyzeImage(ct.array, analyze.header.get_base_affine())):
+        assert "has no position, as in Analyze's format" in refusal(predictor, nowhere, POINT)
     for affine in ("eye", [[1, 2], [3]]):
         assert "affine: cannot be read" in refusal(predictor, ct.array, POINT, affine=affine)
     for thing in (None, 5, b"ct.nii"):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pnsamp_jax.ct.itk_files import itk_affine
-from pnsamp_jax.ct.nifti import require_one_spacing
+from pnsamp_jax.ct.nifti import header_affine, require_one_spacing
 from pnsamp_jax.ct.read import check_chest
 from pnsamp_jax.ct.stored_voxels import to_int16
 from pnsamp_jax.ct.volume import Volume, check_geometry, require_geometry
@@ -81,15 +81,22 @@ def _voxels(name: str, image: Any) -> np.ndarray:
 
 def _of_nibabel(image: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the array and the affine of a nibabel image, whose header must say where it lies."""
-    header = image.header
-    if "qform_code" in header and not (header["qform_code"] or header["sform_code"]):
-        raise UserError("the NIfTI has neither sform nor qform, so its position is unknown; set its sform in RAS mm")
+    header, shape = image.header, image.shape
+    if "qform_code" in header:
+        header_affine("the NIfTI", header.get_sform(coded=True), header.get_qform(coded=True), shape)
+    elif image.affine is None or (
+        hasattr(header, "get_base_affine") and np.allclose(image.affine, header.get_base_affine())
+    ):
+        raise UserError("the image has no position, as in Analyze's format; give the CT as NIfTI or DICOM")
     if hasattr(header, "get_xyzt_units") and header.get_xyzt_units()[0] not in ("unknown", "mm"):
         raise UserError(f"the NIfTI has units of {header.get_xyzt_units()[0]}; set them to mm")
     if "pixdim" in header:
         require_one_spacing("the NIfTI", image.affine, header["pixdim"])
     try:
-        return np.asanyarray(image.dataobj), RAS_TO_LPS @ image.affine
+        voxels = np.asanyarray(image.dataobj)
+        while voxels.ndim > 3 and voxels.shape[-1] == 1:  # one volume, stored as a series of them
+            voxels = voxels[..., 0]
+        return voxels, RAS_TO_LPS @ image.affine
     except (OSError, EOFError, ValueError, zlib.error) as error:  # the voxels are read from their file only now
         raise UserError(f"the nibabel image cannot be read from its file ({error}); copy the file again") from error
 
@@ -102,6 +109,8 @@ def _of_itk(image: Any) -> tuple[np.ndarray, np.ndarray]:
         raise UserError("the image is not one of SimpleITK; give its array and `affine`, or the path of its file")
     if image.GetPixelIDTypeAsString().startswith("label"):  # whose array ends the process
         raise UserError("the SimpleITK image is a label map; give the CT, and of the map its points")
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[:, :, :, 0]  # one volume, stored as a series of them
     # An image of another dimension is refused for its shape.
     affine = itk_affine("the SimpleITK image", image) if image.GetDimension() == 3 else np.eye(4)
     return sitk.GetArrayFromImage(image), affine

@@ -52,17 +52,36 @@ def _read_named_nifti(path: str, file: str, compressed: bool) -> tuple[np.ndarra
     check_size(path, image.shape, dtype.itemsize, available)
     if int(image.header["xyzt_units"]) & 7 not in (0, 2):  # unknown, mm
         raise UserError(f"{path}: xyzt_units are not mm; save the image in mm")
-    forms = [form for form, code in (sform, qform) if code > 0]
-    if not forms:
-        raise UserError(f"{path}: has neither sform nor qform, so its position is unknown; export it again")
+    affine = header_affine(path, sform, qform, image.shape)
+    require_one_spacing(path, affine, image.header["pixdim"])
     with np.errstate(invalid="ignore"):  # `check_geometry` refuses infinite values
-        distance = np.abs((forms[0] - forms[-1]) * [*image.shape[:3], 1]).max()
-        to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ forms[0][:, [2, 1, 0, 3]]
-    if distance > SAME_MM and not _is_rotation_of(forms[-1], forms[0]):
-        raise UserError(f"{path}: sform and qform differ; keep the right one and set the code of the other to 0")
-    require_one_spacing(path, forms[0], image.header["pixdim"])
+        to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine[:, [2, 1, 0, 3]]
     stored = voxels.get_unscaled().reshape(image.shape[:3], order="F").T
     return to_int16(stored, voxels.slope, voxels.inter), to_lps
+
+
+def header_affine(
+    name: str, sform: tuple[np.ndarray | None, int], qform: tuple[np.ndarray | None, int], shape: tuple[int, ...]
+) -> np.ndarray:
+    """Return the affine of a NIfTI's header, (4, 4) from the index (i, j, k) to RAS mm: the sform, or else the qform.
+
+    Args:
+      name: of the image, for the error message.
+      sform: as `header.get_sform(coded=True)` gives it, with its code.
+      qform: likewise.
+      shape: of the image, from i on.
+
+    Raises:
+      UserError: there is neither, or they are of different places.
+    """
+    forms = [form for form, code in (sform, qform) if form is not None and code > 0]
+    if not forms:
+        raise UserError(f"{name}: has neither sform nor qform, so its position is unknown; export it again")
+    with np.errstate(invalid="ignore"):  # `check_geometry` refuses infinite values
+        distance = np.abs((forms[0] - forms[-1]) * [*shape[:3], 1]).max()
+    if distance > SAME_MM and not _is_rotation_of(forms[-1], forms[0]):
+        raise UserError(f"{name}: sform and qform differ; keep the right one and set the code of the other to 0")
+    return forms[0]
 
 
 def require_one_spacing(name: str, affine: np.ndarray, pixdim: np.ndarray) -> None:

@@ -17,9 +17,12 @@ from pnsamp_jax.ct.dicom_frames import is_enhanced
 from pnsamp_jax.ct.dicom_index import index_series
 from pnsamp_jax.ct.image_files import IMAGE_SUFFIXES, read_file
 from pnsamp_jax.ct.plausibility import histogram, why_displaced, why_not_hounsfield
-from pnsamp_jax.ct.slice_jumps import why_slices_differ
+from pnsamp_jax.ct.slice_jumps import why_rows_differ, why_slices_differ
+from pnsamp_jax.ct.slice_order import parts
 from pnsamp_jax.ct.volume import Volume, check_geometry, require_geometry
 from pnsamp_jax.errors import UserError
+
+MIN_PART = 5  # slices between two steps whose values are looked at by themselves
 
 
 class Image(NamedTuple):
@@ -62,8 +65,9 @@ def check_chest(path: str | PathLike[str], volume: Volume) -> Volume:
     """Return the volume if its values can be the HU of a chest.
 
     The check finds CTs that were stored without their offset, normalized or windowed, and other modalities; see
-    `plausibility`. It also finds slices along the body of different scales or images, or in the wrong order; see
-    `slice_jumps`.
+    `plausibility`. It also finds rows of a wrong length, and slices along the body of different scales or images, in
+    the wrong order or lost; see `slice_jumps`. Where the slices make steps, the parts between them are looked at as
+    well.
 
     Args:
       path: file or folder of the volume, named in the error message.
@@ -77,18 +81,27 @@ def check_chest(path: str | PathLike[str], volume: Volume) -> Volume:
         shape = " x ".join(map(str, volume.array.shape[::-1]))
         raise UserError(f"{path}: has {shape} voxels; give a volume with at least two in each direction")
     array, counts = volume.array, histogram(volume.array)
-    reason = why_not_hounsfield(array, counts)
-    if not reason:
-        unequal = why_slices_differ(np.moveaxis(array, volume.body_axis, 0))
-        if unequal:
-            raise UserError(f"{path}: {unequal}; export the CT again")
-        reason = why_displaced(counts)  # after the slices, a few of which may displace the values of all
+    _require_hounsfield(path, array, why_not_hounsfield(array, counts))
+    slices = np.moveaxis(array, volume.body_axis, 0)
+    unequal = why_rows_differ(array, volume.spacing) or why_slices_differ(slices)
+    if unequal:
+        raise UserError(f"{path}: {unequal}; export the CT again")
+    _require_hounsfield(path, array, why_displaced(counts))  # after the slices, a few of which may displace all
+    for first, end in parts(slices):
+        if end - first >= MIN_PART:
+            part, of_part = slices[first:end], histogram(slices[first:end])
+            reason = why_not_hounsfield(part, of_part) or why_displaced(of_part)
+            _require_hounsfield(f"{path}, slices {first + 1} to {end}", part, reason)
+    return volume
+
+
+def _require_hounsfield(name: str | PathLike[str], array: np.ndarray, reason: str | None) -> None:
+    """Raise UserError if there is a reason why an array cannot be HU."""
     if reason:
         raise UserError(
-            f"{path}: the values, {array.min()} to {array.max()}, are not the HU of a chest: {reason}; "
+            f"{name}: the values, {array.min()} to {array.max()}, are not the HU of a chest: {reason}; "
             "export the CT again in HU"
         )
-    return volume
 
 
 def read_image(path: str | PathLike[str]) -> Volume:

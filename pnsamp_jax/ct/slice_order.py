@@ -6,6 +6,8 @@ less than from any other. Motion, a missing slice or the end of the lung make a 
 fits better.
 """
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +23,15 @@ AROUND = 3  # differences to either side with whose median one is compared
 # neighbours below 1.8.
 STEP, ALIEN = 2.0, 3.0
 FITS = 1.4  # of two slices that belong together; those after a gap or motion differ by 1.7 or more
+MAX_ALIEN = 4  # slices beside each other that are of another image; of more, the values tell
 APART = 3  # slices between which others do not belong, at least
+TURNED: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # how the slices of a part may have been changed
+    "mirrored": np.fliplr,
+    "upside down": np.flipud,
+    "turned by 180 degrees": lambda plane: plane[::-1, ::-1],
+    "turned by 90 degrees": np.rot90,
+    "turned by 270 degrees": lambda plane: np.rot90(plane, 3),
+}
 # Median of the difference of a slice from its neighbours relative to that from any other: below 1 in real CTs.
 MAX_FROM_NEIGHBOUR = 1.25
 
@@ -53,7 +63,20 @@ def why_out_of_order(array: np.ndarray) -> str | None:
         return None
     if _from_neighbour(slices.values) > MAX_FROM_NEIGHBOUR:
         return "most slices fit others better than those beside them, as if they were stacked in the wrong order"
-    return _why_rearranged(slices) or _why_alien(slices)
+    return _why_rearranged(slices) or _why_alien(slices) or _why_turned(array, slices)
+
+
+def parts(array: np.ndarray) -> list[tuple[int, int]]:
+    """Return the ranges of slices (first, last + 1) into which steps cut a volume; none if there is no step.
+
+    Args:
+      array: (d, h, w) int16 HU.
+    """
+    slices = _compared(array)
+    if slices is None:
+        return []
+    begins = slices.number[_steps(slices) + 1] - 1
+    return list(pairwise([0, *begins.tolist(), len(array)])) if len(begins) else []
 
 
 def _compared(array: np.ndarray) -> _Slices | None:
@@ -82,18 +105,39 @@ def _from_neighbour(values: np.ndarray) -> float:
 
 
 def _why_alien(slices: _Slices) -> str | None:
-    """Return which slice differs from both its neighbours far more than these do from each other and from theirs."""
-    steps = slices.near / slices.around
-    for i in np.flatnonzero(np.minimum(steps[:-1], steps[1:]) > ALIEN) + 1:
-        if _difference(*slices.values[[i - 1, i + 1]]) < min(slices.near[i - 1 : i + 1]):
-            before, this, after = slices.number[i - 1 : i + 2]
-            return f"slice {this} fits neither {before} nor {after}, as if it was flipped, scaled or of another image"
+    """Return which slice, or few slices, differ from those beside them far more than these do from each other."""
+    steps = np.flatnonzero(slices.near > ALIEN * slices.around)
+    for i, j in ((i, j) for i in steps for j in steps if i < j <= i + MAX_ALIEN):
+        if _difference(*slices.values[[i, j + 1]]) < min(slices.near[[i, j]]):
+            before, first, last, after = slices.number[[i, i + 1, j, j + 1]]
+            which = f"slice {first} fits" if first == last else f"slices {first} to {last} fit"
+            return f"{which} neither {before} nor {after}, as if flipped, scaled or of another image"
+    return None
+
+
+def _steps(slices: _Slices) -> np.ndarray:
+    """Return the indices of the slices after which there is a step."""
+    return np.flatnonzero(slices.near > STEP * slices.around)
+
+
+def _why_turned(array: np.ndarray, slices: _Slices) -> str | None:
+    """Return after which slice the others fit once they are flipped or turned."""
+    step_h, step_w = (max(1, side // SIDE) for side in array.shape[1:])
+    for i in _steps(slices):
+        before, after = slices.number[i], slices.number[i + 1]
+        low, high = np.clip(array[[before - 1, after - 1]], *WINDOW_HU)
+        for name, turn in TURNED.items():
+            turned = turn(high)
+            if turned.shape != low.shape:
+                continue
+            if _difference(low[::step_h, ::step_w], turned[::step_h, ::step_w]) < FITS * slices.around[i]:
+                return f"slices {before} and {after} fit once one is {name}, as if these were of two orientations"
     return None
 
 
 def _why_rearranged(slices: _Slices) -> str | None:
     """Return which two slices that are apart fit, where the volume is cut into parts at its steps."""
-    steps = np.flatnonzero(slices.near > STEP * slices.around)
+    steps = _steps(slices)
     last = len(slices.values) - 1
     if not len(steps):
         return None

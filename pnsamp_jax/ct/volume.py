@@ -108,24 +108,31 @@ def _are_exchanged(sides: np.ndarray, spacing: np.ndarray) -> bool:
     return bool(same.sum() == 1)
 
 
+def is_default_geometry(affine: np.ndarray) -> bool:
+    """Return whether an affine (4, 4) is the one that libraries write where nothing is known of an array's geometry.
+
+    Its voxels are of 1 mm along the axes of LPS, and its origin is 0.
+    """
+    axes, spacing = np.abs(affine[:3, :3]), np.linalg.norm(affine[:3, :3], axis=0)
+    along_lps = np.allclose(axes.max(axis=0), 1, rtol=0, atol=1e-6)  # and perpendicular, as `check_geometry` found
+    return bool(along_lps and np.allclose(spacing, 1, rtol=0, atol=1e-6) and not affine[:3, 3].any())
+
+
 def require_geometry(path: str | PathLike[str], volume: Volume) -> Volume:
     """Return the volume unless its geometry seems to have been lost when it was saved.
 
-    Libraries write voxels of 1 mm and an origin of 0 for an array that nothing is known of. A CT that was resampled to
-    1 mm may have them rightly, but then its slices hardly have the pixels of a scanner's.
+    A CT that was resampled to 1 mm may rightly have the geometry of `is_default_geometry`, but then its slices hardly
+    have the pixels of a scanner's. What a prediction finds in such a CT is noted with its findings.
 
     Args:
       path: file or folder of the volume, named in the error message.
       volume: whose geometry `check_geometry` accepted.
 
     Raises:
-      UserError: two sides are the same one of `MATRIX_SIDES`, voxels are of 1 mm along the axes of LPS, and the origin
-        is 0.
+      UserError: two sides are the same one of `MATRIX_SIDES`, and the geometry is that of `is_default_geometry`.
     """
-    axes, origin = volume.affine[:3, :3], volume.affine[:3, 3]
     as_scanned = any(volume.array.shape[-3:].count(side) >= 2 for side in MATRIX_SIDES)
-    along_lps = np.allclose(np.abs(axes).max(axis=0), 1, rtol=0, atol=1e-6)  # and perpendicular, as was checked
-    if as_scanned and along_lps and np.allclose(volume.spacing, 1, rtol=0, atol=1e-6) and not origin.any():
+    if as_scanned and is_default_geometry(volume.affine):
         raise UserError(
             f"{path}: its header has no geometry (voxels of 1 mm, origin 0), as if it was lost on saving; "
             "save it again with the spacing, origin and directions of the original CT"

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from pnsamp_jax.data.spellings import with_minus
 from pnsamp_jax.errors import UserError
 
 DELIMITERS = (",", ";", "\t")  # spreadsheets write ";" where the comma is the decimal separator
-
+# How tables write that a value is missing: people, spreadsheets and pandas.
+MISSING = ("", "-", "--", "–", "—", "−", "?", ".", "na", "n/a", "#n/a", "#na", "<na>", "nan", "none", "null")
 XLS, XLSX = b"\xd0\xcf\x11\xe0", b"PK\x03\x04"  # how workbooks begin; .ods as .xlsx
 
 
@@ -46,8 +48,8 @@ def read_table(
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True)
     try:
         names = next((fields for fields in reader if not _is_before_header(fields)), [])
-        known = {_plain(column): column for column in (*columns, *optional)}
-        header = [known.get(_plain(name), name.strip().lower()) for name in names]
+        known = {plain(column): column for column in (*columns, *optional)}
+        header = [known.get(plain(name), name.strip().lower()) for name in names]
         first = max(reader.line_num, 1)
         missing = [column for column in columns if header.count(column) != 1]
         missing += [column for column in optional if header.count(column) > 1]
@@ -81,13 +83,18 @@ def column_names(path: Path) -> set[str]:
     return max(found, key=len)
 
 
+def is_missing(cell: str) -> bool:
+    """Return whether a cell, without blanks around it, holds no value."""
+    return cell.lower() in MISSING
+
+
 def number(where: str, line: Row, column: str) -> float:
     """Return a cell as a float. In a table separated by semicolons or tabs it may have a decimal comma.
 
     Raises:
       UserError: the cell is not a finite number; the message begins with `where` and names the column.
     """
-    text = line[column].replace("−", "-")  # the minus sign of word processors
+    text = with_minus(line[column])
     if line.decimal_comma and "." not in text:
         text = text.replace(",", ".")  # two of them are no number
     try:
@@ -102,12 +109,12 @@ def number(where: str, line: Row, column: str) -> float:
 def _delimiter(text: str, columns: Collection[str]) -> str:
     """Return the delimiter with which the first line has the most of the columns, a comma if there is none."""
     first = _header_line(text).strip()
-    wanted = set(map(_plain, columns))
-    found = {delimiter: len(wanted & set(map(_plain, first.split(delimiter)))) for delimiter in DELIMITERS}
+    wanted = set(map(plain, columns))
+    found = {delimiter: len(wanted & set(map(plain, first.split(delimiter)))) for delimiter in DELIMITERS}
     return max(DELIMITERS, key=lambda delimiter: found[delimiter])
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """Return the name of a column without case, blanks, underscores and quotes."""
     return re.sub(r'[\s_"]', "", name).lower()
 

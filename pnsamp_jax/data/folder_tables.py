@@ -13,16 +13,14 @@ import numpy as np
 
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.cohort import Nodule
-from pnsamp_jax.data.csv_tables import Row, number, read_table
+from pnsamp_jax.data.csv_tables import Row, is_missing, number, read_table
 from pnsamp_jax.data.spellings import bare, difference
 from pnsamp_jax.errors import UserError
 
 NODULE_COLUMNS = ("nodule_id", "patient_id", "image", "mask", "x_mm", "y_mm", "z_mm")
 RATING_COLUMNS = ("nodule_id", "reader", *schema.RATING_NAMES)
-# How tables write that a rating is missing: people, spreadsheets and pandas.
-MISSING = ("", "-", "--", "–", "—", "−", "?", ".", "na", "n/a", "#n/a", "#na", "<na>", "nan", "none", "null")
 CONTEXTS = ("ct", "cube", "slab", "simulated")
-SYNONYMS = {"": "ct", "scan": "ct"}  # of contexts, in nodules.csv
+SYNONYMS = {"scan": "ct"}  # of contexts, in nodules.csv
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,8 @@ def _read_rows(root: str, *content: bytes | None) -> dict[str, list[NoduleRow]]:
         if named.setdefault(("nodule", nodule_id), where) != where:
             raise UserError(f"{where}: nodule_id '{nodule_id}' appears twice; ids must be unique")
         _require_one_patient(where, line["patient_id"], image, named)
-        context = line.get("context") or ""
-        context = SYNONYMS.get(context, context)
+        context = line.get("context", "")
+        context = "ct" if is_missing(context) else SYNONYMS.get(context, context)
         if context not in CONTEXTS:
             raise UserError(f"{where}, column context: '{context}' is none of {', '.join(CONTEXTS)}")
         centre = np.array([number(where, line, column) for column in ("x_mm", "y_mm", "z_mm")])
@@ -117,7 +115,7 @@ def _require_one_patient(where: str, patient_id: str, image: str, named: dict[tu
 
 def _label(where: str, line: Row) -> int | None:
     """Return the label of a nodule in a label map, or None if its line names none."""
-    if not line.get("mask_label"):
+    if is_missing(line.get("mask_label", "")):
         return None
     label = number(where, line, "mask_label")
     if label != int(label) or label < 1:
@@ -140,7 +138,7 @@ def _read_ratings(path: Path) -> dict[str, list[list[int]]]:
 
 def _rating(where: str, line: Row, rating: schema.Rating) -> int:
     """Return a rating, 0 if it is missing."""
-    if line[rating.name].lower() in MISSING:
+    if is_missing(line[rating.name]):
         return 0
     value = number(where, line, rating.name)
     # One rating of LIDC-IDRI is a class that does not exist, which the label policy (`cohort`) treats as missing.

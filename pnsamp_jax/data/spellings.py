@@ -3,7 +3,8 @@
 import re
 import unicodedata
 
-SEPARATOR = r"[\s_\-\u2010-\u2015\u2212]+"  # with the dashes and the minus sign of word processors
+DASHES = "\u2010-\u2015\u2212\ufe58\ufe63\uff0d"  # and the minus sign of word processors, as part of a pattern
+SEPARATOR = rf"[\s_\-{DASHES}]+"
 
 
 def bare(text: str) -> str:
@@ -19,6 +20,11 @@ def bare(text: str) -> str:
     text = re.sub(rf"(?<=\d){SEPARATOR}(?=\d)", "-", text)
     text = re.sub(rf"(?<!\d){SEPARATOR}|{SEPARATOR}(?!\d)", "", text)
     return re.sub(r"(?<!\d)(?<!\d[.,])0+(?=\d)", "", text)
+
+
+def with_minus(text: str) -> str:
+    """Return a text with a plain minus sign in place of each dash that stands before a number."""
+    return re.sub(rf"[{DASHES}](?=[.,]?\d)", "-", text)
 
 
 def difference(one: str, other: str) -> str:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from scipy import ndimage
 
-from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.ct.volume import Volume, is_default_geometry
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.patches import patch_affine
 from pnsamp_jax.inference import attribution, conformal, ensemble, extent
@@ -145,6 +145,7 @@ def make_findings(
                 average_malignancy=average_malignancy,
                 what_if=what_ifs[i],
                 nodule_like=None if nodule_like is None else float(nodule_like[i]),
+                default_geometry=is_default_geometry(nodule.affine),
             )
         )
     return findings

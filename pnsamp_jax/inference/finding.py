@@ -63,6 +63,7 @@ class Finding:
       what_if: for moving the ratings of the attributes; None where the networks do not allow it.
       nodule_like: how much this looks like the nodules that the networks learnt from, 0 to 1; None if not known.
       centre_mm: (3,) LPS mm, the centre of the patches; None for the point.
+      default_geometry: whether the CT has the voxels and the origin that libraries write where they know none.
     """
 
     nodule_id: str
@@ -92,6 +93,7 @@ class Finding:
     what_if: WhatIf | None = None
     nodule_like: float | None = None
     centre_mm: np.ndarray | None = None
+    default_geometry: bool = False
 
     def without_patches(self) -> "Finding":
         """Return a copy with empty patches and no locator, which take up nearly all of a finding's memory."""
@@ -143,6 +145,8 @@ class Finding:
             notes.append(f"uncertain: only {self.volume_mm3:.0f} mm3 are segmented, less than a ball of 3 mm")
         if self.distance_mm > FAR_MM:
             notes.append(f"uncertain: the mask begins {self.distance_mm:.0f} mm away from the point")
+        if self.default_geometry:
+            notes.append("unless the CT was resampled to 1 mm, all sizes are wrong: its header has no geometry")
         if self.unsure:
             first, *_, last = self.malignancy_set
             notes.append(f"unsure: radiologists may rate the malignancy anything from {first} to {last}")

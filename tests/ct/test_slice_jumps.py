@@ -1,10 +1,10 @@
-"""Slices that do not belong together: of another scale, empty, or of two images in turns."""
+"""Slices and rows that do not belong together: of another scale or length, lost, or of two images in turns."""
 
 import numpy as np
 import pytest
 
 from pnsamp_jax.ct.read import check_chest
-from pnsamp_jax.ct.slice_jumps import why_slices_differ
+from pnsamp_jax.ct.slice_jumps import why_rows_differ, why_slices_differ
 from pnsamp_jax.ct.volume import AIR, Volume
 from pnsamp_jax.errors import UserError
 
@@ -45,7 +45,47 @@ def test_an_empty_slice_is_named_and_empty_ends_are_not():
     hu[[0, 1, -1]] = AIR  # as of an image on the grid of a larger one
     assert why_slices_differ(hu) is None
     hu[5] = AIR
-    assert "slice 6 is empty between two that are not" in why_slices_differ(hu)
+    assert "slice 6 is empty between slices that are not" in why_slices_differ(hu)
+
+
+@pytest.mark.parametrize("value", [AIR, -1000, 0])
+@pytest.mark.parametrize(("first", "last"), [(5, 5), (5, 6), (3, 8)])
+def test_lost_slices_are_named_whatever_fills_them_and_however_many_they_are(first, last, value):
+    hu = chest()
+    hu[first : last + 1] = value
+    which = "slice 6 is" if first == last else f"slices {first + 1} to {last + 1} are"
+    assert f"{which} empty between slices that are not" in why_slices_differ(hu)
+
+
+@pytest.mark.parametrize("value", [AIR, 0])
+def test_slices_whose_last_rows_were_lost_are_named(value):
+    hu = chest()
+    hu[4:7, 40:] = value
+    assert "slices 5 to 7 are partly empty between slices that are not" in why_slices_differ(hu)
+
+
+def test_rows_of_air_and_bars_of_padding_are_not_lost():
+    hu = chest(slices=40)
+    hu[:, :20] = AIR  # above the body, as far as it reaches in a few slices
+    hu[-9:, :30] = AIR
+    hu[12:15, 20:23] = AIR  # a few rows
+    assert why_slices_differ(hu) is None
+
+
+@pytest.mark.parametrize("sides", [(60, 50), (40, 60)])
+def test_rows_of_another_length_are_refused(sides):
+    hu = np.ascontiguousarray(chest(slices=40)[:, : sides[0], : sides[1]])
+    check_chest("ct", Volume(hu, AXIAL))
+    with pytest.raises(UserError, match=f"^ct: neighbouring rows of {sides[0]} voxels differ .* another length"):
+        check_chest("ct", Volume(hu.reshape(40, *sides[::-1]), AXIAL))
+
+
+def test_rows_of_a_real_scan_are_refused_once_their_length_is_wrong(scan):
+    part = np.ascontiguousarray(scan.array[40:90, 100:400, 60:460])
+    assert why_rows_differ(part, scan.spacing) is None
+    assert why_rows_differ(part.transpose(1, 0, 2), scan.spacing[[1, 0, 2]]) is None  # thick slices along the rows
+    for h, w in ((400, 300), (200, 600), (250, 480)):
+        assert why_rows_differ(part.reshape(50, -1)[:, : h * w].reshape(50, h, w), scan.spacing)
 
 
 def test_two_images_in_turns_are_refused():

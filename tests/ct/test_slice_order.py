@@ -70,7 +70,47 @@ def test_two_slices_that_belong_together_are_named():
 @pytest.mark.parametrize("change", ALIEN)
 def test_a_single_slice_that_does_not_belong_is_named(change):
     found = why_slices_differ(with_slice(chest(), ALIEN[change]))
-    assert found == "slice 13 fits neither 12 nor 14, as if it was flipped, scaled or of another image"
+    assert found == "slice 13 fits neither 12 nor 14, as if flipped, scaled or of another image"
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("change", [lambda hu: hu + 300, lambda hu: (hu + 1400) / 1600 * 255])
+def test_a_few_slices_that_do_not_belong_are_named(scan, count, change):
+    hu = scan.array[40:90].astype(np.float32)
+    hu[20 : 20 + count] = change(hu[20 : 20 + count])
+    assert f"slices 21 to {20 + count} fit neither 20 nor {21 + count}" in why_slices_differ(hu.astype(np.int16))
+
+
+TURNS = {
+    "mirrored": lambda part: part[:, :, ::-1],
+    "upside down": lambda part: part[:, ::-1],
+    "turned by 180 degrees": lambda part: part[:, ::-1, ::-1],
+    "turned by 270 degrees": lambda part: np.rot90(part, 1, (1, 2)),  # by which it fits again
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("part", [slice(25, None), slice(12, 25)])
+def test_a_part_of_another_orientation_is_refused(scan, turn, part):
+    hu = scan.array[40:90].copy()
+    hu[part] = TURNS[turn](hu[part])
+    first = part.start
+    assert why_slices_differ(hu).startswith(f"slices {first} and {first + 1} fit once one is {turn}, as if")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda hu: np.clip((hu + 1400) / 1600 * 255, 0, 255), "slices 26 to 50: the values, .* scaled to 0..255"),
+        (lambda hu: hu - 250.0, "slices 26 to 50: the values, .* some hundred HU too high or too low"),
+    ],
+)
+def test_a_part_of_another_scale_is_refused_though_the_whole_looks_like_a_chest(scan, change, reason):
+    hu = scan.array[40:90].copy()
+    check_chest("ct", Volume(hu, scan.affine))
+    hu[25:] = np.maximum(change(hu[25:]), AIR)
+    with pytest.raises(UserError, match=f"^ct, {reason}"):
+        check_chest("ct", Volume(hu, scan.affine))
 
 
 def interpolated(hu):
