@@ -5,8 +5,8 @@
 The sets are those of `inference.conformal`, with the limits that were fitted on each fold's validation nodules
 (fold_<k>/calibration.json), on the test nodules of the run. A forest's folder has no such limits; its sets use those
 of the other folds' test nodules, whose patients are others. A run's tables hold the mean over flips, to which the
-temperatures are applied here, where a prediction applies them to each flip. For each context, prints the tables as Markdown and writes
-them to trust.md in the workdir:
+temperatures are applied here, where a prediction applies them to each flip. For each context, prints the tables as
+Markdown and writes them to trust.md in the workdir:
 
 - the share of nodules whose set holds the readers' class, by malignancy and size, and the mean number of classes in a
   set, beside the number of classes between the lowest and the highest that a nodule's own readers gave;
