@@ -48,8 +48,8 @@ def read_table(
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True)
     try:
         names = next((fields for fields in reader if not _is_before_header(fields)), [])
-        known = {plain(column): column for column in (*columns, *optional)}
-        header = [known.get(plain(name), name.strip().lower()) for name in names]
+        known = {plain_name(column): column for column in (*columns, *optional)}
+        header = [known.get(plain_name(name), name.strip().lower()) for name in names]
         first = max(reader.line_num, 1)
         missing = [column for column in columns if header.count(column) != 1]
         missing += [column for column in optional if header.count(column) > 1]
@@ -83,6 +83,11 @@ def column_names(path: Path) -> set[str]:
     return max(found, key=len)
 
 
+def plain_name(name: str) -> str:
+    """Return the name of a column without case, blanks, underscores and quotes."""
+    return re.sub(r'[\s_"]', "", name).lower()
+
+
 def is_missing(cell: str) -> bool:
     """Return whether a cell, without blanks around it, holds no value."""
     return cell.lower() in MISSING
@@ -109,14 +114,9 @@ def number(where: str, line: Row, column: str) -> float:
 def _delimiter(text: str, columns: Collection[str]) -> str:
     """Return the delimiter with which the first line has the most of the columns, a comma if there is none."""
     first = _header_line(text).strip()
-    wanted = set(map(plain, columns))
-    found = {delimiter: len(wanted & set(map(plain, first.split(delimiter)))) for delimiter in DELIMITERS}
+    wanted = set(map(plain_name, columns))
+    found = {delimiter: len(wanted & set(map(plain_name, first.split(delimiter)))) for delimiter in DELIMITERS}
     return max(DELIMITERS, key=lambda delimiter: found[delimiter])
-
-
-def plain(name: str) -> str:
-    """Return the name of a column without case, blanks, underscores and quotes."""
-    return re.sub(r'[\s_"]', "", name).lower()
 
 
 def _header_line(text: str) -> str:

@@ -21,6 +21,7 @@ MAX_SIZE_MM = 150.0  # along an axis
 MAX_FILLED = 1.3  # times the voxels, when the holes of its slices are filled; the largest is 1.26
 MIN_INNER = 0.2  # share of voxels whose neighbours in the slice are all marked, where there are holes; least 0.64
 MAX_SHARE = 0.3  # of the image; the largest is 0.14, of a slab that ends with its nodule
+MOST_LISTED = 5  # labels in a message
 SAME_VOXEL = 0.1  # voxels that lie closer than this share of their spacing are the same
 
 
@@ -49,7 +50,7 @@ def read_readers(path: Path, ct: Volume, nodule: Nodule, label: int | None) -> V
         mask = read_segment(path, segments, label) if segments else read_image(path)
         require_same_place(path, mask, ct)
         if label is not None and not segments:
-            mask = Volume((mask.array == label).astype(np.int16), mask.affine)
+            mask = _with_label(path, mask, label)
         readers = [mask.array] if segments else split_bits(path, mask.array, nodule)
         _require_background(path, mask, ct)
     if not np.any(readers):
@@ -57,6 +58,16 @@ def read_readers(path: Path, ct: Volume, nodule: Nodule, label: int | None) -> V
     for reader in readers:
         _require_filled(path, reader > 0)
     return Volume(np.stack(readers).astype(bool), mask.affine)
+
+
+def _with_label(path: Path, mask: Volume, label: int) -> Volume:
+    """Return where a label map holds a label. Raise UserError if it holds others alone."""
+    found = mask.array == label
+    held = [int(value) for value in np.unique(mask.array[mask.array != 0])]
+    if held and not found.any():
+        listed = ", ".join(map(str, held[:MOST_LISTED])) + (", ..." if len(held) > MOST_LISTED else "")
+        raise UserError(f"{path}: holds no label {label}, as mask_label names it, but {listed}; correct nodules.csv")
+    return Volume(found.astype(np.int16), mask.affine)
 
 
 def _require_filled(path: Path, mask: np.ndarray) -> None:

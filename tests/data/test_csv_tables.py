@@ -36,6 +36,15 @@ def test_a_decimal_comma_is_read_where_semicolons_separate(tmp_path):
     assert read(tmp_path / "t.csv") == EXPECTED
 
 
+@pytest.mark.parametrize("dash", ["-", "\u2212", "\u2013", "\u2014", "\u2010", "\u2011", "\uff0d"])
+def test_a_dash_before_a_digit_is_a_minus(tmp_path, dash):
+    (tmp_path / "t.csv").write_text(f"name;x;y\na;{dash}1,5;{dash},25\n", encoding="utf-8")
+    assert read(tmp_path / "t.csv") == [{"name": "a", "x": -1.5, "y": -0.25}]
+    for cell in (f"1{dash}2", dash, f"{dash}{dash}2"):
+        (tmp_path / "t.csv").write_text(f"name,x,y\na,{cell},1\n", encoding="utf-8")
+        assert f"column x: '{cell}' is not a number" in refusal(read, tmp_path / "t.csv")
+
+
 @pytest.mark.parametrize("cell", ["1,2,3", "1.234,5", "1,5mm"])
 def test_what_may_be_another_number_is_refused(tmp_path, cell):
     (tmp_path / "t.csv").write_text(f"name;x;y\na;{cell};1\n")

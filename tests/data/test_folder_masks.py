@@ -58,12 +58,26 @@ def test_the_label_that_a_column_names_is_the_nodule(root):
     np.testing.assert_array_equal(readers, block((12, 7, 11), (15, 10, 14)))
 
 
+@pytest.mark.parametrize("cell", ["nan", "NaN", "-", "N/A", "#N/A", "<NA>", "None"])
+def test_what_tables_write_for_no_value_is_no_label_and_no_context(root, cell):
+    write_mask(root, block((12, 7, 11), (15, 10, 14)))
+    nodules, _ = tables()
+    write_table(root / "nodules.csv", [{**row, "mask_label": cell, "context": cell} for row in nodules])
+    marked = load(root)[1]
+    np.testing.assert_array_equal(marked.readers.array, [block((12, 7, 11), (15, 10, 14))])
+    assert marked.context == "ct"
+
+
 @pytest.mark.parametrize(
     ("label", "expected"),
-    [(300, "the mask marks no voxel"), ("7.5", "mask_label: '7.5' is not a"), ("x", "'x' is not a")],
+    [
+        (300, "a1.nrrd: holds no label 300, as mask_label names it, but 7, 9; correct nodules.csv"),
+        ("7.5", "mask_label: '7.5' is not a"),
+        ("x", "'x' is not a"),
+    ],
 )
 def test_a_label_that_is_not_in_the_mask_or_no_label_is_refused(root, label, expected):
-    write_mask(root, block((12, 7, 11), (15, 10, 14), 7))
+    write_mask(root, block((12, 7, 11), (15, 10, 14), 7) | block((2, 2, 2), (3, 3, 3), 9))
     with_labels(root, a_n01=label)
     assert expected in refusal(load, root)
 
