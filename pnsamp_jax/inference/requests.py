@@ -44,6 +44,7 @@ class Request(NamedTuple):
       point: (3,) in its units.
       series: SeriesInstanceUID of the CT series in the image's folder; "" for the only one.
       units: of the point, one of `UNITS`.
+      score: of a detection; None if the file of the points has none, or no lowest score was asked for.
     """
 
     nodule_id: str
@@ -52,6 +53,7 @@ class Request(NamedTuple):
     point: np.ndarray
     series: str = ""
     units: str = "mm"
+    score: float | None = None
 
     @property
     def point_mm(self) -> np.ndarray | None:
@@ -59,6 +61,22 @@ class Request(NamedTuple):
         if self.units == "voxel":
             return None
         return self.point * RAS_TO_LPS if self.units == "ras" else self.point
+
+
+class Points(NamedTuple):
+    """What the user's points, typed or in a file, say.
+
+    Attributes:
+      requests: in their order.
+      fields: names of the columns or fields that the file has for each point; none if it can have no score.
+      states_units: whether the file itself says in which units its points are.
+      convention: of whose files one only knows that they are in LPS mm; "" for others.
+    """
+
+    requests: list[Request]
+    fields: Sequence[str] = ()
+    states_units: bool = False
+    convention: str = ""
 
 
 class Located(NamedTuple):
@@ -106,16 +124,39 @@ class Failure(NamedTuple):
     reason: str
 
 
-def in_image(image: str, series: str, points: list[tuple[str, np.ndarray]], units: str) -> list[Request]:
-    """Return requests for points with names in one image. A name that cannot be part of a file's is replaced."""
+def in_image(
+    image: str,
+    series: str,
+    points: Sequence[tuple[str, np.ndarray]],
+    units: str,
+    scores: Sequence[float | None] | None = None,
+) -> list[Request]:
+    """Return requests for points with names in one image. A name that cannot be part of a file's is replaced.
+
+    Args:
+      image: its path as the user gave it.
+      series: SeriesInstanceUID in the image's folder; "" for the only one.
+      points: the name and the point (3,) of each.
+      units: of the points, one of `UNITS`.
+      scores: of the points; None if they have none.
+
+    Raises:
+      UserError: no image is given.
+    """
     require_image(image)
     names = [re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._")[:100] for name, _ in points]
-    unique = len(set(names)) == len(names) and all(names)
-    names = names if unique else [f"nodule_{index}" for index in range(1, len(points) + 1)]
+    names = (
+        names if _are_distinct(names) and all(names) else [f"nodule_{index}" for index in range(1, len(points) + 1)]
+    )
     return [
-        Request(name, readable(image), user_path(image), point, series, units)
-        for name, (_, point) in zip(names, points, strict=True)
+        Request(name, readable(image), user_path(image), point, series, units, score)
+        for name, (_, point), score in zip(names, points, scores or [None] * len(points), strict=True)
     ]
+
+
+def _are_distinct(ids: Sequence[str]) -> bool:
+    """Return whether ids differ in more than case, which macOS and Windows do not tell apart in names of files."""
+    return len({nodule_id.casefold() for nodule_id in ids}) == len(ids)
 
 
 def require_image(image: str) -> str:
@@ -145,20 +186,25 @@ def point_of(where: str, values: Any) -> np.ndarray:
 
 def told_apart(requests: list[Request]) -> list[Request]:
     """Return the requests of several parts of a file, numbered throughout if two parts gave the same name."""
-    if len({request.nodule_id for request in requests}) == len(requests):
+    if _are_distinct([request.nodule_id for request in requests]):
         return requests
     return [request._replace(nodule_id=f"nodule_{index}") for index, request in enumerate(requests, start=1)]
 
 
 def require_ids(requests: list[Request]) -> list[Request]:
-    """Return the requests. Raise UserError if an id repeats or cannot be part of a file's name."""
-    seen = set()
-    for request in requests:
+    """Return the requests. Raise UserError if an id repeats, in any case, or cannot be part of a file's name."""
+    seen: dict[str, str] = {}
+    for index, request in enumerate(requests, start=1):
         if not NODULE_ID.fullmatch(request.nodule_id):
             raise UserError(f"nodule_id '{request.nodule_id}': give at most 128 letters, digits, '.', '_' and '-'")
-        if request.nodule_id in seen:
+        other = seen.setdefault(request.nodule_id.casefold(), request.nodule_id)
+        if other != request.nodule_id:
+            raise UserError(
+                f"nodule_id '{other}' and '{request.nodule_id}' differ only in case, and so would their files on "
+                "macOS and Windows; rename one"
+            )
+        if len(seen) < index:
             raise UserError(f"nodule_id '{request.nodule_id}' appears twice; ids must be unique")
-        seen.add(request.nodule_id)
     return requests
 
 

@@ -105,7 +105,10 @@ def test_points_that_were_not_placed_are_left_out(tmp_path):
     ("change", "reason"),
     [
         ({"coordinateSystem": None}, "its coordinate system is None; save the points as LPS or RAS"),
+        ({"coordinateSystem": "IJK"}, "its coordinate system is IJK; save the points as LPS or RAS"),
         ({"coordinateUnits": "um"}, "its coordinateUnits are um; save the points in mm"),
+        ({"coordinateUnits": ["um", "UCUM", "micrometer"]}, "its coordinateUnits are ['um', 'UCUM', 'micrometer']"),
+        ({"coordinateUnits": ["mm", "mm", "mm"]}, "its coordinateUnits are ['mm', 'mm', 'mm']; save"),
         ({"controlPoints": [{"position": [1, 2]}]}, "[1, 2] is not a point of three numbers"),
         ({"controlPoints": 5}, "not written by 3D Slicer's Markups module, or damaged"),
     ],
@@ -114,6 +117,14 @@ def test_markups_that_could_mean_another_place_are_refused(change, reason, tmp_p
     file = tmp_path / "F.mrk.json"
     file.write_text(markups("LPS", (1, 2, 3), **change))
     assert reason in refusal(read_requests, "ct.nrrd", str(file), "mm")
+
+
+def test_what_the_schema_of_markups_has_by_default_or_as_a_code_is_read(tmp_path):
+    file = tmp_path / "F.mrk.json"
+    content = json.loads(markups("LPS", (1, 2, 3), coordinateUnits=["mm", "UCUM", "millimeter"]))
+    del content["markups"][0]["coordinateSystem"]
+    file.write_text(json.dumps(content))
+    np.testing.assert_array_equal(points_of(read_requests("ct.nrrd", str(file), "mm")), [(1, 2, 3)])
 
 
 FCSV = """# Markups fiducial file version = {version}
@@ -139,6 +150,9 @@ def test_a_point_list_without_a_system_is_refused(tmp_path):
     file = tmp_path / "F.fcsv"
     file.write_text(FCSV.format(version="4.13", system="2", x=1, y=2))
     assert "its coordinate system is 2" in refusal(read_requests, "ct.nrrd", str(file), "mm")
+    file.write_text(FCSV.format(version="4.13", system="LPS", x=1, y=2).replace("# CoordinateSystem = LPS\n", ""))
+    reason = refusal(read_requests, "ct.nrrd", str(file), "mm")
+    assert reason == f"{file}: has no line '# CoordinateSystem = LPS' or RAS; save the points from 3D Slicer again"
     file.write_text("F-1,1,2,3\n")
     assert "no line '# columns" in refusal(read_requests, "ct.nrrd", str(file), "mm")
 
@@ -298,7 +312,7 @@ def test_boxes_of_monais_detector(tmp_path):
     requests = read_requests("", str(file), "mm", min_score=0.5)
     np.testing.assert_array_equal(points_of(requests), [(1, 2, 3), (7, 8, 9)])
     assert [request.path for request in requests] == [tmp_path / "a.nii", tmp_path / "sub" / "b.nii"]
-    assert [request.nodule_id for request in requests] == ["nodule_1", "nodule_2"]
+    assert [request.nodule_id for request in requests] == ["nodule_1", "nodule_3"]  # whatever the lowest score is
     file.write_text(json.dumps({"validation": [cases[0]]}))
     assert len(read_requests("", str(file), "mm")) == 2
 
@@ -366,8 +380,8 @@ def test_points_of_grand_challenge(tmp_path):
     ]
     content = {"type": "Multiple points", "points": points, "version": {"major": 1, "minor": 0}}
     file.write_text(json.dumps(content))
-    requests = read_requests("ct.mha", str(file), "ras")
-    np.testing.assert_array_equal(points_of(requests), [point["point"] for point in points])  # LPS mm, whatever units
+    requests = read_requests("ct.mha", str(file), "mm")
+    np.testing.assert_array_equal(points_of(requests), [point["point"] for point in points])
     assert len(read_requests("ct.mha", str(file), "mm", min_score=0.5)) == 2
     file.write_text(json.dumps({"type": "Point", **points[0]}))
     (request,) = read_requests("ct.mha", str(file), "mm")
@@ -399,7 +413,123 @@ def test_the_boxes_of_several_images_are_not_asked_in_one(tmp_path):
     assert len(read_requests("elsewhere/a.nii", str(file), "mm")) == 2
 
 
+# Scores
+
+POINT = "seriesuid,coordX,coordY,coordZ"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "held"),
+    [
+        (
+            "candidates.csv",
+            f"{POINT},class\n{UID},1,2,3,1\n{UID},4,5,6,0\n",
+            "class, coordx, coordy, coordz, seriesuid",
+        ),
+        ("own.csv", "nodule_id,x_mm,y_mm,z_mm,Size\na,1,2,3,0.9\n", "nodule_id, size, x_mm, y_mm, z_mm"),
+        ("blank.csv", "nodule_id,x_mm,y_mm,z_mm,score\na,1,2,3,\n", "nodule_id, score, x_mm, y_mm, z_mm"),
+        ("slicer.csv", "label,l,p,s\nF-1,1,2,3\n", "l, label, p, s"),
+        ("boxes.json", '[{"box": [[1, 2, 3]], "label": [0], "certainty": [0.9]}]', "box, certainty, label"),
+        ("points.json", '{"points": [{"name": "a", "point": [1, 2, 3], "probability": null}]}', "name, point"),
+        ("F.mrk.json", markups("LPS", (1, 2, 3)), ""),
+        ("F.fcsv", FCSV.format(version="4.11", system="LPS", x=1, y=2), ""),
+    ],
+)
+def test_a_lowest_score_is_refused_where_no_point_has_a_score(name, text, held, luna):
+    (luna / name).write_text(text)
+    assert read_requests(str(luna), str(luna / name), "mm")
+    reason = refusal(read_requests, str(luna), str(luna / name), "mm", min_score=0.5)
+    assert reason.startswith(f"{luna / name}: no point has a score, but config.predict.min_score is 0.5; set it to 0")
+    known = "or call the scores one of probability, score, label_scores, pred_scores, pred_score, confidence, "
+    assert reason.endswith(f"{known}scores, prob, conf (the file has {held})" if held else "0")
+
+
+def test_a_lowest_score_is_refused_with_masks_and_typed_points(tmp_path):
+    labels = np.zeros((9, 9, 9), np.uint8)
+    labels[4, 4, 4] = 1
+    mask = ct_files.write_itk(tmp_path / "mask.nrrd", labels, np.eye(4))
+    for points in (str(mask), "1,2,3"):
+        assert "no point has a score" in refusal(read_requests, "ct.nii", points, "mm", min_score=0.5)
+
+
+@pytest.mark.parametrize("column", ["probability", "Score", "Label Scores", "confidence", "pred_scores", "Conf"])
+def test_scores_are_known_by_the_names_of_several_tools(column, tmp_path):
+    table = tmp_path / "points.csv"
+    table.write_text(f"nodule_id,x_mm,y_mm,z_mm,{column}\na,1,2,3,0.9\nb,4,5,6,0.1\n")
+    (request,) = read_requests("a.nii", str(table), "mm", min_score=0.5)
+    assert (request.nodule_id, request.score) == ("a", 0.9)
+    (tmp_path / "a.json").write_text(json.dumps({"box": [[1, 2, 3], [4, 5, 6]], column: [0.1, 0.9]}))
+    (request,) = read_requests("a.nii", str(tmp_path / "a.json"), "mm", min_score=0.5)
+    assert (request.nodule_id, request.score) == ("nodule_2", 0.9)
+
+
+def test_points_without_a_score_among_others_are_kept_and_counted(tmp_path, caplog):
+    table = tmp_path / "points.csv"
+    table.write_text("nodule_id,x_mm,y_mm,z_mm,score\na,1,2,3,0.9\nb,4,5,6,\nc,4,5,6,n/a\nd,4,5,6,0.1\n")
+    requests = read_requests("a.nii", str(table), "mm", min_score=0.5)
+    assert [request.nodule_id for request in requests] == ["a", "b", "c"]
+    assert f"{table}: 2 of 4 points have no score, and are kept" in caplog.text
+
+
+@pytest.mark.parametrize(("scores", "kept"), [((90, 10), None), ((1.0000001, 0.1), 1), ((0.9, -3), 1)])
+def test_scores_of_another_scale_are_refused(scores, kept, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"box": [[1, 2, 3], [4, 5, 6]], "label_scores": scores}))
+    asked = ("a.nii", str(tmp_path / "a.json"), "mm")
+    if kept is None:
+        reason = refusal(read_requests, *asked, min_score=0.5)
+        assert "has a score of 90, as if in per cent, but config.predict.min_score is 0.5; give both on the" in reason
+        assert len(read_requests(*asked, min_score=50)) == 1
+    else:
+        assert len(read_requests(*asked, min_score=0.5)) == kept
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [("score,Score", "two columns score"), ("confidence,probability", "confidence and probability may both be the")],
+)
+def test_one_of_two_columns_of_scores_is_not_guessed(header, reason, tmp_path):
+    (tmp_path / "points.csv").write_text(f"nodule_id,x_mm,y_mm,z_mm,{header}\na,1,2,3,0.9,0.1\n")
+    assert reason in refusal(read_requests, "a.nii", str(tmp_path / "points.csv"), "mm", min_score=0.5)
+    assert len(read_requests("a.nii", str(tmp_path / "points.csv"), "mm")) == 1
+
+
+def test_scores_that_are_no_numbers_are_refused(tmp_path):
+    for scores in ("[NaN]", '["0.9%"]'):
+        (tmp_path / "a.json").write_text(f'{{"box": [[1, 2, 3]], "label_scores": {scores}}}')
+        assert "not a number for each" in refusal(read_requests, "a.nii", str(tmp_path / "a.json"), "mm")
+    (tmp_path / "a.json").write_text('{"point": [1, 2, 3], "score": NaN}')
+    assert "its score 'nan' is not a number" in refusal(read_requests, "a.nii", str(tmp_path / "a.json"), "mm")
+
+
 # Units
+
+
+@pytest.mark.parametrize("units", ["ras", "voxel"])
+@pytest.mark.parametrize(
+    ("name", "text", "whose"),
+    [
+        ("annotations.csv", f"{POINT}\n{UID},1,2,3\n", "LUNA16"),
+        ("luna25.csv", f"SeriesInstanceUID,CoordX,CoordY,CoordZ\n{UID},1,2,3\n", "LUNA25"),
+        ("a.json", '[{"box": [[1, 2, 3]]}]', "MONAI's detector"),
+        ("a.json", '{"point": [1, 2, 3]}', "grand-challenge.org"),
+    ],
+)
+def test_units_are_refused_where_only_the_kind_of_file_tells_them(name, text, whose, units, luna):
+    (luna / name).write_text(text)
+    reason = refusal(read_requests, str(luna), str(luna / name), units)
+    assert f"those of {whose}, which has LPS mm, but config.predict.units is {units}; leave it out, or give" in reason
+    assert reason.endswith("nodule_id, i, j, k" if units == "voxel" else "nodule_id, x_mm, y_mm, z_mm")
+
+
+def test_units_that_a_file_itself_contradicts_are_noted(tmp_path, caplog):
+    for name, text in (("F.mrk.json", markups("RAS", (-1, -2, 3))), ("F.csv", "label,r,a,s\nF-1,-1,-2,3\n")):
+        (tmp_path / name).write_text(text)
+        for units in ("mm", "ras", "voxel"):
+            caplog.clear()
+            requests = read_requests("ct.nrrd", str(tmp_path / name), units)
+            np.testing.assert_array_equal(points_of(requests), [(1, 2, 3)])
+            told = f"{name}: says itself where its points lie, so that config.predict.units=voxel is not used"
+            assert (told in caplog.text) == (units == "voxel") and bool(caplog.text) == (units == "voxel")
 
 
 def test_typed_points_may_be_ras():
@@ -474,6 +604,26 @@ def test_the_nodules_of_one_image_need_no_ids(tmp_path):
     assert "no column nodule_id" in refusal(read_requests, "", str(table), "mm")
     table.write_text("nodule_id,x_mm,y_mm,z_mm\n,1,2,3\n")
     assert "column nodule_id: is empty" in refusal(read_requests, "a.nii", str(table), "mm")
+
+
+@pytest.mark.parametrize(
+    ("header", "units", "missing"),
+    [
+        ("x,y,z", "mm", "no column x_mm; expected x_mm, y_mm, z_mm"),
+        ("coordX,coordY,coordZ", "mm", "no column x_mm; expected x_mm, y_mm, z_mm"),
+        ("nodule_id,x_mm,y_mm,z_mm", "voxel", "no column i; expected i, j, k, nodule_id"),
+        ("nodule_id,x_mm,y_mm", "mm", "no column z_mm; expected x_mm, y_mm, z_mm, nodule_id"),
+    ],
+)
+def test_a_table_is_asked_for_its_coordinates_and_not_for_ids(header, units, missing, tmp_path):
+    (tmp_path / "points.csv").write_text(f"{header}\n1,2,3,4\n")
+    assert refusal(read_requests, "a.nii", str(tmp_path / "points.csv"), units).endswith(missing)
+
+
+def test_columns_are_found_however_their_names_are_written(tmp_path):
+    (tmp_path / "points.csv").write_text("Nodule ID,Image,X mm,Y mm,Z mm,Series\nb7,a.nii,1,2,3,1.2.8\n")
+    (request,) = read_requests("", str(tmp_path / "points.csv"), "mm")
+    assert (request.nodule_id, request.path, request.series) == ("b7", tmp_path / "a.nii", "1.2.8")
 
 
 def test_what_is_no_file_of_points_is_not_taken_for_typed_ones(tmp_path):

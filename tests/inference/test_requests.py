@@ -1,5 +1,6 @@
 """Which nodules a user asks for: points and ids as people write them."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from pnsamp_jax.inference.requests import Failure, Request, by_image, locate
         "(56.4, 86.3, -116.0), (1, 2, 3)",
         "[56.4, 86.3, -116.0] [1, 2, 3]",
         "56.4,86.3,−116.0;1,2,3",  # the minus of word processors
+        "56.4,86.3,–116.0;1,2,3",  # and their en dash
+        "56.4 86.3 ‐116.0; 1 2 3",  # a hyphen of Unicode
         "56.4\t86.3\t-116.0;1\t2\t3",
     ],
 )
@@ -31,7 +34,9 @@ def test_points_are_read_however_they_are_separated(text):
     np.testing.assert_array_equal(points, [[56.4, 86.3, -116.0], [1, 2, 3]])
 
 
-@pytest.mark.parametrize("text", ["1,2", "1,2,3,4", "1,5 2,5 3,5", "1,2,three", "1,2,nan", "1,2,inf", "(1,2,3"])
+@pytest.mark.parametrize(
+    "text", ["1,2", "1,2,3,4", "1,5 2,5 3,5", "1,2,three", "1,2,nan", "1,2,inf", "1,2–3,4", "1,2,–", "(1,2,3"]
+)
 def test_what_is_not_three_numbers_is_refused(text):
     if text == "(1,2,3":
         assert len(read_requests("ct.nii", text, "mm")) == 1  # a bracket that was not closed hides nothing
@@ -55,6 +60,21 @@ def test_an_id_may_be_a_series_uid_and_a_number(tmp_path):
     assert request.nodule_id == nodule_id and request.path == Path(tmp_path / "a.nii")
     (tmp_path / "points.csv").write_text(f"nodule_id,image,x_mm,y_mm,z_mm\n{'a' * 129},a.nii,1,2,3\n")
     assert "at most 128 letters" in refusal(read_requests, "", str(tmp_path / "points.csv"), "mm")
+
+
+@pytest.mark.parametrize(
+    ("other", "shown"), [("B7", "'b7' and 'B7' differ only in case"), ("b7", "'b7' appears twice")]
+)
+def test_ids_whose_files_would_be_the_same_are_refused(other, shown, tmp_path):
+    (tmp_path / "points.csv").write_text(f"nodule_id,x_mm,y_mm,z_mm\nb7,1,2,3\n{other},4,5,6\n")
+    assert shown in refusal(read_requests, "a.nii", str(tmp_path / "points.csv"), "mm")
+
+
+def test_names_that_differ_only_in_case_become_numbers(tmp_path):
+    names = [{"name": name, "point": [1, 2, 3]} for name in ("Left", "left")]
+    (tmp_path / "a.json").write_text(json.dumps({"points": names}))
+    requests = read_requests("a.nii", str(tmp_path / "a.json"), "mm")
+    assert [request.nodule_id for request in requests] == ["nodule_1", "nodule_2"]
 
 
 # Several series in a folder, archives, and what is told about files
