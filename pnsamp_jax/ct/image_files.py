@@ -2,11 +2,12 @@
 
 import re
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 
-from pnsamp_jax.ct.itk_files import read_itk
-from pnsamp_jax.ct.nifti import read_nifti
+from pnsamp_jax.ct.itk_files import itk_beyond_int16, read_itk
+from pnsamp_jax.ct.nifti import nifti_beyond_int16, read_nifti
 from pnsamp_jax.errors import UserError
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -42,6 +43,18 @@ def read_file(path: str, layer: int | None = None) -> tuple[np.ndarray, np.ndarr
         if path.lower().endswith((".mhd", ".nhdr")):
             advice += " and that its data file is in the same folder"
         raise UserError(f"{path}: cannot be read ({reason}); {advice}") from error
+
+
+def values_beyond_int16(path: str) -> Iterator[np.ndarray]:
+    """Yield the values of an image file as they are, before `read_file` rounds and clips them.
+
+    Args:
+      path: a file that `read_file` has read, with one layer.
+
+    Yields:
+      (h, w) of each plane; nothing if int16 holds all values that the file can have.
+    """
+    yield from nifti_beyond_int16(path) if path.lower().endswith((".nii", ".nii.gz")) else itk_beyond_int16(path)
 
 
 def _require_no_text(path: str) -> None:

@@ -66,6 +66,21 @@ def read_itk(path: str, layer: int | None = None) -> tuple[np.ndarray, np.ndarra
     return to_int16(stored[..., layer or 0]), affine
 
 
+def itk_beyond_int16(path: str) -> Iterator[np.ndarray]:
+    """Yield the planes (h, w) of an NRRD or MetaImage as `values_beyond_int16` does."""
+    import SimpleITK as sitk  # slow to import
+
+    _, _, named, data = _check_text_header(path)
+    with _with_data_file(path, named, data) as file, _silent_itk(sitk):
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(file)
+        reader.ReadImageInformation()
+        if reader.GetPixelID() in (sitk.sitkInt8, sitk.sitkUInt8, sitk.sitkInt16):
+            return
+        image = reader.Execute()
+    yield from sitk.GetArrayViewFromImage(image).reshape(image.GetSize()[2::-1])
+
+
 def itk_affine(name: str, image: Any) -> np.ndarray:
     """Return the (4, 4) affine from the array index (d, h, w, 1) of a SimpleITK image to LPS mm.
 

@@ -84,6 +84,21 @@ def header_affine(
     return forms[0]
 
 
+def nifti_beyond_int16(path: str) -> Iterator[np.ndarray]:
+    """Yield the planes (h, w) of a NIfTI as `values_beyond_int16` does."""
+    import nibabel  # slow to import
+
+    with _named(path, ".nii.gz" if _is_gzip(path) else ".nii") as file, np.errstate(all="ignore"):
+        image = nibabel.load(file, mmap=False)
+        assert isinstance(image, nibabel.Nifti1Image)  # as `read_nifti` found
+        voxels = image.dataobj
+        assert isinstance(voxels, nibabel.arrayproxy.ArrayProxy)
+        if np.can_cast(image.get_data_dtype(), np.int16) and (voxels.slope, voxels.inter) == (1, 0):
+            return
+        for plane in voxels.get_unscaled().reshape(image.shape[:3], order="F").T:
+            yield plane * np.float64(voxels.slope) + voxels.inter
+
+
 def require_one_spacing(name: str, affine: np.ndarray, pixdim: np.ndarray) -> None:
     """Raise UserError if the spacing of a NIfTI's affine and that of its `pixdim` contradict each other.
 

@@ -12,13 +12,13 @@ import pydicom
 from pnsamp_jax.ct.dicom_file import DAMAGED, quiet_pydicom, read_dataset
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.contours import UnclearContours, enclosed
+from pnsamp_jax.data.whole_masks import point_text, require_no_gap
 from pnsamp_jax.errors import UserError, list_names
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second holds a label map
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 SAME_VOXEL = 0.2  # largest distance, in voxels, of a pixel or a contour's plane from the CT's; rounding of a spacing
 PLANAR, XOR = "CLOSED_PLANAR", "CLOSEDPLANAR_XOR"  # types of contours; the second may cross each other
-MOST_LOST = 3  # slices without a contour between two whose regions overlap; what is farther apart may be two nodules
 
 
 def is_dicom_mask(path: Path) -> bool:
@@ -66,8 +66,8 @@ def read_dicom_mask(path: Path, ct: Volume, label: int | None) -> Volume:
 
     Raises:
       UserError: the file is damaged or of a kind that has no single meaning as a mask; it has several segments or ROIs
-        and none is named; it does not lie on the CT's grid; or its contours cross, lie less than a voxel apart all
-        round, or are missing in some slices.
+        and none is named; it does not lie on the CT's grid; its frames or contours are missing in some slices; or its
+        contours cross or lie less than a voxel apart all round.
     """
     file = _only_file(path)
     assert file is not None  # as `is_dicom_mask` found
@@ -142,7 +142,9 @@ def _read_segment(path: Path, ds: pydicom.Dataset, ct: Volume, label: int | None
         mask[tuple(_voxels_of_frame(path, ds, groups, ct, np.argwhere(plane)).T)] = True
     orientation = np.array(_group(ds, frames[0], "PlaneOrientationSequence").ImageOrientationPatient, float)
     normal = np.linalg.inv(ct.affine[:3, :3]) @ np.cross(*orientation.reshape(2, 3))
-    _require_every_slice(path, mask, int(np.abs(normal).argmax()))
+    axis = int(np.abs(normal).argmax())
+    _require_every_slice(path, mask, axis)
+    require_no_gap(path, f"segment {number} marks nothing", Volume(mask, ct.affine), axis)
     return mask
 
 
@@ -177,10 +179,10 @@ def _voxels_of_frame(
     index = first + pixels @ in_ct
     if len(index) and np.abs(index - np.rint(index)).max() > SAME_VOXEL:
         off = np.abs(index - np.rint(index)).max()
-        raise _off_grid(path, f"a frame at {_point(position)} mm lies {off:.2f} voxels beside it")
+        raise _off_grid(path, f"a frame at {point_text(position)} mm lies {off:.2f} voxels beside it")
     index = np.rint(index).astype(int)
     if ((index < 0) | (index >= ct.array.shape)).any():
-        raise _off_grid(path, f"the frame at {_point(position)} mm marks voxels outside of it")
+        raise _off_grid(path, f"the frame at {point_text(position)} mm marks voxels outside of it")
     return index
 
 
@@ -208,7 +210,7 @@ def _read_roi(path: Path, ds: pydicom.Dataset, ct: Volume, label: int | None) ->
     slices: dict[int, list[np.ndarray]] = {}
     for points in outlines:
         index = int(np.rint(points[:, axis].mean()))
-        where = f"a contour near {_point(ct.to_lps(points[0]))} mm"
+        where = f"a contour near {point_text(ct.to_lps(points[0]))} mm"
         if np.abs(points[:, axis] - index).max() > SAME_VOXEL or not 0 <= index < len(planes):
             raise _off_grid(path, f"{where} lies on none of its slices")
         in_plane = np.delete(points, axis, axis=1)
@@ -220,28 +222,13 @@ def _read_roi(path: Path, ds: pydicom.Dataset, ct: Volume, label: int | None) ->
         try:
             planes[index] = enclosed(contours, planes.shape[1:], crossing=kinds == {XOR})
         except UnclearContours as error:
-            near = _point(ct.to_lps(found[error.index][0]))
+            near = point_text(ct.to_lps(found[error.index][0]))
             raise UserError(
                 f"{path}: two contours of ROI {number} near {near} mm {error}; keep the one that is meant"
             ) from error
     _require_every_slice(path, mask, axis)
-    _require_no_gap(path, number, planes, axis, ct)
+    require_no_gap(path, f"ROI {number} lacks contours", Volume(mask, ct.affine), axis)
     return mask
-
-
-def _require_no_gap(path: Path, number: int, planes: np.ndarray, axis: int, ct: Volume) -> None:
-    """Raise UserError if an ROI lacks contours on a few slices between two that show the same part of it."""
-    marked = np.flatnonzero(planes.any(axis=(1, 2)))
-    for below, above in zip(marked[:-1], marked[1:], strict=True):
-        both = planes[below] & planes[above]
-        smaller = min(planes[below].sum(), planes[above].sum())
-        if 0 < above - below - 1 <= MOST_LOST and 2 * both.sum() >= smaller:
-            first = np.insert(np.argwhere(both)[0], axis, below + 1)
-            lost = int(above - below - 1)
-            raise UserError(
-                f"{path}: ROI {number} lacks contours near {_point(ct.to_lps(first))} mm, on {lost} slice"
-                f"{'s' * (lost > 1)} between two that overlap, as if they were lost; draw them or export it again"
-            )
 
 
 def _require_every_slice(path: Path, mask: np.ndarray, axis: int) -> None:
@@ -254,7 +241,3 @@ def _require_every_slice(path: Path, mask: np.ndarray, axis: int) -> None:
 
 def _spacing(ct: Volume) -> str:
     return " x ".join(f"{value:.4g}" for value in ct.spacing[::-1])
-
-
-def _point(point: np.ndarray) -> str:
-    return ", ".join(f"{value:.1f}" for value in point)

@@ -6,12 +6,12 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from pnsamp_jax.ct.read import read_image
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.cohort import Nodule
 from pnsamp_jax.data.dicom_masks import is_dicom_mask, read_dicom_mask
 from pnsamp_jax.data.reader_bits import split_bits
 from pnsamp_jax.data.slicer_masks import layered_segments, read_segment
+from pnsamp_jax.data.whole_masks import read_mask, require_no_gap
 from pnsamp_jax.errors import UserError
 
 # The largest values that masks of LIDC-IDRI have: 2.3 mm from the point, 6.4 mm between regions, 62.5 mm in size.
@@ -40,21 +40,25 @@ def read_readers(path: Path, ct: Volume, nodule: Nodule, label: int | None) -> V
 
     Raises:
       UserError: the file is damaged; its values are no bits, or those of more readers than have rated the nodule; it
-        marks no voxel or the outline alone; or it has as many voxels as the image, but at another place.
+        marks no voxel or the outline alone, or lacks slices; or it has as many voxels as the image, but at another
+        place.
     """
     if is_dicom_mask(path):
         mask = read_dicom_mask(path, ct, label)
         readers = [mask.array]
     else:
         segments = layered_segments(path)
-        mask = read_segment(path, segments, label) if segments else read_image(path)
+        mask = read_segment(path, segments, label) if segments else read_mask(path)
         require_same_place(path, mask, ct)
         if label is not None and not segments:
             mask = _with_label(path, mask, label)
         readers = [mask.array] if segments else split_bits(path, mask.array, nodule)
         _require_background(path, mask, ct)
     if not np.any(readers):
-        raise UserError(f"{path}: the mask marks no voxel (values below 0.5 count as 0); a nodule needs at least one")
+        raise UserError(f"{path}: the mask marks no voxel; a nodule needs at least one")
+    # One of several readers may have skipped a slice, as two did among the 5,764 masks at hand; all of them never did.
+    union = Volume(np.any(readers, axis=0), mask.affine)
+    require_no_gap(path, "the mask marks nothing", union, union.body_axis)
     for reader in readers:
         _require_filled(path, reader > 0)
     return Volume(np.stack(readers).astype(bool), mask.affine)

@@ -13,10 +13,11 @@ from scipy import ndimage
 
 from pnsamp_jax.ct.image_files import IMAGE_SUFFIXES
 from pnsamp_jax.ct.notes import collected, note
-from pnsamp_jax.ct.read import open_image, read_image
+from pnsamp_jax.ct.read import open_image
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.dicom_masks import is_dicom_mask, mask_names, read_dicom_mask
 from pnsamp_jax.data.folder_masks import MAX_SIZE_MM, require_same_place
+from pnsamp_jax.data.whole_masks import read_mask
 from pnsamp_jax.errors import UserError
 
 MOST_REGIONS = 1000  # more are noise, or the lungs' own vessels
@@ -86,7 +87,7 @@ def _grid(image: Path, series: str) -> Volume | None:
 
 def _label_masks(path: Path, ct: Volume | None) -> Iterator[tuple[str, Volume]]:
     """Yield the name and the mask of each label of an image file."""
-    mask = read_image(path)
+    mask = read_mask(path)
     if ct is not None:
         require_same_place(path, mask, ct, TOLERANCE)
     labels = _with_whole_nodules(path, mask)

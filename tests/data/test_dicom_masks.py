@@ -195,6 +195,26 @@ def test_a_damaged_segmentation_is_refused_in_a_line(series, ct, tmp_path, eleme
     assert message.startswith(str(path)) and expected in message
 
 
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+@pytest.mark.parametrize("lost", [(4,), (7,), (4, 5), (4, 7), (4, 5, 6)])
+def test_frames_that_are_lost_between_others_are_told(series, ct, tmp_path, lost, kind):
+    masks = np.zeros((1, *SHAPE), bool)
+    masks[0, 2:10, 8:20, 8:20] = True
+    masks[0, list(lost)] = False  # which writes no frame
+    path = write_seg(tmp_path / "seg.dcm", series, masks, kind)
+    message = refusal(read_dicom_mask, path, ct, None)
+    run = 3 if len(lost) == 3 else 2 if lost == (4, 5) else 1
+    assert "seg.dcm: segment 1 marks nothing near" in message
+    assert f", {ct.to_lps((lost[0], 0, 0))[2]:.1f} mm, on {run} slice{'s' * (run > 1)} between two" in message
+
+
+def test_two_parts_of_a_segment_may_lie_apart(series, ct, tmp_path):
+    masks = np.zeros((1, *SHAPE), bool)
+    masks[0, 2:4, 8:12, 8:12] = masks[0, 5:7, 20:24, 8:12] = masks[0, 11, 20:24, 8:12] = True
+    path = write_seg(tmp_path / "seg.dcm", series, masks)
+    np.testing.assert_array_equal(read_dicom_mask(path, ct, None).array, masks[0])
+
+
 # RT Structure Sets
 
 

@@ -271,9 +271,29 @@ def test_small_nodules_and_those_with_a_cavity_are_read(root, voxels):
 
 def test_a_mask_that_is_too_faint_or_not_a_number_says_so(root):
     write_mask(root, block((9, 9, 9), (12, 12, 12)) / np.float32(255), "b0")
-    assert "marks no voxel (values below 0.5 count as 0)" in refusal(load, root, "images/b.nrrd")
+    reason = refusal(load, root, "images/b.nrrd")
+    assert "masks/b0.nrrd: contains 0.00392, as a map of probabilities does; a mask has whole numbers: thr" in reason
     write_mask(root, np.where(block((9, 9, 9), (12, 12, 12)), 1, np.nan).astype(np.float32), "b0")
     assert "contains -1024 or NaN" in refusal(load, root, "images/b.nrrd")
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_a_slice_that_is_lost_within_a_nodule_is_told(root, lost):
+    voxels = block((6, 9, 9), (14, 12, 12))
+    voxels[9 : 9 + lost] = 0
+    write_mask(root, voxels, "b0")
+    reason = refusal(load, root, "images/b.nrrd")
+    assert "masks/b0.nrrd: the mask marks nothing near" in reason
+    assert f"on {lost} slice{'s' * (lost > 1)} between two that overlap" in reason
+
+
+def test_one_of_two_readers_may_skip_a_slice(root):
+    with_readers(root, 2)
+    first, second = block((6, 9, 9), (14, 12, 12)), block((6, 9, 9), (14, 12, 13))
+    second[9] = 0
+    nodules, _ = tables()
+    write_mask(root, first | second << 1, nodules[0]["mask"].removeprefix("masks/").removesuffix(".nrrd"))
+    np.testing.assert_array_equal(load(root)[0].readers.array, [first, second])
 
 
 def test_slices_behind_a_link_that_change_make_their_series_out_of_date(root, tmp_path_factory):
