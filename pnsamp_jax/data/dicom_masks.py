@@ -21,9 +21,17 @@ SAME_VOXEL = 0.2  # largest distance, in voxels, of a pixel or a contour's plane
 PLANAR, XOR = "CLOSED_PLANAR", "CLOSEDPLANAR_XOR"  # types of contours; the second may cross each other
 
 
+def only_file(path: Path) -> Path | None:
+    """Return the path of a file, or of the only file of a folder; None if there is no such file."""
+    if path.is_dir():
+        files = [part for part in path.rglob("*") if part.is_file()]
+        return files[0] if len(files) == 1 else None
+    return path if path.is_file() else None
+
+
 def is_dicom_mask(path: Path) -> bool:
     """Return whether a file, or the only file of a folder, is a DICOM Segmentation or RT Structure Set."""
-    file = _only_file(path)
+    file = only_file(path)
     if file is None:
         return False
     with quiet_pydicom():
@@ -40,7 +48,7 @@ def mask_names(path: Path) -> dict[int, str]:
     Raises:
       UserError: the file is damaged.
     """
-    file = _only_file(path)
+    file = only_file(path)
     assert file is not None  # as `is_dicom_mask` found
     with quiet_pydicom():
         try:
@@ -69,7 +77,7 @@ def read_dicom_mask(path: Path, ct: Volume, label: int | None) -> Volume:
         and none is named; it does not lie on the CT's grid; its frames or contours are missing in some slices; or its
         contours cross or lie less than a voxel apart all round.
     """
-    file = _only_file(path)
+    file = only_file(path)
     assert file is not None  # as `is_dicom_mask` found
     with quiet_pydicom():
         try:
@@ -82,13 +90,6 @@ def read_dicom_mask(path: Path, ct: Volume, label: int | None) -> Volume:
             raise UserError(
                 f"{path}: the {kind.removesuffix(' Storage')} cannot be read ({reason}); export it again"
             ) from error
-
-
-def _only_file(path: Path) -> Path | None:
-    if path.is_dir():
-        files = [part for part in path.rglob("*") if part.is_file()]
-        return files[0] if len(files) == 1 else None
-    return path if path.is_file() else None
 
 
 def _choose(path: Path, kind: str, names: dict[int, str], label: int | None) -> int:

@@ -42,14 +42,38 @@ def layered_segments(path: Path) -> list[Segment]:
     layers, kind = (fields.get(name, "").partition(" ")[0] for name in ("sizes", "kinds"))
     if fields.get("dimension") != "4" or kind != "list" or layers == "1" or not layers.isdecimal():
         return []
+    return _segments(path, fields, int(layers))
+
+
+def label_names(path: Path) -> dict[int, str]:
+    """Return the names of the segments of 3D Slicer that share one layer, by their labels; none of any other file.
+
+    Raises:
+      UserError: the header does not say in which layer a segment is.
+    """
+    if path.suffix.lower() not in (".nrrd", ".nhdr"):
+        return {}
+    return {segment.value: segment.name for segment in _segments(path, header_fields(str(path)), 1)}
+
+
+def numbered(segments: Sequence[Segment]) -> dict[int, Segment]:
+    """Return segments by the number that names them: their value, or where two have the same, their place from 1."""
+    values = [segment.value for segment in segments]
+    numbers = values if len(set(values)) == len(values) else range(1, len(values) + 1)
+    return dict(zip(numbers, segments, strict=True))
+
+
+def _segments(path: Path, fields: dict[str, str], layers: int) -> list[Segment]:
+    """Return the segments that the header of a file with so many layers lists."""
     numbers = sorted(int(match[1]) for match in map(re.compile(r"Segment(\d+)_ID").fullmatch, fields) if match)
     found = []
     for number in numbers:
         name, layer, value = (
             fields.get(f"Segment{number}_{field}", f"={default}").lstrip("=").strip()
-            for field, default in (("Name", ""), ("Layer", number), ("LabelValue", 1))  # as before Slicer 4.11
+            # Slicer before 4.11 gave each segment a layer of its own.
+            for field, default in (("Name", ""), ("Layer", number if layers > 1 else 0), ("LabelValue", 1))
         )
-        if not (layer.isdecimal() and value.isdecimal() and int(layer) < int(layers)):
+        if not (layer.isdecimal() and value.isdecimal() and int(layer) < layers):
             raise UserError(
                 f"{path}: Segment{number} is in layer '{layer}' of {layers} with value '{value}'; save the "
                 "segmentation again"
@@ -73,9 +97,7 @@ def read_segment(path: Path, segments: Sequence[Segment], label: int | None) -> 
     Raises:
       UserError: there are several segments and none is named, or the file is damaged.
     """
-    values = [segment.value for segment in segments]
-    numbers = values if len(set(values)) == len(values) else range(1, len(values) + 1)
-    named = dict(zip(numbers, segments, strict=True))
+    named = numbered(segments)
     listed = list_names({number: segment.name for number, segment in named.items()})
     if label is None and len(segments) > 1:
         raise UserError(

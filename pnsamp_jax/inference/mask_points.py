@@ -15,10 +15,12 @@ from pnsamp_jax.ct.image_files import IMAGE_SUFFIXES
 from pnsamp_jax.ct.notes import collected, note
 from pnsamp_jax.ct.read import open_image
 from pnsamp_jax.ct.volume import Volume
-from pnsamp_jax.data.dicom_masks import is_dicom_mask, mask_names, read_dicom_mask
+from pnsamp_jax.data.dicom_masks import is_dicom_mask
 from pnsamp_jax.data.folder_masks import MAX_SIZE_MM, require_same_place
+from pnsamp_jax.data.slicer_masks import label_names, layered_segments, numbered, read_segment
 from pnsamp_jax.data.whole_masks import read_mask
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.inference.point_rois import dicom_marks
 
 MOST_REGIONS = 1000  # more are noise, or the lungs' own vessels
 MOST_VALUES = 40  # in one region; bits of readers make 34 at most in LIDC-IDRI, probabilities soon more
@@ -37,7 +39,8 @@ def read_mask_points(path: Path, image: Path, series: str) -> list[tuple[str, np
     """Return the name and the point in LPS mm of every region of a mask, label by label, largest region first.
 
     The point is the voxel of the region that is nearest to its centroid, which may lie outside a hollow region. What
-    can be no nodule is passed over with a note: regions that are too long, and ROIs that cannot be read.
+    can be no nodule is passed over with a note: regions that are too long, segments without a voxel, and ROIs that
+    cannot be read. Names are those of segments and ROIs; the regions of a mask with one label are numbered.
 
     Args:
       path: of the mask.
@@ -49,19 +52,24 @@ def read_mask_points(path: Path, image: Path, series: str) -> list[tuple[str, np
         `MOST_REGIONS` regions, or its values are probabilities.
     """
     ct: Volume | None
+    masks: Iterator[tuple[str, int, Volume | np.ndarray]] | Iterator[tuple[str, int, Volume]]
     if path.name.lower().endswith(IMAGE_SUFFIXES):
         ct = _grid(image, series)
         masks = _label_masks(path, ct)
     else:
         ct = open_image(image, series).volume
-        masks = _dicom_masks(path, ct)
+        masks = dicom_marks(path, ct)
     points: list[tuple[str, np.ndarray]] = []
-    count = 0
+    count, named = 0, False
     too_long: list[str] = []
-    for name, mask in masks:  # one at a time: a label map of a whole body has a hundred
-        found, long = _region_points(path, mask, len(points))
+    empty: list[str] = []
+    for own, number, mask in masks:  # one at a time: a label map of a whole body has a hundred
+        name = own or f"label_{number}"
+        found, long = ([mask], 0) if isinstance(mask, np.ndarray) else _region_points(path, mask, len(points))
         count += 1
+        named |= bool(own)
         too_long += [name] * long
+        empty += [name] * (not found and not long)
         points += [(name if len(found) == 1 else f"{name}_{index}", point) for index, point in enumerate(found, 1)]
     if too_long:
         text = f"{path}: marks regions longer than {MAX_SIZE_MM:g} mm, which are no nodules: {', '.join(too_long)}"
@@ -70,9 +78,11 @@ def read_mask_points(path: Path, image: Path, series: str) -> list[tuple[str, np
         note(f"{text}; they are passed over")
     if not points:
         raise UserError(f"{path}: marks no voxel; give a mask of nodules, or their points")
+    if empty:
+        note(f"{path}: marks no voxel of {', '.join(map(repr, empty))}")
     if ct is not None and not any(ct.holds(point) for _, point in points):
         raise UserError(f"{path}: marks nothing within {image}; save it with the geometry of its image")
-    return points if count > 1 else [(f"nodule_{index}", point) for index, (_, point) in enumerate(points, 1)]
+    return points if count > 1 or named else [(f"nodule_{index}", point) for index, (_, point) in enumerate(points, 1)]
 
 
 def _grid(image: Path, series: str) -> Volume | None:
@@ -85,36 +95,34 @@ def _grid(image: Path, series: str) -> Volume | None:
     return Volume(np.broadcast_to(np.int16(0), ct.array.shape), ct.affine)
 
 
-def _label_masks(path: Path, ct: Volume | None) -> Iterator[tuple[str, Volume]]:
-    """Yield the name and the mask of each label of an image file."""
+def _label_masks(path: Path, ct: Volume | None) -> Iterator[tuple[str, int, Volume]]:
+    """Yield the name, "" if it has none, the number and the mask of each label or segment of an image file."""
+    segments = layered_segments(path)
+    for number, segment in numbered(segments).items():
+        mask = read_segment(path, segments, number)
+        _require_place(path, mask, ct)
+        yield segment.name, number, mask
+    if segments:
+        return
     mask = read_mask(path)
+    _require_place(path, mask, ct)
+    names = label_names(path)
+    lacking = names.keys() - set(np.unique(mask.array).tolist())  # whose mask is empty
+    labels = _with_whole_nodules(path, mask)
+    for label in sorted({*np.unique(labels[labels > 0]).tolist(), *lacking}):
+        yield names.get(label, ""), label, Volume(labels == label, mask.affine)
+
+
+def _require_place(path: Path, mask: Volume, ct: Volume | None) -> None:
+    """Raise UserError if a mask lies elsewhere than the CT, or marks the background."""
     if ct is not None:
         require_same_place(path, mask, ct, TOLERANCE)
-    labels = _with_whole_nodules(path, mask)
-    for label in np.unique(labels[labels > 0]):
-        yield f"label_{label}", Volume(labels == label, mask.affine)
-
-
-def _dicom_masks(path: Path, ct: Volume) -> Iterator[tuple[str, Volume]]:
-    """Yield the name and the mask of each segment or ROI that can be read on the grid of the CT.
-
-    A structure set has more than tumours: an isocentre is a point, and a couch reaches beyond the CT.
-
-    Raises:
-      UserError: none can be read; says why the first cannot.
-    """
-    errors: dict[str, UserError] = {}
-    names = mask_names(path)
-    for number, name in names.items():
-        try:
-            yield name or f"label_{number}", read_dicom_mask(path, ct, number)
-        except UserError as error:
-            errors[name or f"label_{number}"] = error
-    if errors and len(errors) == len(names):
-        raise next(iter(errors.values()))
-    if errors:
-        reason = str(next(iter(errors.values()))).removeprefix(f"{path}: ")
-        note(f"{path}: passed over {', '.join(map(repr, errors))}: {reason}")
+    corners = mask.array[tuple(np.ix_(*((0, -1),) * 3))]
+    if corners.max() > 0 and corners.min() == corners.max():
+        raise UserError(
+            f"{path}: marks its corners with {int(corners.max())}, as if that was the background; save 0 there, and "
+            "one label for each nodule"
+        )
 
 
 def _with_whole_nodules(path: Path, mask: Volume) -> np.ndarray:
@@ -124,15 +132,9 @@ def _with_whole_nodules(path: Path, mask: Volume) -> np.ndarray:
     mostly in contact. Of nodules that merely touch, most of the surface is free.
 
     Raises:
-      UserError: a label is that of the background, or the values are those of probabilities.
+      UserError: the values are those of probabilities.
     """
     labels = mask.array
-    corners = labels[tuple(np.ix_(*((0, -1),) * 3))]
-    if corners.max() > 0 and corners.min() == corners.max():
-        raise UserError(
-            f"{path}: marks its corners with {corners.max()}, as if that was the background; save 0 there, and one "
-            "label for each nodule"
-        )
     if len(np.unique(labels[labels > 0])) < 2:
         return labels
     parts, count = ndimage.label(labels > 0, ALL_AROUND)

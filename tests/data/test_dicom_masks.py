@@ -523,4 +523,14 @@ def test_each_roi_is_a_point_to_predict(series, ct, tmp_path):
     rois = {1: ("left upper", [outline(ct, depth, circle((12, 14), 4)) for depth in (4, 5, 6)])}
     path = write_rtstruct(tmp_path / "rt.dcm", rois)
     (request,) = read_requests(str(Path(series[0]).parent), str(path), "mm")
+    assert request.nodule_id == "left_upper"
     np.testing.assert_allclose(request.point_mm, ct.to_lps((5, 12, 14)), atol=1e-6)
+
+
+def test_a_segment_without_a_voxel_is_told(series, tmp_path, caplog):
+    masks = np.zeros((2, *SHAPE), bool)
+    masks[0, 3:5, 10:12, 10:12] = True
+    path = write_seg(tmp_path / "seg.dcm", series, masks)
+    (request,) = read_requests(str(Path(series[0]).parent), str(path), "mm")
+    assert request.nodule_id == "nodule_1"
+    assert f"{path}: marks no voxel of 'nodule 2'" in caplog.text

@@ -127,12 +127,49 @@ def test_segments_in_a_single_layer_are_a_label_map(root, first):
     np.testing.assert_array_equal(load(root)[1].readers.array, [NODULE])
 
 
-def test_overlapping_segments_are_no_image_and_no_points(root):
+def test_overlapping_segments_are_no_image(root):
     path = name_mask(root)
     write_segmentation(path, (VESSEL, NODULE), *OVERLAPPING)
     expected = "a.seg.nrrd: holds overlapping segments in 2 layers, as 3D Slicer saves them; export them as a labelmap"
     assert expected in refusal(read_image, path)
-    assert expected in refusal(read_requests, "ct.nrrd", str(path), "mm")
+
+
+# Points
+
+
+def test_each_of_overlapping_segments_is_a_point_with_its_name(root, caplog):
+    path = name_mask(root)
+    segments = (
+        *OVERLAPPING[:1],
+        (1, segment("left nodule", Layer=1, LabelValue=1)),
+        (2, segment("none", Layer=1, LabelValue=7)),
+    )
+    write_segmentation(path, (VESSEL, NODULE), *segments)
+    requests = read_requests("none.nrrd", str(path), "mm")
+    assert [request.nodule_id for request in requests] == ["vessel", "left_nodule"]
+    for request, mask in zip(requests, (VESSEL, NODULE), strict=True):
+        index = np.linalg.inv(AFFINE) @ [*request.point_mm, 1]
+        assert mask[tuple(np.rint(index[:3]).astype(int))]
+        np.testing.assert_allclose(index[:3], np.argwhere(mask).mean(axis=0), atol=0.51)
+    assert f"{path}: marks no voxel of 'none'" in caplog.text
+
+
+def test_segments_of_one_layer_give_their_names_too(root, caplog):
+    path = name_mask(root)
+    named = [(0, segment("apex", Layer=0, LabelValue=2)), (1, segment("base", Layer=0, LabelValue=1))]
+    write_segmentation(path, (LABEL_MAP,), *named, (2, segment("none", Layer=0, LabelValue=9)))
+    assert [request.nodule_id for request in read_requests("none.nrrd", str(path), "mm")] == ["base", "apex"]
+    assert f"{path}: marks no voxel of 'none'" in caplog.text
+    write_segmentation(path, (NODULE,), (0, segment("only", LabelValue=1)))  # as before 3D Slicer 4.11
+    assert [request.nodule_id for request in read_requests("none.nrrd", str(path), "mm")] == ["only"]
+
+
+def test_a_segment_of_the_background_is_refused(root):
+    path = name_mask(root)
+    write_segmentation(path, (VESSEL, 1 - NODULE), *OVERLAPPING)
+    assert "marks its corners with 1, as if that was the background" in refusal(
+        read_requests, "ct.nrrd", str(path), "mm"
+    )
 
 
 def test_an_image_of_vectors_is_not_called_segments(root):

@@ -235,14 +235,18 @@ def contours(depths, radius=5.0, middle=(0.0, 0.0), kind="CLOSED_PLANAR"):
     return [(kind, np.column_stack([ring, np.full(len(ring), depth)])) for depth in depths]
 
 
-def write_rtstruct(path, **rois):
-    """Write ROIs of contours, and return the path."""
+def write_rtstruct(path, types=(), **rois):
+    """Write ROIs of contours, with their interpreted types if these are given, and return the path."""
     ds = pydicom.Dataset()
     ds.file_meta = pydicom.dataset.FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = pydicom.uid.RTStructureSetStorage
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-    ds.StructureSetROISequence, ds.ROIContourSequence = [], []
+    ds.StructureSetROISequence, ds.ROIContourSequence, ds.RTROIObservationsSequence = [], [], []
+    for number, kind in enumerate(types, start=1):
+        observed = pydicom.Dataset()
+        observed.ReferencedROINumber, observed.RTROIInterpretedType = number, kind
+        ds.RTROIObservationsSequence.append(observed)
     for number, (name, drawn) in enumerate(rois.items(), start=1):
         named, item = pydicom.Dataset(), pydicom.Dataset()
         named.ROINumber, named.ROIName, item.ReferencedROINumber, item.ContourSequence = number, name, number, []
@@ -287,6 +291,61 @@ def test_a_roi_that_is_no_nodule_is_passed_over(name, planned, tmp_path, caplog)
     assert refusal(read_requests, planned, write_rtstruct(tmp_path / "none.dcm", **other), "mm")
 
 
-def test_the_reason_is_that_of_the_first_roi_where_none_can_be_read(planned, tmp_path):
+def test_the_reasons_of_all_rois_are_told_where_none_can_be_read(planned, tmp_path):
     reason = refusal(read_requests, planned, write_rtstruct(tmp_path / "rt.dcm", **UNREADABLE), "mm")
-    assert "a contour of ROI 1 is of type POINT" in reason
+    assert "rt.dcm: no nodule can be read; 'ISO': ROI 1 is a point named as an isocentre; draw a contour" in reason
+    assert "'COUCH': its grid differs" in reason and "'PTV': its grid differs" in reason
+    assert "'WIRE': a contour of ROI 4 is of type OPEN_PLANAR; export it as CLOSED_PLANAR" in reason
+    reason = refusal(read_requests, planned, write_rtstruct(tmp_path / "rt.dcm", WIRE=UNREADABLE["WIRE"]), "mm")
+    assert reason.endswith("rt.dcm: a contour of ROI 1 is of type OPEN_PLANAR; export it as CLOSED_PLANAR")
+
+
+def test_each_roi_that_is_passed_over_has_its_own_reason(planned, tmp_path, caplog):
+    file = write_rtstruct(
+        tmp_path / "rt.dcm",
+        BODY=UNREADABLE["COUCH"],
+        node=contours(np.delete(DEPTHS, 2)),  # a contour is lost
+        COUCH=UNREADABLE["COUCH"],
+        undrawn=[],
+        GTV=TUMOUR,
+    )
+    (request,) = read_requests(planned, file, "mm")
+    assert request.nodule_id == "GTV"
+    body, node, undrawn = [record.getMessage() for record in caplog.records]
+    assert f"{file}: passed over 'BODY', 'COUCH': its grid differs" in body and "reaches beyond it" in body
+    assert f"{file}: passed over 'node': ROI 2 lacks contours near" in node and "14.0 mm, on 1 slice" in node
+    assert undrawn == f"{file}: passed over 'undrawn': ROI 4 has no contours; draw them if it is a nodule"
+
+
+def test_rois_of_a_single_point_are_points(planned, tmp_path):
+    points = {"left": contours([14], 0, (3.25, -4), "POINT"), "right one": contours([11], 0, (-8, 2), "POINT")}
+    for types in ((), ("GTV", ""), ("", "ORGAN")):
+        requests = read_requests(planned, write_rtstruct(tmp_path / "rt.dcm", types, **points, GTV=TUMOUR), "mm")
+        assert [request.nodule_id for request in requests] == ["left", "right_one", "GTV"]
+        np.testing.assert_allclose(points_of(requests), [(3.25, -4, 14), (-8, 2, 11), (0, 0, 14)], atol=0.51)
+        np.testing.assert_allclose(points_of(requests)[:2], [(3.25, -4, 14), (-8, 2, 11)])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("A", "ISOCENTER"), ("B", "MARKER"), ("nodule", "REGISTRATION"), ("Iso_1", ""), ("ISO", ""), ("isocentre", "")],
+)
+def test_points_of_the_treatment_are_passed_over(name, kind, planned, tmp_path, caplog):
+    point = {name: contours([14], kind="POINT")}
+    (request,) = read_requests(planned, write_rtstruct(tmp_path / "rt.dcm", (kind,), **point, GTV=TUMOUR), "mm")
+    assert request.nodule_id == "GTV"
+    stated = f"of the type {kind}" if kind else "named as an isocentre"
+    assert f"passed over '{name}': ROI 1 is a point {stated}; draw a contour if it is a nodule" in caplog.text
+
+
+def test_points_whose_name_only_contains_iso_are_nodules(planned, tmp_path):
+    point = {"isolated": contours([14], kind="POINT")}
+    assert len(read_requests(planned, write_rtstruct(tmp_path / "rt.dcm", **point), "mm")) == 1
+
+
+def test_a_roi_between_the_voxels_centres_is_asked_about_at_its_middle(planned, tmp_path, caplog):
+    file = write_rtstruct(tmp_path / "rt.dcm", tiny=contours([14], 0.2, (4, 7)), GTV=TUMOUR)
+    tiny, gtv = read_requests(planned, file, "mm")
+    assert (tiny.nodule_id, gtv.nodule_id) == ("tiny", "GTV")
+    np.testing.assert_allclose(tiny.point_mm, (4, 7, 14), atol=1e-3)
+    assert f"{file}: no voxel's centre lies within 'tiny', asked about at the middle of the contours" in caplog.text
