@@ -44,8 +44,8 @@ def _require_labels(path: Path, planes: Iterable[np.ndarray]) -> None:
         rest = np.abs(values - np.rint(values)) > WHOLE
         if rest.any():
             raise UserError(
-                f"{path}: contains {values[rest][0]:.3g}, as a map of probabilities does; a mask has whole numbers: "
-                "threshold it at 0.5, and save 1 where the nodule is and 0 elsewhere"
+                f"{path}: contains {values[rest][0]:.4g}, as a map of probabilities does; a mask has whole numbers: "
+                "threshold it, as at a probability of 0.5, and save 1 where the nodule is and 0 elsewhere"
             )
         if (plane > MAX_LABEL).any():
             raise UserError(f"{path}: contains {plane[plane > MAX_LABEL][0]:g}; give labels of at most {MAX_LABEL}")

@@ -16,6 +16,7 @@ from pydicom import Dataset
 from tqdm import tqdm
 
 from pnsamp_jax.ct.dicom_folder import SeveralSeries
+from pnsamp_jax.ct.dicom_index import index_series
 from pnsamp_jax.ct.notes import collected
 from pnsamp_jax.ct.read import Image, open_ct
 from pnsamp_jax.data.patches import sample
@@ -241,10 +242,12 @@ def locate(
             with collected() as notes:
                 image = open_ct(path, series)
         except SeveralSeries as error:
-            yield from (Failure(request, f"{error}, or choose by config.predict.series=UID") for request in wanted)
+            advice = "" if series else ", or choose by config.predict.series=UID"
+            yield from (Failure(request, f"{error}{advice}") for request in wanted)
             continue
         except (UserError, OSError) as error:
-            yield from (Failure(request, str(error)) for request in wanted)
+            reason = _no_such_series(path, series) or str(error)
+            yield from (Failure(request, reason) for request in wanted)
             continue
         except MemoryError:
             reason = f"{readable(str(path))}: takes more memory than there is; close other programs or cut it out"
@@ -255,6 +258,16 @@ def locate(
         for request in wanted:
             yield locate_in(image, request, size, spacing_mm)
         del image  # before the next one is read
+
+
+def _no_such_series(path: Path, series: str) -> str:
+    """Return why a folder that holds no DICOM series cannot be read, where one was asked for; else ""."""
+    try:
+        if not series or not path.is_dir() or index_series(path):
+            return ""
+    except (UserError, OSError):
+        return ""
+    return f"no image of series {series} in {readable(str(path))}; add it, or give the folder that holds it"
 
 
 def locate_in(image: Image, request: Request, size: int, spacing_mm: float) -> Located | Failure:

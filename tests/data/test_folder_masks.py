@@ -272,7 +272,7 @@ def test_small_nodules_and_those_with_a_cavity_are_read(root, voxels):
 def test_a_mask_that_is_too_faint_or_not_a_number_says_so(root):
     write_mask(root, block((9, 9, 9), (12, 12, 12)) / np.float32(255), "b0")
     reason = refusal(load, root, "images/b.nrrd")
-    assert "masks/b0.nrrd: contains 0.00392, as a map of probabilities does; a mask has whole numbers: thr" in reason
+    assert "masks/b0.nrrd: contains 0.003922, as a map of probabilities does; a mask has whole numbers: thr" in reason
     write_mask(root, np.where(block((9, 9, 9), (12, 12, 12)), 1, np.nan).astype(np.float32), "b0")
     assert "contains -1024 or NaN" in refusal(load, root, "images/b.nrrd")
 

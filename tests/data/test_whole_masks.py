@@ -35,7 +35,10 @@ def test_probabilities_are_refused_before_they_are_rounded(name, dtype, most, tm
     path = write(tmp_path / name, (CHANCES / CHANCES.max() * most).astype(dtype))
     for reason in (refusal(read_mask, path), refusal(read_requests, "none.nii", str(path), "mm")):
         assert reason.startswith(f"{path}: contains ")
-        assert "as a map of probabilities does; a mask has whole numbers: threshold it at 0.5, and save 1" in reason
+        assert (
+            "as a map of probabilities does; a mask has whole numbers: threshold it, as at a probability of 0.5, and"
+            in reason
+        )
         assert 0.001 < float(reason.split("contains ")[1].split(",")[0]) < most
 
 

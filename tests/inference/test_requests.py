@@ -108,6 +108,19 @@ def test_the_series_of_a_folder_is_chosen_for_all_points_or_row_by_row(folder, t
     first, second, third, reason = values(requests)
     assert (first, second, third) == (-750, -750, -850)
     assert "none with the SeriesInstanceUID 1.2.7: 1.2.8 (20 slices), 1.2.9 (20 slices)" in reason
+    assert "choose by" not in reason  # one was chosen
+
+
+def test_a_series_without_an_image_is_told_and_not_the_masks_of_others(folder, tmp_path):
+    image = read_ct(folder / "0")
+    luna = tmp_path / "luna"
+    for part in ("subset0", "seg-lungs-LUNA16"):
+        (luna / part).mkdir(parents=True)
+        write_itk(luna / part / "1.2.8.mhd", image.array, image.affine)
+    (luna / "annotations.csv").write_text(f"seriesuid,coordX,coordY,coordZ\n1.2.8,{POINT}\n1.2.3,{POINT}\n")
+    value, reason = values(read_requests(str(luna), str(luna / "annotations.csv"), "mm"))
+    assert value == -850
+    assert reason == f"no image of series 1.2.3 in {luna}; add it, or give the folder that holds it"
 
 
 def test_a_file_has_no_series_to_choose(folder, tmp_path):
