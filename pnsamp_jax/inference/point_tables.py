@@ -9,7 +9,7 @@ from pnsamp_jax.ct.archives import ARCHIVE_SUFFIXES, unpacked
 from pnsamp_jax.ct.dicom_file import DAMAGED, quiet_pydicom, read_dataset
 from pnsamp_jax.ct.image_files import IMAGE_SUFFIXES
 from pnsamp_jax.ct.notes import note
-from pnsamp_jax.data.csv_tables import Row, column_names, number, plain_name, read_table
+from pnsamp_jax.data.csv_tables import Row, column_names, is_missing, number, plain_name, read_table
 from pnsamp_jax.data.named_scans import only_scan, scans_by_uid
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import files_under, readable, user_path
@@ -83,19 +83,22 @@ def _read_own(
     numbered = plain_name("nodule_id") not in names
     columns = (*POINT_COLUMNS[units], *(() if image else ("image",)), *(() if numbered else ("nodule_id",)))
     rows = list(read_table(table, columns, optional=("series", *scores)))
+    for _, row in rows:
+        if is_missing(row.get("series", "")):
+            row["series"] = ""
     if numbered and not image and len({row["image"] for _, row in rows}) > 1:
         raise UserError(f"{table}, line 1: no column nodule_id; the nodules of several images need it")
-    listed = {row["series"] for _, row in rows if row.get("series")}
+    listed = {row["series"] for _, row in rows if row["series"]}
     only = _series_of_file(table, user_path(image), listed, series) if image else ""
     found = []
     for index, (where, row) in enumerate(rows, start=1):
-        if only and row.get("series", only) not in ("", only):
+        if only and row["series"] not in ("", only):
             continue
         named = image or row["image"]
         path = user_path(image) if image else named_image(table.parent, named)
         name = f"nodule_{index}" if numbered else row["nodule_id"]
         point, score = _point(where, row, POINT_COLUMNS[units]), _score(where, row, scores)
-        found.append(Request(name, readable(named), path, point, row.get("series") or series, units, score))
+        found.append(Request(name, readable(named), path, point, row["series"] or series, units, score))
     return found
 
 

@@ -291,9 +291,9 @@ def test_an_archive_of_one_image_file_is_no_folder_of_series(tmp_path):
 def test_a_table_of_ones_own_with_several_series_is_not_asked_in_one_file(tmp_path):
     image = ct_files.write_itk(tmp_path / "ct.nrrd", np.zeros((4, 5, 6)))
     table = tmp_path / "points.csv"
-    table.write_text("nodule_id,x_mm,y_mm,z_mm,series\na,1,2,3,1.2.8\nb,4,5,6,1.2.9\nc,7,8,9,\n")
+    table.write_text("nodule_id,x_mm,y_mm,z_mm,series\na,1,2,3,1.2.8\nb,4,5,6,1.2.9\nc,7,8,9,\nd,7,8,9,nan\n")
     assert "names several series" in refusal(read_requests, str(image), str(table), "mm")
-    assert [one.nodule_id for one in read_requests(str(image), str(table), "mm", series="1.2.9")] == ["b", "c"]
+    assert [one.nodule_id for one in read_requests(str(image), str(table), "mm", series="1.2.9")] == ["b", "c", "d"]
 
 
 def test_boxes_of_monais_detector(tmp_path):
