@@ -52,7 +52,6 @@ def read_mask_points(path: Path, image: Path, series: str) -> list[tuple[str, np
         `MOST_REGIONS` regions, or its values are probabilities.
     """
     ct: Volume | None
-    masks: Iterator[tuple[str, int, Volume | np.ndarray]] | Iterator[tuple[str, int, Volume]]
     if path.name.lower().endswith(IMAGE_SUFFIXES):
         ct = _grid(image, series)
         masks = _label_masks(path, ct)
@@ -95,7 +94,7 @@ def _grid(image: Path, series: str) -> Volume | None:
     return Volume(np.broadcast_to(np.int16(0), ct.array.shape), ct.affine)
 
 
-def _label_masks(path: Path, ct: Volume | None) -> Iterator[tuple[str, int, Volume]]:
+def _label_masks(path: Path, ct: Volume | None) -> Iterator[tuple[str, int, Volume | np.ndarray]]:
     """Yield the name, "" if it has none, the number and the mask of each label or segment of an image file."""
     segments = layered_segments(path)
     for number, segment in numbered(segments).items():
