@@ -131,7 +131,7 @@ def _predict() -> ConfigDict:
     predict.series = ""  # SeriesInstanceUID, for a folder that holds several CT series
     predict.points = ""  # "x,y,z;x,y,z", a CSV with nodule_id, image, x_mm, y_mm, z_mm, or another file of points
     predict.units = "mm"  # of the points: "mm" (LPS), "ras" (RAS mm), or "voxel" for i, j, k from 0
-    predict.min_score = 0.0  # leave out detections with a lower score, where the file of points has scores
+    predict.min_score = 0.0  # leave out detections with a lower score; the file of points must have scores
     predict.checkpoint = ""  # workdir of a training; by default the weights that come with the package
     predict.flips = True  # average over the eight flips of the patch
     predict.runtime = "jax"  # what computes the networks' answers: "jax", or on CPU "openvino" (extra `openvino`)

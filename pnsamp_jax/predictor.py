@@ -143,9 +143,9 @@ class Predictor:
           image: the path of the CT, or of the folder with the CTs that a challenge's table names; "" if the file names
             its images itself.
           units: of a table with the columns nodule_id, image and x_mm, y_mm, z_mm (or i, j, k): "mm", "ras" or
-            "voxel".
+            "voxel". Other files have units of their own.
           series: SeriesInstanceUID, for a folder that holds several CT series.
-          min_score: detections with a lower score are left out.
+          min_score: detections with a lower score are left out; refused for a file that has no scores.
 
         Returns:
           The answers in the order of the file, and the reasons by nodule id why others could not be answered: an image
@@ -165,7 +165,10 @@ class Predictor:
         for name, given in (("points", points), ("image", image)):
             if not _is_path(given):
                 raise UserError(f"{name}: is a {type(given).__name__}; give a path here, or call the predictor itself")
-        requests = read_requests(os.fspath(image), os.fspath(points), units, series, min_score)
+        try:
+            requests = read_requests(os.fspath(image), os.fspath(points), units, series, min_score)
+        except UserError as error:  # which names fields of a config
+            raise type(error)(str(error).replace("config.predict.", "")) from error
         batch_size = asking.batch_size_of(min(BATCH_SIZE, len(requests)))
         located = locate(by_image(requests), self.networks.patch_size, self.networks.spacing_mm)
         outcomes = list(asking.ask(located, self.networks, batch_size, self.flips))

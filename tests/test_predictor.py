@@ -139,6 +139,8 @@ def test_a_file_of_points_gives_answers_and_reasons(predictor, image, answer, tm
     assert "set units to ras" in failures["ras"] and "no such file" in failures["lost"]
     pnsamp_jax.save(answers, tmp_path / "out")
     assert "no such file" in refusal(predictor.from_file, tmp_path / "none.json", image)
+    reason = refusal(predictor.from_file, tmp_path / "points.csv", image)
+    assert reason.startswith("image: leave it out where points is a CSV")
     assert "image: is a ndarray; give a path" in refusal(predictor.from_file, tmp_path / "points.csv", np.zeros(3))
     assert "units: 'cm' is none of" in refusal(predictor.from_file, tmp_path / "points.csv", units="cm")
 

@@ -115,7 +115,6 @@ def make_findings(
         seen = inside(Volume(predictions.mask[i], affine), nodule.shape, nodule.affine)
         probability = np.where(seen, predictions.mask[i], 0)
         mask = central_component(probability > THRESHOLD)
-        patch = Volume(mask, affine)
         volume_mm3 = float(mask.sum() * networks.spacing_mm**3)
         diameters = axial_diameters(probability, mask, (networks.spacing_mm, networks.spacing_mm))
         doubt = extent.doubt(predictions.mask[i])
@@ -134,7 +133,7 @@ def make_findings(
                 saliency=None,
                 volume_mm3=volume_mm3,
                 diameters=diameters,
-                truncated=is_truncated(patch, nodule.shape, nodule.affine),
+                truncated=is_truncated(Volume(mask, affine), nodule.shape, nodule.affine),
                 probability=probability,
                 distance_mm=distance_mm(mask, networks.spacing_mm, nodule.move),
                 centre_mm=nodule.centre_mm(networks.spacing_mm),

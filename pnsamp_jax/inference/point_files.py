@@ -83,7 +83,7 @@ def _check_units(source: str, points: Points, units: str) -> None:
             f"{', '.join(POINT_COLUMNS[units])}"
         )
     if points.states_units and units not in ("mm", *(request.units for request in points.requests)):
-        note(f"{source}: says itself where its points lie, so that config.predict.units={units} is not used")
+        note(f"{source}: says itself where its points lie, so that units={units} is not used")
 
 
 def _read_typed(points: str, image: str, units: str, series: str) -> list[Request]:

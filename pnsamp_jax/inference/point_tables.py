@@ -153,7 +153,7 @@ def _series_of_file(table: Path, image: Path, uids: set[str], series: str) -> st
     if len(own) != 1 and len(uids) > 1:
         raise UserError(
             f"{table}: names several series, and none is that of {image}; give the folder that holds their images, or "
-            "choose by config.predict.series=UID"
+            "choose by series=UID"
         )
     only = series if series in own else next(iter(own or uids))
     if len(uids) > 1:

@@ -242,7 +242,7 @@ def locate(
             with collected() as notes:
                 image = open_ct(path, series)
         except SeveralSeries as error:
-            advice = "" if series else ", or choose by config.predict.series=UID"
+            advice = "" if series else ", or choose by series=UID"
             yield from (Failure(request, f"{error}{advice}") for request in wanted)
             continue
         except (UserError, OSError) as error:

@@ -528,7 +528,7 @@ def test_units_that_a_file_itself_contradicts_are_noted(tmp_path, caplog):
             caplog.clear()
             requests = read_requests("ct.nrrd", str(tmp_path / name), units)
             np.testing.assert_array_equal(points_of(requests), [(1, 2, 3)])
-            told = f"{name}: says itself where its points lie, so that config.predict.units=voxel is not used"
+            told = f"{name}: says itself where its points lie, so that units=voxel is not used"
             assert (told in caplog.text) == (units == "voxel") and bool(caplog.text) == (units == "voxel")
 
 

@@ -131,7 +131,7 @@ def test_a_file_has_no_series_to_choose(folder, tmp_path):
 
 def test_several_series_are_refused_with_the_way_to_choose(folder):
     (reason,) = values(read_requests(str(folder), POINT, "mm"))
-    assert "1.2.8 (20 slices), 1.2.9 (20 slices)" in reason and "config.predict.series=UID" in reason
+    assert "1.2.8 (20 slices), 1.2.9 (20 slices)" in reason and "or choose by series=UID" in reason
 
 
 def test_zipped_images_are_rows_like_any_other(folder, tmp_path):
