@@ -162,9 +162,11 @@ def _times_in_turns(values: Sequence[str]) -> tuple[int, int] | None:
 def require_stated_sizes(slices: Sequence[Slice], positions: np.ndarray, depths: np.ndarray) -> None:
     """Raise UserError if the sizes of voxels contradict what the files state besides.
 
-    The step of the positions must contradict two other elements that agree with each other. The pixel spacing is
-    doubted only where it is exactly 1, as if it was lost, and the image is larger than what was reconstructed; data
-    may lie beyond ReconstructionDiameter, and a margin without a structure may have been added.
+    The step of the positions must contradict two other elements that agree with each other: SliceLocation, and
+    SpacingBetweenSlices or SliceThickness. Where slices overlap or lie apart, the thickness differs from the step, but
+    then SliceLocation agrees with the positions. The pixel spacing is doubted only where it is exactly 1, as if it was
+    lost, and the image is larger than what was reconstructed; data may lie beyond ReconstructionDiameter, and a margin
+    without a structure may have been added.
 
     Args:
       slices: in ascending order, none repeated.
@@ -172,15 +174,15 @@ def require_stated_sizes(slices: Sequence[Slice], positions: np.ndarray, depths:
       depths: (n,) in mm, along the normal.
     """
     located = [item.measures["SliceLocation"] for item in slices]
-    between = abs(np.median([item.measures["SpacingBetweenSlices"] for item in slices]))
     # With a tilted gantry, the spacing may be meant along the normal or along the table.
     steps = usual_spacing(depths), float(np.median(np.linalg.norm(np.diff(positions, axis=0), axis=1)))
-    if between > 0 and np.isfinite(located).all():
+    if np.isfinite(located).all():
         stated = float(np.median(np.abs(np.diff(located))))
-        if abs(stated / between - 1) < SAME_STEP and all(abs(step / stated - 1) > OTHER_STEP for step in steps):
+        witness = _second_witness(slices, stated, steps)
+        if witness and all(abs(step / stated - 1) > OTHER_STEP for step in steps):
             raise UserError(
                 f"{slices[0].name}: ImagePositionPatient steps by {steps[0]:.4g} mm from slice to slice, but "
-                f"SliceLocation and SpacingBetweenSlices by {stated:.4g} mm, as if the positions were counted or "
+                f"SliceLocation and {witness} by {stated:.4g} mm, as if the positions were counted or "
                 "scaled; export the series again"
             )
     diameter = np.median([item.measures["ReconstructionDiameter"] for item in slices])
@@ -192,3 +194,16 @@ def require_stated_sizes(slices: Sequence[Slice], positions: np.ndarray, depths:
                 f"{slices[0].name}: PixelSpacing is 1\\1, which makes the image {min(sides)} mm wide, but "
                 f"ReconstructionDiameter is {diameter:g} mm, as if the spacing was lost; export the series again"
             )
+
+
+def _second_witness(slices: Sequence[Slice], stated: float, steps: Sequence[float]) -> str:
+    """Return the element that gives the same step in mm as SliceLocation, "" if there is none or one gives `steps`."""
+    between, thickness = (
+        float(abs(np.median([item.measures[name] for item in slices])))
+        for name in ("SpacingBetweenSlices", "SliceThickness")
+    )
+    if stated <= 0 or any(abs(step - between) <= SAME_STEP * between for step in steps):
+        return ""
+    if abs(stated - between) < SAME_STEP * between:
+        return "SpacingBetweenSlices"
+    return "SliceThickness" if abs(stated - thickness) < SAME_STEP * thickness else ""

@@ -58,14 +58,16 @@ def test_a_pixel_spacing_may_be_rounded(tmp_path):
 # Steps that contradict what else is stated
 
 
-def stated(folder, step, location=None, between=None):
-    """Write slices at a step, with another step in SliceLocation and in SpacingBetweenSlices."""
+def stated(folder, step, location=None, between=None, thickness=None):
+    """Write slices at a step, with another step in SliceLocation, SpacingBetweenSlices and SliceThickness."""
     paths = write_series(folder, HU, step=step)
     for index, path in enumerate(paths):
         if location is not None:
             edit(path, SliceLocation=f"{location * index - 140:.6g}")
         if between is not None:
             edit(path, SpacingBetweenSlices=between)
+        if thickness is not None:
+            edit(path, SliceThickness=thickness)
     return paths
 
 
@@ -77,6 +79,32 @@ def test_positions_that_two_elements_contradict_are_refused(tmp_path, step, loca
     message = refusal(read_series, stated(tmp_path, (0, 0, step), location, between))
     assert f"ImagePositionPatient steps by {step} mm from slice to slice" in message
     assert f"SliceLocation and SpacingBetweenSlices by {abs(location)} mm" in message
+
+
+@pytest.mark.parametrize(("location", "between"), [(2.5, None), (-2.5, None), (2.5, "5"), (2.5, "0"), (2.5, "")])
+def test_positions_that_the_location_and_the_thickness_contradict_are_refused(tmp_path, location, between):
+    message = refusal(read_series, stated(tmp_path, (0, 0, 1), location, between, "2.5"))
+    assert (
+        "ImagePositionPatient steps by 1 mm from slice to slice, but SliceLocation and SliceThickness by 2.5"
+        in message
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "location", "between", "thickness"),
+    [
+        (1, 1, None, "2.5"),  # slices that overlap
+        (1, 1, None, "0.5"),  # and that lie apart
+        (1, 2.5, "1", "2.5"),
+        (1, 2.5, None, "2"),
+        (1, 2.5, None, "0"),
+        (1, None, None, "2.5"),
+        (1, 0, None, "0"),
+    ],
+)
+def test_a_thickness_that_is_not_the_step_contradicts_nothing(tmp_path, step, location, between, thickness):
+    paths = stated(tmp_path, (0, 0, step), location, between, thickness)
+    np.testing.assert_array_equal(read_series(paths).array, HU)
 
 
 TILT = (0, 2.5 * np.sin(0.5), 2.5 * np.cos(0.5))  # 29 degrees: 2.19 mm along the normal
