@@ -16,6 +16,7 @@ from pnsamp_jax.ct.dicom_agreement import (
     require_stated_sizes,
 )
 from pnsamp_jax.ct.dicom_file import DAMAGED, numbers, quiet_pydicom, read_dataset
+from pnsamp_jax.ct.dicom_frames import require_all_parts
 from pnsamp_jax.ct.dicom_slices import Slice, read_slices
 from pnsamp_jax.ct.dicom_stack import MAX_SHIFT_MM, count_missing, is_even, stack_evenly, usual_spacing
 from pnsamp_jax.ct.volume import Volume, check_geometry
@@ -90,6 +91,7 @@ def assemble_series(paths: Iterable[str | PathLike[str]]) -> Series:
             check_alike(slices[0], item)
     if not slices:
         raise UserError("no DICOM files given; a CT series needs at least 2 slices")
+    require_all_parts(sorted({item.path for item in slices if item.name != item.path}))
     scattered = check_shared(slices)
     series = slices[0].shared["SeriesInstanceUID"]
     normal = np.cross(*slices[0].orientation.reshape(2, 3))

@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 
 from pnsamp_jax.ct.dicom_file import DAMAGED, numbers, quiet_pydicom, read_dataset
-from pnsamp_jax.ct.dicom_frames import Frame, is_enhanced, read_frames
+from pnsamp_jax.ct.dicom_frames import Frame, is_enhanced, read_frames, require_placed_frames
 from pnsamp_jax.ct.dicom_pixels import decode_frames, to_hounsfield
 from pnsamp_jax.errors import UserError
 
@@ -74,12 +74,9 @@ def read_slices(path: str) -> Iterator[Slice]:
                 f"{path}: according to its ImageType, a projection of several slices ({min(projection)}); give the "
                 "slices themselves"
             )
-        for keyword, most in {
-            **({} if enhanced else {"NumberOfFrames": 1}),
-            "SamplesPerPixel": 1,
-            "Rows": MAX_SIDE,
-            "Columns": MAX_SIDE,
-        }.items():
+        if not enhanced:
+            require_placed_frames(path, ds)
+        for keyword, most in {"SamplesPerPixel": 1, "Rows": MAX_SIDE, "Columns": MAX_SIDE}.items():
             count = numbers(path, ds, keyword, 1, default=1 if most == 1 else None)[0]
             if not 1 <= count <= most:
                 raise UserError(

@@ -13,7 +13,7 @@ from pnsamp_jax.ct.archives import ARCHIVE_SUFFIXES, unpacked
 from pnsamp_jax.ct.dicom import assemble_series
 from pnsamp_jax.ct.dicom_file import DAMAGED, quiet_pydicom, read_dataset
 from pnsamp_jax.ct.dicom_folder import read_folder
-from pnsamp_jax.ct.dicom_frames import is_enhanced
+from pnsamp_jax.ct.dicom_frames import is_enhanced, require_placed_frames
 from pnsamp_jax.ct.dicom_index import index_series
 from pnsamp_jax.ct.image_files import IMAGE_SUFFIXES, read_file
 from pnsamp_jax.ct.plausibility import histogram, why_displaced, why_not_hounsfield
@@ -173,18 +173,20 @@ def _is_hidden(path: str) -> bool:
 def _read_enhanced(path: str) -> Volume:
     """Read a file that may be an enhanced CT. Raise UserError, which says what it is, if it is anything else."""
     kinds = ", ".join((*IMAGE_SUFFIXES, *ARCHIVE_SUFFIXES))
+    enhanced, kind = False, ""
     with quiet_pydicom():
         try:
             header = read_dataset(path, stop_before_pixels=True)
             enhanced, kind = is_enhanced(header), getattr(header.get("SOPClassUID"), "name", "")
+            if not enhanced and str(header.get("Modality") or "CT").strip().upper() == "CT":
+                require_placed_frames(path, header)
         except InvalidDicomError as error:
             if not path.lower().endswith(".dcm"):
                 raise UserError(f"{path}: not an image; give {kinds} or a folder of DICOM files") from error
-            enhanced, kind = False, ""
         except PermissionError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); change its permissions") from error
         except DAMAGED:
-            enhanced, kind = False, ""
+            pass  # which reading the folder reports
     if "Segmentation" in kind or "RT Structure" in kind:
         raise UserError(
             f"{path}: a DICOM {kind.removesuffix(' Storage')}, which is not read here; convert it to NIfTI"

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -190,7 +191,7 @@ def test_garbled_groups_never_end_in_a_traceback(tmp_path):
 def test_one_ordinary_slice_is_still_too_few(tmp_path):
     path = write_series(tmp_path)[0]
     assert "a single DICOM file; give the folder that contains the whole series" in refusal(read_image, path)
-    edit(path, NumberOfFrames=2)
+    edit(path, NumberOfFrames=1)
     assert "a single DICOM file" in refusal(read_image, path)
 
 
@@ -208,3 +209,54 @@ def test_a_real_scan_converted_by_highdicom_reads_as_its_slices_do(scan, tmp_pat
     first = round(scan.to_index(volume.to_lps((0, 0, 0)))[0])
     np.testing.assert_array_equal(volume.array, scan.array[first : first + 8])
     np.testing.assert_allclose(volume.to_lps((7, 3, 5)), scan.to_lps((first + 7, 3, 5)), atol=1e-3)
+
+
+# A scan in several files, and frames without positions
+
+
+def write_parts(folder, numbers=(1, 2), uid="1.2.9", total=2):
+    """Write parts of a scan of five slices: the first has two, the second three."""
+    for number, order in {1: [0, 1], 2: [4, 3, 2]}.items():
+        if number in numbers:
+            ds = pydicom.dcmread(write_enhanced(folder / f"{number}.dcm", order=order))
+            ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+            ds.InConcatenationNumber, ds.ConcatenationFrameOffsetNumber = number, 2 * number - 2
+            if uid:
+                ds.ConcatenationUID = uid
+            if total:
+                ds.InConcatenationTotalNumber = total
+            ds.save_as(folder / f"{number}.dcm")
+    return folder
+
+
+@pytest.mark.parametrize("uid", ["1.2.9", ""])
+@pytest.mark.parametrize("total", [2, None])
+def test_all_parts_of_a_concatenation_are_one_volume(tmp_path, uid, total):
+    volume = read_image(write_parts(tmp_path, uid=uid, total=total))
+    np.testing.assert_array_equal(volume.array, HU)
+    np.testing.assert_allclose(volume.affine, GEOMETRY)
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+@pytest.mark.parametrize(
+    ("here", "uid", "total", "lacks"),
+    [(1, "1.2.9", 2, "2"), (2, "1.2.9", 2, "1"), (1, "", 2, "2"), (2, "1.2.9", None, "1"), (1, "1.2.9", 3, "2 and 3")],
+)
+def test_a_part_of_a_concatenation_is_not_taken_for_the_whole_scan(tmp_path, what, here, uid, total, lacks):
+    write_parts(tmp_path, [here], uid, total)
+    message = refusal(read_image, tmp_path / f"{here}.dcm" if what == "file" else tmp_path)
+    assert message.startswith(f"{tmp_path}/{here}.dcm: is one of {total or here} files of an enhanced CT, of which ")
+    assert f"number {lacks} (InConcatenationNumber) is missing" in message
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_frames_without_positions_are_called_that(tmp_path, what):
+    path = Path(write_slice(tmp_path / "ct.dcm", HU[0], (0, 0, 0), NumberOfFrames=5, PixelData=bytes(2 * HU.size)))
+    message = refusal(read_image, path if what == "file" else tmp_path)
+    assert message.startswith(f"{path}: NumberOfFrames is 5, but nothing tells the positions of the frames")
+    assert message.endswith("export it as enhanced CT or as single slices")
+
+
+def test_frames_of_another_modality_are_not_taken_for_those_of_a_ct(tmp_path):
+    path = write_slice(tmp_path / "dose.dcm", HU[0], (0, 0, 0), NumberOfFrames=5, Modality="RTDOSE")
+    assert "a single DICOM file" in refusal(read_image, path)
