@@ -7,6 +7,8 @@ give a prediction for another part of the body, so such a file is refused, befor
 import os
 import re
 import tempfile
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -19,7 +21,10 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import readable
 
 MAX_TEXT_HEADER = 1 << 20  # bytes
-FIELD = r"^([A-Za-z][\w ]*?)[ \t]*[:=][ \t]*(.*?)\s*$"  # of a text header
+FIELD = r"^([A-Za-z][\w ]*?)[ \t]*[:=][ \t]*(.*?)\s*$"  # of a text header, or a key of an NRRD with its value
+OWN_FIELD = FIELD.replace("[:=]", "(?::(?!=)|=)", 1)  # without keys and values (key:=value), which may be any words
+REPEATABLE = {"Comment"}  # fields that say nothing about the image
+DATA_FILE = rb"(?m)^((?:ElementDataFile|data ?file)[ \t]*[:=][ \t]*)([^\r\n]*)"
 # Fields for which ITK assumes 1 mm or 0 if a text header lacks or garbles them, each with its synonyms.
 META_FIELDS = (("DimSize",), ("ElementSpacing", "ElementSize"), ("Offset", "Position", "Origin"))
 NRRD_FIELDS = (("sizes",), ("space directions",), ("space origin",))
@@ -44,8 +49,8 @@ def read_itk(path: str, layer: int | None = None) -> tuple[np.ndarray, np.ndarra
 
     if path != readable(path):
         raise UserError(f"{path}: the name is not UTF-8, which ITK requires; rename the file")
-    available, exact, named, data = _check_text_header(path)  # before ITK, which some headers crash
-    with _with_data_file(path, named, data) as file, _silent_itk(sitk):
+    available, exact, data = _check_text_header(path)  # before ITK, which some headers crash
+    with _with_data_file(path, data) as file, _silent_itk(sitk):
         reader = sitk.ImageFileReader()
         reader.SetFileName(file)
         reader.ReadImageInformation()  # allocates no memory for the voxels yet
@@ -101,11 +106,11 @@ def itk_affine(name: str, image: Any) -> np.ndarray:
     return affine
 
 
-def _check_text_header(path: str) -> tuple[int, bool, str, str]:
+def _check_text_header(path: str) -> tuple[int, bool, str]:
     """Check the header of an NRRD or MetaImage.
 
     Returns:
-      The bytes of its voxels, whether these are all of them voxels, and its data file as named there and as a path.
+      The bytes of its voxels, whether these are all of them voxels, and the path of its data file.
 
     Raises:
       UserError: the header contains something that ITK ignores, replaces or crashes on.
@@ -115,11 +120,14 @@ def _check_text_header(path: str) -> tuple[int, bool, str, str]:
         text = file.read(MAX_TEXT_HEADER).decode("latin-1")
     end = re.search(r"^ElementDataFile\s*=.*\n?" if meta else r"^\r?\n|\Z", text, re.MULTILINE)
     start = end.end() if end else 0
-    lines = re.findall(FIELD, text[:start], re.MULTILINE)
+    lines = re.findall(OWN_FIELD, text[:start], re.MULTILINE)
     fields = dict(lines)
     dimension = fields.get("NDims" if meta else "dimension")
-    if dimension not in ("3", "4") or len(fields) < len(lines):
+    if dimension not in ("3", "4"):
         raise UserError(f"{path}: the header is not that of one 3D image; export it again")
+    for name, count in Counter(name for name, _ in lines).items():
+        if count > 1 and name not in REPEATABLE:
+            raise UserError(f"{path}: the header has {name} {count} times; leave the right one")
     for names in META_FIELDS if meta else NRRD_FIELDS:
         name = next((name for name in names if name in fields), None)
         if name is None:
@@ -136,8 +144,7 @@ def _check_text_header(path: str) -> tuple[int, bool, str, str]:
     for name, allowed in ACCEPTED_VALUES.items():
         if not re.fullmatch(allowed, fields.get(name, "")) and name in fields:
             raise UserError(f"{path}: {name} is '{fields[name][:40]}'; save it as one binary file in mm and HU")
-    named = _data_file_name(fields)
-    data = path if named.upper() == "LOCAL" else _beside(path, named)
+    data = _data_path(path, fields)
     start = start if data == path else 0
     compressed = fields.get("CompressedData", "").lower() == "true"
     if compressed and "CompressedDataSize" not in fields:
@@ -147,17 +154,16 @@ def _check_text_header(path: str) -> tuple[int, bool, str, str]:
     available = stored_bytes(data, start, compressed or fields.get("encoding", "raw") != "raw")
     skip = int(fields.get("HeaderSize") or fields.get("byte skip") or 0)
     exact = skip >= 0 and not int(fields.get("line skip") or 0)  # else the voxels are at the end, or after a text
-    return available - max(skip, 0), exact, named, data
+    return available - max(skip, 0), exact, data
 
 
 def data_file(header: str) -> str:
     """Return the path of the file that holds the voxels of a MetaImage or NRRD, or the header's own."""
-    named = _data_file_name(header_fields(header))
-    return header if named.upper() == "LOCAL" else _beside(header, named)
+    return _data_path(header, header_fields(header))
 
 
 def header_fields(header: str) -> dict[str, str]:
-    """Return the fields of the text header of a MetaImage or NRRD."""
+    """Return the fields of the text header of a MetaImage or NRRD, with its bytes as characters of Latin-1."""
     text = ""
     with open(header, "rb") as file:
         for line in iter(lambda: file.readline(MAX_TEXT_HEADER).decode("latin-1"), ""):
@@ -167,28 +173,57 @@ def header_fields(header: str) -> dict[str, str]:
     return dict(re.findall(FIELD, text, re.MULTILINE))
 
 
-def _data_file_name(fields: dict[str, str]) -> str:
-    return fields.get("ElementDataFile") or fields.get("data file") or fields.get("datafile") or "LOCAL"
+def _data_path(header: str, fields: dict[str, str]) -> str:
+    """Return the path of the data file that a header names, or the header's own.
 
-
-def _beside(header: str, data_file: str) -> str:
-    """Return the path of a header's data file, which may have lost its folder when it was copied, as from Windows."""
+    The file may have lost its folder when it was copied, as from Windows, or been renamed to capitals or to the other
+    form of an umlaut.
+    """
+    named = fields.get("ElementDataFile") or fields.get("data file") or fields.get("datafile") or "LOCAL"
+    if named.upper() == "LOCAL":
+        return header
+    named = _decoded(named.encode("latin-1"))
     folder = os.path.dirname(header)
-    path = os.path.join(folder, data_file)
-    moved = os.path.join(folder, re.split(r"[\\/]", data_file)[-1])
-    return moved if os.path.isfile(moved) and not os.path.isfile(path) else path
+    path = os.path.join(folder, named)
+    candidates = path, os.path.join(folder, re.split(r"[\\/]", named)[-1])
+    existing = (candidate for candidate in candidates if os.path.isfile(candidate))
+    return next(existing, "") or next(filter(None, map(_of_the_same_name, candidates)), path)
+
+
+def _of_the_same_name(path: str) -> str:
+    """Return the only file whose name is a path's but for case and the form of its characters; "" if there is none."""
+    folder, name = os.path.split(path)
+    names = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    found = [os.path.join(folder, other) for other in names if _plain(other) == _plain(name)]
+    return found[0] if len(found) == 1 and os.path.isfile(found[0]) else ""
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", _decoded(os.fsencode(name))).casefold()
+
+
+def _decoded(name: bytes) -> str:
+    """Return a name in UTF-8, or in Latin-1 if it is no UTF-8."""
+    try:
+        return name.decode("utf-8")
+    except UnicodeDecodeError:
+        return name.decode("latin-1")
 
 
 @contextmanager
-def _with_data_file(header: str, named: str, data: str) -> Iterator[str]:
+def _with_data_file(header: str, data: str) -> Iterator[str]:
     """Yield a header by which ITK finds the data file: the header itself, or a copy that names the real file."""
-    if data in (header, os.path.join(os.path.dirname(header), named)):
+    with open(header, "rb") as source:
+        content = source.read(MAX_TEXT_HEADER)
+    named = re.search(DATA_FILE, content)
+    there = named and os.path.join(os.fsencode(os.path.dirname(header)), named[2].strip()) == os.fsencode(data)
+    if data == header or there:
         yield header
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = os.path.join(folder, os.path.basename(header))
-        with open(header, "rb") as source, open(copy, "wb") as target:
-            target.write(source.read().replace(named.encode("latin-1"), b"voxels"))
+        with open(copy, "wb") as target:
+            target.write(re.sub(DATA_FILE, rb"\1voxels", content))
         os.symlink(os.path.abspath(data), os.path.join(folder, "voxels"))
         yield copy
 
