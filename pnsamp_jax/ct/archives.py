@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
+from pnsamp_jax.ct.file_kinds import TAR, ZIP, kind_of, what_it_is
 from pnsamp_jax.ct.notes import collected, note
 from pnsamp_jax.errors import UserError
 
@@ -26,18 +27,23 @@ PREFIX = "pnsamp_jax_"  # of the temporary folders
 def unpacked(path: str) -> Iterator[str]:
     """Yield a temporary folder with the files of an archive, which is removed afterwards.
 
+    Its content tells which kind of archive it is; its name does only if the content is damaged.
+
     Errors and notes inside the block name the archive in place of the temporary folder.
 
     Args:
       path: file that ends in one of `ARCHIVE_SUFFIXES`.
 
     Raises:
-      UserError: the archive is damaged, encrypted, too large, or has entries that point outside it.
+      UserError: the file is none, or is damaged, encrypted, too large, or has entries that point outside it.
     """
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         try:
-            members = _zip_members(path) if path.lower().endswith(".zip") else _tar_members(path)
-            _write(path, members, folder)
+            kind = kind_of(path)
+            if kind not in (ZIP, TAR, ""):
+                raise UserError(f"{path}: {what_it_is(kind, 'give the archive itself')}")
+            zipped = kind == ZIP or (not kind and path.lower().endswith(".zip"))
+            _write(path, _zip_members(path) if zipped else _tar_members(path), folder)
         except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
             raise UserError(f"{path}: the archive is damaged; copy it again") from error
         except NotImplementedError as error:

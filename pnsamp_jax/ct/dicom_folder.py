@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from os import PathLike
 from typing import NamedTuple
 
-from pnsamp_jax.ct.archives import ARCHIVE_SUFFIXES, is_unpacked
-from pnsamp_jax.ct.dicom import Series, assemble_series
+from pnsamp_jax.ct.dicom import SLICES_PER_SCOUT, Series, assemble_series, slice_positions
 from pnsamp_jax.ct.dicom_agreement import MIN_SCATTERED
-from pnsamp_jax.ct.dicom_file import DAMAGED, ENHANCED, quiet_pydicom, read_dataset
+from pnsamp_jax.ct.dicom_file import DAMAGED, ENHANCED
 from pnsamp_jax.ct.dicom_index import (
     BROKEN,
     CAPTURE,
@@ -22,34 +21,13 @@ from pnsamp_jax.ct.dicom_index import (
     Other,
     index_folder,
 )
-from pnsamp_jax.ct.image_files import IMAGE_SUFFIXES
+from pnsamp_jax.ct.dicom_listing import SINGLE, SeveralSeries, header_of, is_usual, phrase, refusal, slice_count
 from pnsamp_jax.ct.notes import note
 from pnsamp_jax.errors import UserError
 
-# What often lies beside a series and is not worth a word; other files are named.
-USUAL_NAMES = {"dicomdir", "thumbs.db", "desktop.ini", "autorun.inf", "lockfile", "version", "readme", "license"}
-USUAL_SUFFIXES = {
-    *(".txt", ".md", ".pdf", ".xml", ".csv", ".json", ".html", ".htm", ".css", ".js", ".log", ".ini", ".inf"),
-    *(".jpg", ".jpeg", ".png", ".gif", ".bmp", ".ico", ".exe", ".dll", ".bat"),
-}
 NO_IMAGES = {"SR", "KO", "PR", "SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "DOC", "AU", "PLAN", "FID"}
-PHRASES = {  # singular and plural
-    NOT_DICOM: ("file that is not DICOM", "files that are not DICOM"),
-    INCOMPLETE: ("incomplete DICOM file", "incomplete DICOM files"),
-    BROKEN: ("damaged DICOM file", "damaged DICOM files"),
-    SCOUT: ("scout", "scouts"),
-    CAPTURE: ("screen capture", "screen captures"),
-    COLOR: ("color image", "color images"),
-    UNPLACED: ("derived image without a position", "derived images without a position"),
-}
-READ_AS_FILES = (*IMAGE_SUFFIXES, *ARCHIVE_SUFFIXES)
-MAX_SHOWN = 3  # names of each kind in a note
-MAX_LISTED = 20  # series in a refusal
+NEXT = 0.05  # share of a step by which the next slice may lie elsewhere
 MAX_STEP = 2.01  # times SliceThickness, and rounding; beyond it, more lies between the slices than in them
-
-
-class SeveralSeries(UserError):
-    """A folder that contains several series, of which none was chosen, or one that it does not contain."""
 
 
 class Found(NamedTuple):
@@ -59,7 +37,7 @@ class Found(NamedTuple):
       uid: its SeriesInstanceUID; empty if the files have none, or each its own.
       paths: sorted.
       joined: number of series with one file each that were taken for one series; else 0.
-      others: the other files under the folder; if there are several series, those beside the slices.
+      others: the other files under the folder; if one of several series was chosen, those beside its slices.
     """
 
     uid: str
@@ -74,7 +52,7 @@ def only_series(root: str | PathLike[str], chosen: str = "") -> list[str]:
 
 
 def find_series(root: str | PathLike[str], chosen: str = "") -> Found:
-    """Find the one CT series under a folder.
+    """Find the one CT series under a folder. Series of a single image beside it, as of a scout, are no choice.
 
     Args:
       root: the folder.
@@ -90,16 +68,30 @@ def find_series(root: str | PathLike[str], chosen: str = "") -> Found:
         beside = folder.others if len(series) == 1 else others_beside(folder, series[chosen])
         return Found(chosen, series[chosen], 0, beside)
     if chosen or not series:
-        raise _refusal(root, folder, chosen)
+        raise refusal(root, folder, chosen)
     if len(series) == 2 and "" in series:  # a UID that was lost; the other elements tell whether they belong together
         uid = next(uid for uid in series if uid)
         return Found(uid, sorted(path for paths in series.values() for path in paths), 0, folder.others)
     if len(series) == 1:
         return Found(next(iter(series)), next(iter(series.values())), 0, folder.others)
+    volume = _only_volume(folder)
+    if volume:
+        return volume
     single = [paths[0] for paths in series.values() if len(paths) == 1]
-    if len(single) < max(len(series), MIN_SCATTERED) or _header(single[0]).get("SOPClassUID") in ENHANCED:
-        raise _refusal(root, folder, chosen)
+    if len(single) < max(len(series), MIN_SCATTERED) or header_of(single[0]).get("SOPClassUID") in ENHANCED:
+        raise refusal(root, folder, chosen)
     return Found("", sorted(single), len(single), folder.others)
+
+
+def _only_volume(folder: Folder) -> Found | None:
+    """Return the only series of several images, if each other is of a single one and they are few; else None."""
+    counts = {uid: slice_count(paths) for uid, paths in folder.series.items()}
+    volumes = [uid for uid, count in counts.items() if count > 1]
+    if len(volumes) != 1 or counts[volumes[0]] < SLICES_PER_SCOUT * (len(counts) - 1):
+        return None
+    (uid,) = volumes
+    single = [Other(paths[0], SINGLE, other) for other, paths in folder.series.items() if other != uid]
+    return Found(uid, folder.series[uid], 0, sorted([*folder.others, *single]))
 
 
 def read_folder(root: str | PathLike[str], chosen: str = "") -> Series:
@@ -128,10 +120,27 @@ def read_folder(root: str | PathLike[str], chosen: str = "") -> Series:
             f"{lost[0]}: cannot be read as a slice, but seems to be one of the series, which would end too early "
             "without it; copy the file again or remove it"
         )
+    for other in found.others:
+        if other.kind == SINGLE and _is_lost_slice(other.path, series):
+            raise SeveralSeries(
+                f"{other.path}: lies where a slice of the series {found.uid} is missing or would be the next, but has "
+                "a SeriesInstanceUID of its own; give a folder that contains exactly one series"
+            )
     text = passed_over(root, series, found.others)
     if text:
         note(text)
     return series
+
+
+def _is_lost_slice(path: str, series: Series) -> bool:
+    """Return whether an image lies in the row of a series that lacks slices, or one step before or after the row."""
+    try:
+        depth, *aside = series.volume.to_index(slice_positions([path])[0])
+    except (UserError, *DAMAGED):
+        return False
+    count = len(series.volume.array)
+    in_gap = series.missing > 0 and 0 < depth < count - 1
+    return max(map(abs, aside)) < 0.5 and (in_gap or min(abs(depth + 1), abs(depth - count)) < NEXT)
 
 
 def others_beside(folder: Folder, paths: Iterable[str]) -> list[Other]:
@@ -154,7 +163,7 @@ def seeming_slices(found: Found) -> list[str]:
     for other in found.others:
         same_series = bool(other.series) and other.series == found.uid
         if other.kind in (NOT_DICOM, INCOMPLETE):
-            doubtful = same_series or (_name_pattern(other.path) in patterns and not _is_usual(other.path))
+            doubtful = same_series or (_name_pattern(other.path) in patterns and not is_usual(other.path))
         else:
             doubtful = same_series and other.kind not in (SCOUT, CAPTURE, COLOR, UNPLACED, *NO_IMAGES)
         if doubtful:
@@ -168,9 +177,9 @@ def passed_over(root: str | PathLike[str], series: Series, others: Iterable[Othe
     for path in series.scouts:
         kinds.setdefault(SCOUT, []).append(os.path.relpath(path, root))
     for other in others:
-        if not _is_usual(other.path):
+        if not is_usual(other.path):
             kinds.setdefault(other.kind, []).append(os.path.relpath(other.path, root))
-    parts = [_phrase(kind, names) for kind, names in sorted(kinds.items())]
+    parts = [phrase(kind, names) for kind, names in sorted(kinds.items())]
     apart = series.step > MAX_STEP * series.thickness
     if not (parts or series.missing or series.scattered or apart):
         return ""
@@ -186,69 +195,7 @@ def passed_over(root: str | PathLike[str], series: Series, others: Iterable[Othe
     return text + (f"; passed over: {', '.join(parts)}" if parts else "")
 
 
-def _phrase(kind: str, names: list[str]) -> str:
-    one, many = PHRASES.get(kind) or (f"{kind[:16]} file", f"{kind[:16]} files")
-    shown = ", ".join(sorted(names)[:MAX_SHOWN]) + (", ..." if len(names) > MAX_SHOWN else "")
-    return f"{len(names)} {one if len(names) == 1 else many} ({shown})"
-
-
-def _is_usual(path: str) -> bool:
-    name = os.path.basename(path).lower()
-    return name.startswith(".") or name in USUAL_NAMES or os.path.splitext(name)[1] in USUAL_SUFFIXES
-
-
 def _name_pattern(path: str) -> str:
     """Return what the names of the slices of a series have in common: the suffix, or else all but the digits."""
     name = re.sub(r"\d+", "#", os.path.basename(path).lower())
     return os.path.splitext(name)[1] or name
-
-
-def _refusal(root: str | PathLike[str], folder: Folder, chosen: str) -> UserError:
-    """Return the error for a folder without exactly one series, or without the chosen one."""
-    series, advice = folder.series, "give a folder that contains exactly one"
-    if not series:
-        kinds: dict[str, list[str]] = {}
-        for other in folder.others:
-            if not _is_usual(other.path):
-                kinds.setdefault(other.kind, []).append(os.path.relpath(other.path, root))
-        readable_here = sorted(o.path for o in folder.others if o.path.lower().endswith(READ_AS_FILES))
-        if readable_here and is_unpacked(root):  # what lies in an archive has no path
-            advice = f"unpack it and give {os.path.relpath(readable_here[0], root)}"
-        elif readable_here:
-            advice = f"give {readable_here[0]} itself"
-        held = ", ".join(_phrase(kind, names) for kind, names in sorted(kinds.items()))
-        return UserError(f"{root}: contains 0 DICOM CT series{f' but {held}' if held else ''}; {advice}")
-    listed = [_describe(uid, paths) for uid, paths in list(series.items())[:MAX_LISTED]]
-    listed += [f"and {len(series) - MAX_LISTED} more"] * (len(series) > MAX_LISTED)
-    missing = f", none with the SeriesInstanceUID {chosen}" if chosen else ""
-    return SeveralSeries(f"{root}: contains {len(series)} DICOM CT series{missing}: {', '.join(listed)}; {advice}")
-
-
-def _describe(uid: str, paths: list[str]) -> str:
-    """Return a series' UID with its description, number of slices and thickness, as far as its header has them."""
-    header = _header(paths[0])
-    words = " ".join(str(header.get("SeriesDescription") or "").split())[:40]
-    try:
-        count = max(int(header.get("NumberOfFrames") or 1), len(paths))
-        thickness = float(header.get("SliceThickness") or 0)
-    except DAMAGED:
-        count, thickness = len(paths), 0.0
-    slices = f"{count} slice{'s' * (count != 1)}" + (f" of {thickness:g} mm" if thickness > 0 else "")
-    return f"{uid or 'without UID'} ({f'{words}, ' if words else ''}{slices})"
-
-
-def _header(path: str) -> dict:
-    """Return the elements that tell series apart, those that can be read."""
-    tags = ["SeriesDescription", "SliceThickness", "NumberOfFrames", "SOPClassUID"]
-    found = {}
-    with quiet_pydicom():
-        try:
-            header = read_dataset(path, stop_before_pixels=True, specific_tags=tags)
-        except DAMAGED:
-            return {}
-        for tag in tags:
-            try:
-                found[tag] = header.get(tag)
-            except DAMAGED:
-                continue
-    return found

@@ -6,16 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from pnsamp_jax.ct.file_kinds import METAIMAGE, NIFTI, NRRD, kind_of, what_it_is
 from pnsamp_jax.ct.itk_files import itk_beyond_int16, read_itk
 from pnsamp_jax.ct.nifti import nifti_beyond_int16, read_nifti
 from pnsamp_jax.errors import UserError
 
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-TEXTS = {  # what the beginning of a file that was not downloaded says
-    b"version https://git-lfs": "a pointer of Git LFS in place of the file; get the file by git lfs pull",
-    b"<!doctype html": "a web page in place of the file; download the file again",
-    b"<html": "a web page in place of the file; download the file again",
-}
+KINDS = {".nii": NIFTI, ".nii.gz": NIFTI, ".nrrd": NRRD, ".nhdr": NRRD, ".mha": METAIMAGE, ".mhd": METAIMAGE}
+IMAGE_SUFFIXES = tuple(KINDS)
 
 
 def read_file(path: str, layer: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -33,7 +30,7 @@ def read_file(path: str, layer: int | None = None) -> tuple[np.ndarray, np.ndarr
       UserError: the file is damaged or not a 3D scalar image, or its header is incomplete or contradictory.
     """
     try:
-        _require_no_text(path)
+        _require_kind(path)
         return read_nifti(path) if path.lower().endswith((".nii", ".nii.gz")) else read_itk(path, layer)
     except (RuntimeError, OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
         lines = [line.strip() for line in str(error).splitlines() if re.search(r"[a-z]{3}", line)]  # not of a matrix
@@ -57,9 +54,9 @@ def values_beyond_int16(path: str) -> Iterator[np.ndarray]:
     yield from nifti_beyond_int16(path) if path.lower().endswith((".nii", ".nii.gz")) else itk_beyond_int16(path)
 
 
-def _require_no_text(path: str) -> None:
-    with open(path, "rb") as file:
-        start = file.read(100).lstrip().lower()
-    for text, meaning in TEXTS.items():
-        if start.startswith(text):
-            raise UserError(f"{path}: is {meaning}")
+def _require_kind(path: str) -> None:
+    """Raise UserError if a file is of another kind than its suffix says."""
+    kind = kind_of(path)
+    expected = {KINDS[suffix] for suffix in IMAGE_SUFFIXES if path.lower().endswith(suffix)}
+    if kind and kind not in expected:
+        raise UserError(f"{path}: {what_it_is(kind, 'give the image itself')}")

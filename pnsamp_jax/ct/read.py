@@ -15,6 +15,7 @@ from pnsamp_jax.ct.dicom_file import DAMAGED, quiet_pydicom, read_dataset
 from pnsamp_jax.ct.dicom_folder import read_folder
 from pnsamp_jax.ct.dicom_frames import is_enhanced, require_placed_frames
 from pnsamp_jax.ct.dicom_index import index_series
+from pnsamp_jax.ct.file_kinds import kind_of, what_it_is
 from pnsamp_jax.ct.image_files import IMAGE_SUFFIXES, read_file
 from pnsamp_jax.ct.plausibility import histogram, why_displaced, why_not_hounsfield
 from pnsamp_jax.ct.slice_jumps import why_rows_differ, why_slices_differ
@@ -181,8 +182,11 @@ def _read_enhanced(path: str) -> Volume:
             if not enhanced and str(header.get("Modality") or "CT").strip().upper() == "CT":
                 require_placed_frames(path, header)
         except InvalidDicomError as error:
+            found, give = kind_of(path), f"give {kinds} or a folder of DICOM files"
+            if found:
+                raise UserError(f"{path}: {what_it_is(found, give)}") from error
             if not path.lower().endswith(".dcm"):
-                raise UserError(f"{path}: not an image; give {kinds} or a folder of DICOM files") from error
+                raise UserError(f"{path}: not an image; {give}") from error
         except PermissionError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); change its permissions") from error
         except DAMAGED:

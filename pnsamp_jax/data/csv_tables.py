@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from pnsamp_jax.ct.file_kinds import EMPTY, PAGE, POINTER, kind_of, what_it_is
 from pnsamp_jax.data.spellings import with_minus
 from pnsamp_jax.errors import UserError
 
 DELIMITERS = (",", ";", "\t")  # spreadsheets write ";" where the comma is the decimal separator
 # How tables write that a value is missing: people, spreadsheets and pandas.
 MISSING = ("", "-", "--", "–", "—", "−", "?", ".", "na", "n/a", "#n/a", "#na", "<na>", "nan", "none", "null")
+SAVE = "save the table as CSV in UTF-8"
 XLS, XLSX = b"\xd0\xcf\x11\xe0", b"PK\x03\x04"  # how workbooks begin; .ods as .xlsx
 
 
@@ -136,7 +138,12 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}: {'is a folder, not a table' if path.is_dir() else 'no such file'}; correct the path")
     data = path.read_bytes()
     if data.startswith((XLS, XLSX)):
-        raise UserError(f"{path}: is a workbook, not text; save the table as CSV in UTF-8")
+        raise UserError(f"{path}: is a workbook, not text; {SAVE}")
+    kind = kind_of(path)
+    if kind in (POINTER, PAGE):
+        raise UserError(f"{path}: {what_it_is(kind, SAVE)}")
+    if kind not in ("", EMPTY):
+        raise UserError(f"{path}: is {kind}, not a table; {SAVE}")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # "Unicode text" of spreadsheets
         data = data.decode("utf-16", "replace").encode()
     bad_byte = data.find(0)
@@ -146,4 +153,4 @@ def _read_text(path: Path) -> str:
         except UnicodeDecodeError as error:
             bad_byte = error.start
     line = data.count(b"\n", 0, bad_byte) + 1
-    raise UserError(f"{path}, line {line}: not text in UTF-8; save the table as CSV in UTF-8")
+    raise UserError(f"{path}, line {line}: not text in UTF-8; {SAVE}")

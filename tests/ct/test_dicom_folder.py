@@ -48,6 +48,62 @@ def test_without_a_clear_majority_images_across_the_slices_are_refused(tmp_path,
     assert "ImageOrientationPatient differs" in refusal(read_series, paths)
 
 
+# Series of a single image beside the CT
+
+
+def write_single(path, position=(0, 0, 0), **elements):
+    return write_slice(path, HU[0], position, SeriesInstanceUID=f"1.2.9.{Path(path).name[0]}", **elements)
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [{"orientation": CORONAL}, {}, {"ImageType": ["DERIVED", "SECONDARY", "PROT"]}, {"ImagePositionPatient": None}],
+    ids=["scout", "page", "secondary page", "without a position"],
+)
+def test_series_of_a_single_image_are_no_choice(tmp_path, elements):
+    paths = write_series(tmp_path, MANY)
+    write_single(tmp_path / "7.dcm", **elements)
+    write_single(tmp_path / "8.dcm", **elements)
+    image, notes = read_with_notes(tmp_path)
+    np.testing.assert_array_equal(image.volume.array, MANY)
+    assert image.files == paths
+    assert len(notes) == 1 and "12 slices read; passed over: 2 " in notes[0] and "(7.dcm, 8.dcm)" in notes[0]
+
+
+def test_a_scan_in_one_slice_is_passed_over_where_the_volume_has_that_slice(tmp_path):
+    write_series(tmp_path, MANY)
+    write_single(tmp_path / "7.dcm", (-10, 20, -295))  # as of a scan before the contrast medium came
+    image, notes = read_with_notes(tmp_path)
+    np.testing.assert_array_equal(image.volume.array, MANY)
+    assert notes == [f"{tmp_path}: 12 slices read; passed over: 1 series of a single image (7.dcm)"]
+
+
+@pytest.mark.parametrize("lost", [0, 6, 11])
+def test_a_slice_that_came_under_a_uid_of_its_own_is_not_passed_over(tmp_path, lost):
+    paths = write_series(tmp_path, MANY)
+    edit(paths[lost], SeriesInstanceUID="1.2.9")
+    assert f"{paths[lost]}: lies where a slice of the series {UID} is missing or would be the next" in refusal(
+        read_image, tmp_path
+    )
+
+
+@pytest.mark.parametrize(("slices", "singles"), [(12, 4), (5, 2), (3, 1)])
+def test_many_series_of_a_single_image_are_several_series(tmp_path, slices, singles):
+    write_series(tmp_path, MANY[:slices])
+    for number in range(singles):
+        write_single(tmp_path / f"{number}_single")
+    assert f"contains {singles + 1} DICOM CT series" in refusal(read_image, tmp_path)
+
+
+def test_a_series_that_is_not_there_can_be_corrected_or_left_out(tmp_path):
+    write_series(tmp_path)
+    message = refusal(open_image, tmp_path, "1.2.8")
+    assert "contains 1 DICOM CT series, none with the SeriesInstanceUID 1.2.8: 1.2.3.4 (5 slices)" in message
+    assert message.endswith("; correct the series or leave it out")
+    write_series(tmp_path / "other", SeriesInstanceUID="1.2.9")
+    assert refusal(open_image, tmp_path, "1.2.8").endswith("; correct the series")
+
+
 # UIDs that an anonymizer gave to every slice
 
 EACH = [["SeriesInstanceUID"], ["FrameOfReferenceUID"], ["SeriesInstanceUID", "FrameOfReferenceUID"]]
