@@ -15,15 +15,17 @@ from pnsamp_jax.ct.dicom_agreement import (
     require_no_turns,
     require_stated_sizes,
 )
+from pnsamp_jax.ct.dicom_clashes import clash
 from pnsamp_jax.ct.dicom_file import DAMAGED, numbers, quiet_pydicom, read_dataset
 from pnsamp_jax.ct.dicom_frames import require_all_parts
 from pnsamp_jax.ct.dicom_slices import Slice, read_slices
 from pnsamp_jax.ct.dicom_stack import MAX_SHIFT_MM, count_missing, is_even, stack_evenly, usual_spacing
-from pnsamp_jax.ct.volume import Volume, check_geometry
+from pnsamp_jax.ct.volume import SPACING_MM, Volume, check_geometry
 from pnsamp_jax.errors import UserError
 
 MAX_SCOUTS = 4  # images across the slices of a series that are passed over
 SLICES_PER_SCOUT = 4  # at least
+SAME_SHARE = 0.01  # of the usual spacing, by which the positions of a slice that was sent twice may differ
 
 
 class Series(NamedTuple):
@@ -31,7 +33,7 @@ class Series(NamedTuple):
 
     Attributes:
       volume: int16 HU.
-      files: those of the volume, sorted.
+      files: those of the volume, sorted, without those of repeated slices.
       multi_frame: whether a file holds several slices.
       scattered: a UID that differs in every slice; empty if there is none.
       scouts: files that were passed over, because they show the body across the slices.
@@ -61,8 +63,8 @@ def assemble_series(paths: Iterable[str | PathLike[str]]) -> Series:
     """Read one DICOM CT series.
 
     Slices are ordered along their normal (row direction x column direction); in the usual axial series, z increases.
-    Repeated slices (same position and pixels) count once. The depth column of the affine is the mean step from one
-    slice to the next, so a tilted gantry gives a sheared affine.
+    Repeated slices (same pixels, and the same position within 1 % of the usual spacing) count once. The depth column
+    of the affine is the mean step from one slice to the next, so a tilted gantry gives a sheared affine.
 
     Spacings that differ from their median by more than 1 % and 0.01 mm, or that drift by more than 0.1 mm, are
     resampled by linear interpolation onto an even grid from the first slice to the last, with a spacing as close to
@@ -111,6 +113,7 @@ def assemble_series(paths: Iterable[str | PathLike[str]]) -> Series:
     require_stated_sizes(slices, positions, depths)
     volume = _volume(slices, positions, depths)
     multi_frame = any(item.name != item.path for item in slices)
+    files = sorted({item.path for item in slices})
     return Series(
         volume, files, multi_frame, scattered, scouts, len(slices), count_missing(depths), _usual_thickness(slices),
         usual_spacing(depths),
@@ -193,14 +196,17 @@ def slice_positions(paths: Iterable[str]) -> np.ndarray:
 
 def _drop_repeats(slices: list[Slice], normal: np.ndarray) -> list[Slice]:
     """Drop repeated slices from sorted ones. Raise UserError if two at the same depth differ in position or pixels."""
-    kept = slices[:1]
+    depths = np.stack([item.position for item in slices]) @ normal
+    gaps = np.diff(depths)
+    steps = gaps[gaps >= SPACING_MM[0]]  # without those between repeated slices, which may be the most
+    same = max(SAME_MM, SAME_SHARE * float(np.median(steps))) if len(steps) else SAME_MM
+    kept, clashes = slices[:1], []
     for item in slices[1:]:
         step = item.position - kept[-1].position
-        if step @ normal >= SAME_MM:
+        if step @ normal >= same:
             kept.append(item)
-        elif np.abs(step).max() >= SAME_MM or not np.array_equal(item.hu, kept[-1].hu):
-            raise UserError(
-                f"{item.name}: has the same depth as {kept[-1].name} but is a different image; "
-                f"keep only one phase or reconstruction of series {item.shared['SeriesInstanceUID']}"
-            )
+        elif np.abs(step).max() >= same or not np.array_equal(item.hu, kept[-1].hu):
+            clashes.append((kept[-1], item))
+    if clashes:
+        raise clash(slices, depths, clashes)
     return kept
