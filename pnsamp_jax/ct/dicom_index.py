@@ -131,7 +131,7 @@ def _kind_and_series(path: str) -> tuple[str, str]:
             return NOT_DICOM, ""
         except DAMAGED:
             return BROKEN, ""
-    if modality not in ("", "CT"):
+    if modality.upper() not in ("", "CT"):
         return modality, uid
     # Either may be lost when anonymized, but a slice has its position, in the frames if there are many.
     if not (placed or sop_class in ENHANCED or (modality and uid)):

@@ -1,5 +1,6 @@
 """The pixels of a DICOM CT as HU: what is needed to decode and to scale them, and what makes them doubtful."""
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,6 +19,9 @@ PIXEL_FORMAT = (
     "SamplesPerPixel",
     "PhotometricInterpretation",
 )
+FLOATS = ("FloatPixelData", "DoubleFloatPixelData")
+# RescaleType as people write it; US is "unspecified".
+HOUNSFIELD = re.compile(r"(HU|H\.U\.|HOUNSFIELDS?)([ _-]*UNITS?)?|US", re.IGNORECASE)
 LUNG_HU, WATER_HU = -900, 0  # the stored values of a chest CT must be able to represent both ...
 MAX_STEP_HU = 100  # ... in steps no larger than this
 AIR_HU, BONE_HU = -1000, 1500  # between air and dense bone, voxels with the value of padding may be tissue
@@ -33,6 +37,11 @@ def decode_frames(path: str, ds: pydicom.Dataset) -> Iterator[np.ndarray]:
     Raises:
       UserError: the pixels are missing, damaged or cannot be decoded.
     """
+    floats = next((keyword for keyword in FLOATS if keyword in ds), None)
+    if floats:
+        raise UserError(
+            f"{path}: its pixels are {floats}, which is not read here; export them as integers (PixelData)"
+        )
     if "PixelData" not in ds:
         raise UserError(f"{path}: has no pixel data; copy the file again or leave it out")
     for keyword in PIXEL_FORMAT:
@@ -74,11 +83,11 @@ def to_hounsfield(where: str, stored: np.ndarray, ds: pydicom.Dataset, rescale: 
     intercept = numbers(where, rescale, "RescaleIntercept", 1, default=0)
     if slope == 0:
         raise UserError(f"{where}: RescaleSlope is 0, which makes all pixels equal; export the series again")
-    for keyword, allowed in {"RescaleType": ("HU", "US"), "ModalityLUTSequence": ()}.items():
-        value = rescale.get(keyword)
-        if value and str(value).strip().upper() not in allowed:
-            shown = f" '{str(value)[:16]}'" if keyword == "RescaleType" else ""
-            raise UserError(f"{where}: according to its {keyword}{shown}, the values are not HU; export them in HU")
+    unit = " ".join(str(rescale.get("RescaleType") or "").split())
+    other = f"RescaleType '{unit[:16]}'" if unit and not HOUNSFIELD.fullmatch(unit) else ""
+    if other or rescale.get("ModalityLUTSequence"):
+        stated = other or "ModalityLUTSequence"
+        raise UserError(f"{where}: according to its {stated}, the values are not HU; export them in HU")
     if not intercept and rescale.get("RescaleIntercept") in (None, "") and stored.dtype.kind == "u":
         raise UserError(f"{where}: has no RescaleIntercept, so the HU are unknown; export the series again")
     if ds.get("HighBit", ds.BitsStored - 1) != ds.BitsStored - 1:
@@ -100,17 +109,19 @@ def _padding(
 ) -> np.ndarray:
     """Return which pixels are padding: (height, width) bool.
 
+    A PixelPaddingValue that is no number, or several, counts as absent, as it may be.
+
     Where tissue may have the value of the padding, as 0 HU if PixelPaddingValue was never set, only pixels that are
     connected with a corner of the slice through others of that value count. Padding lies there: around the round
     field of view, a rotated slice, or a mask.
     """
-    value = numbers(where, ds, "PixelPaddingValue", 1, default=np.nan)
+    value = _optional(ds, "PixelPaddingValue", np.nan)
     if not np.isfinite(value):
         return np.zeros(stored.shape, bool)
-    limit = numbers(where, ds, "PixelPaddingRangeLimit", 1, default=value[0])
+    limit = _optional(ds, "PixelPaddingRangeLimit", value)
     # A negative value is often written as its two's complement (63536 for -2000); the cast converts it back.
     with np.errstate(invalid="ignore"):
-        first, last = np.sort(np.concatenate([value, limit]).astype(np.int64).astype(stored.dtype))
+        first, last = np.sort(np.array([value, limit]).astype(np.int64).astype(stored.dtype))
     low, high = np.sort(np.array([first, last]) * slope + intercept)
     if low < WATER_HU < high:
         raise UserError(f"{where}: the range to PixelPaddingRangeLimit includes the body; export the series again")
@@ -120,6 +131,15 @@ def _padding(
     regions, _ = ndimage.label(padded)
     corners = regions[[0, 0, -1, -1], [0, -1, 0, -1]]
     return np.isin(regions, corners[corners > 0])
+
+
+def _optional(ds: pydicom.Dataset, keyword: str, default: float) -> float:
+    """Return the number of an element, or the default if it is absent, no number or several different ones."""
+    try:
+        values = np.unique(np.array(ds.get(keyword), np.float64))
+    except DAMAGED:
+        return default
+    return float(values[0]) if len(values) == 1 and np.isfinite(values[0]) else default
 
 
 def _is_complete(ds: pydicom.Dataset) -> bool:

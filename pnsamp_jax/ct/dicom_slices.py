@@ -66,7 +66,7 @@ def read_slices(path: str) -> Iterator[Slice]:
             image_type = str(ds.get("ImageType") or "").upper()
         except DAMAGED as error:
             raise UserError(f"{path}: cannot be read as DICOM; copy the file again or leave it out") from error
-        if modality not in (None, "", "CT"):
+        if str(modality or "CT").strip().upper() != "CT":
             raise UserError(f"{path}: Modality is {modality!r}; give CT, the only one with Hounsfield units")
         projection = PROJECTIONS & set(re.findall(r"\w+", image_type))
         if projection:
