@@ -8,6 +8,7 @@ from pnsamp_jax.ct.dicom_agreement import SAME_MM
 from pnsamp_jax.ct.dicom_slices import Slice
 from pnsamp_jax.errors import UserError
 
+LOCATION = "SliceLocation"  # which may tell slices apart whose positions were rounded
 MAX_RESENT = 3  # images at the depths of others that are taken for slices which were sent twice, ...
 SLICES_PER_RESENT = 4  # ... if there are this many slices for each
 
@@ -22,13 +23,14 @@ def clash(slices: Sequence[Slice], depths: np.ndarray, pairs: Sequence[tuple[Sli
     """
     first, other = pairs[0]
     what = f"{other.name}: has the same depth as {first.name} but is a different image"
-    if len(pairs) > MAX_RESENT and _are_rounded(depths):
+    apart = any(abs(one.measures[LOCATION] - another.measures[LOCATION]) >= SAME_MM for one, another in pairs)
+    if (apart or len(pairs) > MAX_RESENT) and _are_rounded(depths):
         return UserError(
             f"{what}, and all depths are whole numbers of mm, as if ImagePositionPatient was rounded although the "
             "slices lie closer; export the series again with its exact positions"
         )
     series = slices[0].shared["SeriesInstanceUID"]
-    alike = all(one.marks == another.marks for one, another in pairs)
+    alike = not apart and all(one.marks == another.marks for one, another in pairs)
     if alike and len(pairs) <= MAX_RESENT and len(slices) >= SLICES_PER_RESENT * len(pairs):
         return UserError(
             f"{what}, as if it was sent twice and changed in between; keep one of the two in series {series}"

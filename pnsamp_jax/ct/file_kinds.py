@@ -63,12 +63,12 @@ def kind_of_start(start: bytes) -> str:
     """Return what a file is that begins with some bytes, at most `START`; "" if they do not tell."""
     if not start:
         return EMPTY
+    if start[128:132] == b"DICM":  # after a preamble that may be of another kind
+        return DICOM
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for beginning, kind in STARTS.items():
         if text.startswith(beginning):
             return kind
-    if start[128:132] == b"DICM":
-        return DICOM
     if any(start[offset : offset + len(magic)] == magic for offset, magic in NIFTI_MAGIC):
         return NIFTI
     return TAR if _is_tar(start) else ""

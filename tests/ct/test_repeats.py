@@ -35,6 +35,15 @@ def test_positions_that_were_rounded_to_whole_mm_are_named(tmp_path, spacing):
     assert "all depths are whole numbers of mm, as if ImagePositionPatient was rounded" in message
 
 
+@pytest.mark.parametrize("location", [True, False])
+def test_a_few_rounded_positions_are_told_from_slices_that_were_sent_twice_by_their_location(tmp_path, location):
+    paths = write_series(tmp_path, SERIES, depths=np.rint(np.arange(20) * 0.9), step=(0, 0, 1))
+    for index, path in enumerate(paths):
+        edit(path, SliceLocation=f"{0.9 * index:.6g}" if location else "")
+    expected = "as if ImagePositionPatient was rounded" if location else "as if it was sent twice"
+    assert expected in refusal(read_series, paths)
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_slice_that_was_sent_twice_and_differs_is_named(tmp_path, count):
     paths = write_series(tmp_path, SERIES)
