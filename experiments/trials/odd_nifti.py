@@ -104,8 +104,7 @@ NIFTI: dict[Expected, list[dict[str, Any]]] = {
     "cannot be read": [{"datatype": 999}, {"vox_offset": np.nan}, {"forms": (0, 1), "quatern_b": 5}],
     "vox_offset": [{"vox_offset": 0}],
     "type": [{"dtype": RGB}, {"dtype": "<c8"}],
-    "not an image": [{"name": "ct"}],
-    "header": [{"name": "ct.mha"}],
+    "is a NIfTI image; rename it": [{"name": "ct"}, {"name": "ct.mha"}],
 }  # fmt: skip
 VALUES: dict[str, tuple[dict[str, Any], Expected]] = {
     "uint16 from -1024": ({"values": lambda hu: hu + 1024, "dtype": "<u2", "scl_inter": -1024}, SAME),

@@ -120,11 +120,13 @@ def read_folder(root: str | PathLike[str], chosen: str = "") -> Series:
             f"{lost[0]}: cannot be read as a slice, but seems to be one of the series, which would end too early "
             "without it; copy the file again or remove it"
         )
-    for other in found.others:
-        if other.kind == SINGLE and _is_lost_slice(other.path, series):
+    single = [other.path for other in found.others if other.kind == SINGLE]
+    for path in single:
+        if _is_lost_slice(path, series):
             raise SeveralSeries(
-                f"{other.path}: lies where a slice of the series {found.uid} is missing or would be the next, but has "
-                "a SeriesInstanceUID of its own; give a folder that contains exactly one series"
+                f"{root}: contains {len(single) + 1} DICOM CT series, of which one is a single image "
+                f"({os.path.relpath(path, root)}) that seems to be a slice which another lacks ({found.uid}); give a "
+                "folder that contains exactly one"
             )
     text = passed_over(root, series, found.others)
     if text:

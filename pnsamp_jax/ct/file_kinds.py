@@ -8,7 +8,7 @@ START = 1024  # bytes that are looked at
 DICOM, NIFTI, NRRD, METAIMAGE = "a DICOM file", "a NIfTI image", "an NRRD image", "a MetaImage"
 ZIP, TAR = "a .zip archive", "a .tar archive"
 POINTER, PAGE = "a pointer of Git LFS in place of the file", "a web page in place of the file"
-EMPTY = "empty"
+EMPTY = "empty and cannot be read"
 WAYS_OUT = {
     DICOM: "give the folder that contains the whole series",
     NIFTI: "rename it so that it ends in .nii or, compressed, in .nii.gz",

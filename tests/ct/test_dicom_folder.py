@@ -82,8 +82,9 @@ def test_a_scan_in_one_slice_is_passed_over_where_the_volume_has_that_slice(tmp_
 def test_a_slice_that_came_under_a_uid_of_its_own_is_not_passed_over(tmp_path, lost):
     paths = write_series(tmp_path, MANY)
     edit(paths[lost], SeriesInstanceUID="1.2.9")
-    assert f"{paths[lost]}: lies where a slice of the series {UID} is missing or would be the next" in refusal(
-        read_image, tmp_path
+    assert refusal(read_image, tmp_path) == (
+        f"{tmp_path}: contains 2 DICOM CT series, of which one is a single image ({lost:03}.dcm) that seems to be a "
+        f"slice which another lacks ({UID}); give a folder that contains exactly one"
     )
 
 

@@ -82,7 +82,7 @@ def test_an_archive_is_opened_by_its_content(tmp_path, made, name):
     [
         (POINTER, f"is a pointer of Git LFS in place of the file; {GET}"),
         (PAGE, f"is a web page in place of the file; {AGAIN}"),
-        (b"", "is empty; copy the file again"),
+        (b"", "is empty and cannot be read; copy the file again"),
         (PNG, "is a .png picture; give "),
     ],
     ids=["pointer", "page", "empty", "picture"],
