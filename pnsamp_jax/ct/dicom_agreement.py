@@ -10,6 +10,7 @@ import numpy as np
 
 from pnsamp_jax.ct.dicom_slices import IN_TURNS, SHARED, Slice
 from pnsamp_jax.ct.dicom_stack import usual_spacing
+from pnsamp_jax.ct.volume import SPACING_MM
 from pnsamp_jax.errors import UserError
 
 SAME_MM = 1e-3  # points closer than this are the same position
@@ -163,10 +164,11 @@ def require_stated_sizes(slices: Sequence[Slice], positions: np.ndarray, depths:
     """Raise UserError if the sizes of voxels contradict what the files state besides.
 
     The step of the positions must contradict two other elements that agree with each other: SliceLocation, and
-    SpacingBetweenSlices or SliceThickness. Where slices overlap or lie apart, the thickness differs from the step, but
-    then SliceLocation agrees with the positions. The pixel spacing is doubted only where it is exactly 1, as if it was
-    lost, and the image is larger than what was reconstructed; data may lie beyond ReconstructionDiameter, and a margin
-    without a structure may have been added.
+    SpacingBetweenSlices or, if the step is too small, SliceThickness. Where slices overlap, they are thicker than
+    their step, too, but then SliceLocation agrees with the positions; where they lie apart, a note tells.
+
+    The pixel spacing is doubted only where it is exactly 1, as if it was lost, and the image is larger than what was
+    reconstructed; data may lie beyond ReconstructionDiameter, and a margin without a structure may have been added.
 
     Args:
       slices: in ascending order, none repeated.
@@ -206,4 +208,5 @@ def _second_witness(slices: Sequence[Slice], stated: float, steps: Sequence[floa
         return ""
     if abs(stated - between) < SAME_STEP * between:
         return "SpacingBetweenSlices"
-    return "SliceThickness" if abs(stated - thickness) < SAME_STEP * thickness else ""
+    squeezed = all(SPACING_MM[0] <= step < stated for step in steps)  # others are implausible by themselves
+    return "SliceThickness" if squeezed and abs(stated - thickness) < SAME_STEP * thickness else ""

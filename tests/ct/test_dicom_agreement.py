@@ -100,6 +100,7 @@ def test_positions_that_the_location_and_the_thickness_contradict_are_refused(tm
         (1, 2.5, None, "0"),
         (1, None, None, "2.5"),
         (1, 0, None, "0"),
+        (10, 2.5, None, "2.5"),  # slices that lie apart, of which a note tells
     ],
 )
 def test_a_thickness_that_is_not_the_step_contradicts_nothing(tmp_path, step, location, between, thickness):
