@@ -75,8 +75,8 @@ def itk_beyond_int16(path: str) -> Iterator[np.ndarray]:
     """Yield the planes (h, w) of an NRRD or MetaImage as `values_beyond_int16` does."""
     import SimpleITK as sitk  # slow to import
 
-    _, _, named, data = _check_text_header(path)
-    with _with_data_file(path, named, data) as file, _silent_itk(sitk):
+    *_, data = _check_text_header(path)
+    with _with_data_file(path, data) as file, _silent_itk(sitk):
         reader = sitk.ImageFileReader()
         reader.SetFileName(file)
         reader.ReadImageInformation()
