@@ -71,8 +71,11 @@ def why_rows_differ(array: np.ndarray, spacing: np.ndarray) -> str | None:
       spacing: (3,) mm of its voxels, which are less alike the farther they are apart.
     """
     planes = array[np.unique(np.linspace(0, len(array) - 1, LOOKED_AT).astype(int))]
-    planes = np.clip(planes, *WINDOW_HU).astype(np.int32)
-    rows, columns = (np.abs(np.diff(planes, axis=axis)).mean() for axis in (1, 2))
+    known, hu = planes > AIR, np.clip(planes, *WINDOW_HU).astype(np.int32)
+    pairs = known[:, 1:] & known[:, :-1], known[..., 1:] & known[..., :-1]
+    if min(pair.mean() for pair in pairs) < MIN_KNOWN:
+        return None
+    rows, columns = (np.abs(np.diff(hu, axis=axis))[pair].mean() for axis, pair in zip((1, 2), pairs, strict=True))
     if rows > MAX_ROWS * max(1.0, spacing[1] / spacing[2]) * columns:
         return (
             f"neighbouring rows of {array.shape[2]} voxels differ {rows / max(columns, 1e-9):.0f} times as much as "
