@@ -25,8 +25,6 @@ TECHNICAL = {
     *("BRACHY_CHANNEL", "BRACHY_ACCESSORY", "BRACHY_SRC_APP", "BRACHY_CHNL_SHLD"),
 }
 ISOCENTRE = re.compile(r"(?<![a-z])iso(?![a-z])|isoc", re.IGNORECASE)  # in names, where no type is stated
-
-
 MOST_GROUPS = 4  # of reasons in a refusal
 
 
