@@ -4,7 +4,9 @@ Nothing is resampled: frames and contours must lie on the CT's own slices, and p
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pydicom
@@ -18,10 +20,11 @@ from pnsamp_jax.errors import UserError, list_names
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second holds a label map
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 SAME_VOXEL = 0.2  # largest distance, in voxels, of a pixel or a contour's plane from the CT's; rounding of a spacing
+Found = TypeVar("Found")
 PLANAR, XOR = "CLOSED_PLANAR", "CLOSEDPLANAR_XOR"  # types of contours; the second may cross each other
 
 
-def only_file(path: Path) -> Path | None:
+def _only_file(path: Path) -> Path | None:
     """Return the path of a file, or of the only file of a folder; None if there is no such file."""
     if path.is_dir():
         files = [part for part in path.rglob("*") if part.is_file()]
@@ -31,7 +34,7 @@ def only_file(path: Path) -> Path | None:
 
 def is_dicom_mask(path: Path) -> bool:
     """Return whether a file, or the only file of a folder, is a DICOM Segmentation or RT Structure Set."""
-    file = only_file(path)
+    file = _only_file(path)
     if file is None:
         return False
     with quiet_pydicom():
@@ -48,14 +51,31 @@ def mask_names(path: Path) -> dict[int, str]:
     Raises:
       UserError: the file is damaged.
     """
-    file = only_file(path)
+
+    def names(ds: pydicom.Dataset) -> dict[int, str]:
+        return _roi_names(ds) if ds.SOPClassUID == STRUCTURE_SET else _segment_names(ds)
+
+    return from_header(path, "the names of its masks", names)
+
+
+def from_header(path: Path, what: str, read: Callable[[pydicom.Dataset], Found]) -> Found:
+    """Return what a function reads from the header of a DICOM mask.
+
+    Args:
+      path: for which `is_dicom_mask` holds.
+      what: is read, for the error message.
+      read: takes all elements but the pixels.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    file = _only_file(path)
     assert file is not None  # as `is_dicom_mask` found
     with quiet_pydicom():
         try:
-            ds = read_dataset(file, stop_before_pixels=True)
-            return _roi_names(ds) if ds.SOPClassUID == STRUCTURE_SET else _segment_names(ds)
+            return read(read_dataset(file, stop_before_pixels=True))
         except DAMAGED as error:
-            raise UserError(f"{path}: the names of its masks cannot be read ({error}); export it again") from error
+            raise UserError(f"{path}: {what} cannot be read ({error}); export it again") from error
 
 
 def read_dicom_mask(path: Path, ct: Volume, label: int | None) -> Volume:
@@ -77,7 +97,7 @@ def read_dicom_mask(path: Path, ct: Volume, label: int | None) -> Volume:
         and none is named; it does not lie on the CT's grid; its frames or contours are missing in some slices; or its
         contours cross or lie less than a voxel apart all round.
     """
-    file = only_file(path)
+    file = _only_file(path)
     assert file is not None  # as `is_dicom_mask` found
     with quiet_pydicom():
         try:

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from pydicom import Dataset
 
-from pnsamp_jax.ct.dicom_file import DAMAGED, quiet_pydicom, read_dataset
+from pnsamp_jax.ct.dicom_file import DAMAGED
 from pnsamp_jax.ct.notes import note
 from pnsamp_jax.ct.volume import Volume
-from pnsamp_jax.data.dicom_masks import STRUCTURE_SET, mask_names, only_file, read_dicom_mask
+from pnsamp_jax.data.dicom_masks import STRUCTURE_SET, from_header, mask_names, read_dicom_mask
 from pnsamp_jax.errors import UserError
 
 POINT = "POINT"  # the type of a contour of one point
@@ -125,17 +125,12 @@ def read_rois(path: Path) -> dict[int, Roi]:
     Raises:
       UserError: the file is damaged.
     """
-    file = only_file(path)
-    assert file is not None  # as `is_dicom_mask` found
-    with quiet_pydicom():
-        try:
-            ds = read_dataset(file, stop_before_pixels=True)
-            return _rois(ds) if ds.SOPClassUID == STRUCTURE_SET else {}
-        except DAMAGED as error:
-            raise UserError(f"{path}: its ROIs cannot be read ({error}); export it again") from error
+    return from_header(path, "its ROIs", _rois)
 
 
 def _rois(ds: Dataset) -> dict[int, Roi]:
+    if ds.SOPClassUID != STRUCTURE_SET:
+        return {}
     types = {
         int(item.ReferencedROINumber): str(item.get("RTROIInterpretedType") or "").upper()
         for item in ds.get("RTROIObservationsSequence") or []
