@@ -22,6 +22,7 @@ from pnsamp_jax.ct.slice_jumps import why_rows_differ, why_slices_differ
 from pnsamp_jax.ct.slice_order import parts
 from pnsamp_jax.ct.volume import Volume, check_geometry, require_geometry
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.files import walk
 
 MIN_PART = 5  # slices between two steps whose values are looked at by themselves
 
@@ -152,8 +153,7 @@ def _read_series(folder: str, series: str) -> tuple[Volume, list[str] | None]:
 
 def _open_unpacked(folder: str, archive: str, series: str) -> Image:
     """Read the only image in the folder of an unpacked archive; its headers have their names in the archive."""
-    names = [os.path.join(parent, name) for parent, _, files in os.walk(folder) for name in files]
-    images = sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(name))
+    images = sorted(name for name in walk(folder) if name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(name))
     found = index_series(folder) if images else {}
     if not images or series in found:
         volume, slices = _read_series(folder, series)
