@@ -125,7 +125,7 @@ def test_voxels_are_never_taken_for_ras(workdir, series, tmp_path, dense_tissue)
     predict.predict(config, tmp_path / "out")
     (row,) = rows_of(tmp_path / "out")
     assert row["status"] == "nothing segmented" and "RAS" not in row["note"]
-    assert len(dense_tissue) == 2  # the look of one network and the answer of all, and nothing at a mirrored point
+    assert len(dense_tissue) == 2  # where the nodule is and what it is, and nothing at a mirrored point
 
 
 def test_diameters_of_a_ball_in_a_ct(workdir, series, tmp_path, capsys):

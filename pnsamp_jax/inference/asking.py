@@ -28,7 +28,7 @@ def ask(
 ) -> Iterator[tuple[Located, Finding] | Failure]:
     """Predict located nodules in batches. Failures pass through; the order is kept.
 
-    Where one network outlines a nodule off the middle of the patch, the patch is moved to the nodule first; see
+    Where the networks outline a nodule off the middle of the patch, the patch is moved to the nodule first; see
     `centred`.
 
     Args:
@@ -63,9 +63,8 @@ def _ask_batch(
 def centred(located: list[Located], networks: ensemble.Networks, batch_size: int) -> list[Located]:
     """Move the patches of nodules that lie off the middle to the centre of their outline, as whole voxels.
 
-    A point of a detector or a click is often some millimetres off, where the networks outline and rate less well. The
-    outline of the first network alone, without flips, tells where the nodule is; it is asked for little of the time
-    that the answer takes.
+    A point of a detector or a click is often some millimetres off, where the networks outline and rate less well.
+    Their mean outline without flips tells where the nodule is, for an eighth of the time of an answer with flips.
 
     Args:
       located: the nodules of a batch.
@@ -75,9 +74,7 @@ def centred(located: list[Located], networks: ensemble.Networks, batch_size: int
     Returns:
       The nodules, without their surroundings, which take more memory than their patches.
     """
-    name, network = next(iter(networks.members.items()))
-    images = _batch([nodule.hu for nodule in located], batch_size)
-    look = ensemble.predict(networks._replace(members={name: network}), images, flips=False)
+    look = ensemble.predict(networks, _batch([nodule.hu for nodule in located], batch_size), flips=False)
     assert look.mask is not None
     moved = []
     for nodule, probability in zip(located, look.mask, strict=False):
@@ -99,10 +96,8 @@ def make_findings(
       networks: that made them.
     """
     assert predictions.mask is not None and predictions.features is not None
-    probabilities, contributions = (
-        predictions.mean_probabilities,
-        attribution.mean_contributions(networks, predictions),
-    )
+    probabilities = predictions.mean_probabilities
+    contributions = attribution.mean_contributions(networks, predictions)
     average_malignancy = attribution.average_malignancy(networks)
     what_ifs = attribution.what_ifs(networks, predictions)
     ensemble_spread, flip_spread = predictions.ensemble_spread, predictions.flip_spread
