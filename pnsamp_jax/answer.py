@@ -15,7 +15,7 @@ from pnsamp_jax.data import schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import user_path
 from pnsamp_jax.inference.finding import Finding
-from pnsamp_jax.inference.requests import Located, Request, require_ids
+from pnsamp_jax.inference.requests import Located, by_image, require_ids
 from pnsamp_jax.report import SIMULATED, rows, write
 
 
@@ -222,12 +222,11 @@ def save(answers: Sequence[Answer] | Answer, folder: str | PathLike[str]) -> Pat
         raise UserError("folder: is empty; name the folder of the prediction")
     path = user_path(folder)
     answers = _listed(answers)
-    requests = [answer.located.request for answer in answers]
     write.check_workdir(path)
     if (path / "predictions.json").exists():
         raise UserError(f"{path}: holds a prediction already; choose another folder, or save all answers at once")
     with _writing(path):
-        _write_files(answers, requests, path)
+        _write_files(answers, path)
     return path
 
 
@@ -236,13 +235,14 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); check the path and the space") from error
+        reason = error.strerror or error
+        raise UserError(f"{path}: cannot be written ({reason}); check the path and the space") from error
 
 
-def _write_files(answers: list[Answer], requests: list[Request], path: Path) -> None:
-    by_image = sorted(answers, key=lambda answer: str(answer.located.request.path))
-    pairs = [(answer.located, answer.finding) for answer in by_image]
-    results = write.write_masks(pairs, len(pairs), path)
+def _write_files(answers: list[Answer], path: Path) -> None:
+    requests = [answer.located.request for answer in answers]
+    pairs = {answer.located.request.nodule_id: (answer.located, answer.finding) for answer in answers}
+    results = write.write_masks([pairs[request.nodule_id] for request in by_image(requests)], len(pairs), path)
     header = _common_header(answers)
     write.write_tables(requests, results, header, path)
     complaints = write.write_dicom_objects(results.series, bool(header["trained_on_simulated_voxels"]), path)

@@ -215,20 +215,22 @@ class Predictor:
 
     def _ask(self, located: list[Located], ct: Image) -> list[Answer]:
         batch_size = asking.batch_size_of(max(1, min(BATCH_SIZE, len(located))))
-        findings = self._findings(located, batch_size)
-        for index, (own, finding) in enumerate(zip(located, findings, strict=True)):
+        answered = self._answered(located, batch_size)
+        findings = [finding for _, finding in answered]
+        for index, (own, finding) in enumerate(answered):
             if not finding.segmented and own.request.units != "voxel":
                 other = locate_in(ct, mirrored(own.request), self.networks.patch_size, self.networks.spacing_mm)
                 if isinstance(other, Located):
-                    (found,) = self._findings([other], batch_size)
+                    [(_, found)] = self._answered([other], batch_size)
                     findings[index] = replace(finding, hint=asking.hint(found, own.request.units))
         findings = asking.add_saliency(findings, self.networks, batch_size)
         header = ensemble.described(self.networks, self.name, self.flips)
-        return [Answer(own, finding, header) for own, finding in zip(located, findings, strict=True)]
+        return [Answer(own, finding, header) for (own, _), finding in zip(answered, findings, strict=True)]
 
-    def _findings(self, located: list[Located], batch_size: int) -> list[Finding]:
+    def _answered(self, located: list[Located], batch_size: int) -> list[tuple[Located, Finding]]:
+        """Return the nodules, as their patches were moved, with the findings."""
         outcomes = asking.ask(located, self.networks, batch_size, self.flips)
-        return [outcome[1] for outcome in outcomes if not isinstance(outcome, Failure)]
+        return [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
 
 
 def _check_units(units: str) -> None:

@@ -324,3 +324,22 @@ def test_the_package_offers_what_its_stub_names():
         assert getattr(pnsamp_jax, name) is not None and name in dir(pnsamp_jax)
     with pytest.raises(AttributeError, match="has no attribute 'laod'"):
         pnsamp_jax.laod  # noqa: B018
+
+
+def test_answers_are_saved_in_the_order_of_the_user(predictor, image, tmp_path):
+    later = image.with_name("z_" + image.name)
+    later.write_bytes(image.read_bytes())
+    last, first = predictor(later, POINT, nodule_ids="last"), predictor(image, POINT, nodule_ids="first")
+    pnsamp_jax.save([last, first], tmp_path / "out")
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        assert [row["nodule_id"] for row in csv.DictReader(file)] == ["last", "first"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.index('"nodule_id":"last"') < page.index('"nodule_id":"first"')
+
+
+def test_an_answer_keeps_the_patch_that_was_asked_about(predictor, image):
+    (found,), _ = predictor.from_file(f"{','.join(map(str, POINT))}", image)
+    for own in (predictor(image, POINT), found):
+        assert own.located.around is None  # the larger cube that it was cut from
+        np.testing.assert_array_equal(own.located.hu, own.finding.hu)
+        np.testing.assert_allclose(own.located.centre_mm(own.finding.spacing_mm), own.finding.centre_mm)
