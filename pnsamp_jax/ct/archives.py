@@ -49,7 +49,7 @@ def unpacked(path: str) -> Iterator[str]:
         except NotImplementedError as error:
             raise UserError(f"{path}: is compressed in an unusual way; unpack it and give the folder") from error
         except (RuntimeError, OSError) as error:
-            if isinstance(error, OSError) and error.filename is None:  # raised by gzip
+            if isinstance(error, OSError) and error.errno is None:  # raised by gzip, not by the system
                 raise UserError(f"{path}: the archive is damaged; copy it again") from error
             raise UserError(f"{path}: cannot be unpacked ({error}); unpack it and give the folder") from error
         try:

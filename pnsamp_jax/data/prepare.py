@@ -241,7 +241,9 @@ def iter_series(
                 rating_counts = part[schema.RATING_COUNTS]
                 chosen = np.flatnonzero(member(rating_counts)) if member else np.arange(len(rating_counts))
                 records = {name: read(file, part, name, chosen) for name in part.files} if len(chosen) else None
-        except (zipfile.BadZipFile, ValueError, LookupError, EOFError, OSError, RuntimeError, struct.error) as error:
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        except (zipfile.BadZipFile, ValueError, LookupError, EOFError, RuntimeError, struct.error) as error:
             raise UserError(f"{path}: damaged ({error}); delete it and run again") from error
         if records:
             yield records

@@ -1,5 +1,6 @@
 """Images in archives: read as the unpacked files are, or refused in a line; nothing is left or written outside."""
 
+import errno
 import io
 import os
 import tarfile
@@ -218,3 +219,14 @@ def test_a_series_beside_an_image_file_is_no_choice(tmp_path, target):
     write_series(tmp_path / "made")
     write_itk(tmp_path / "made" / "ct.nii", HU)
     assert "contains several images" in refusal(read_image, pack(target, tmp_path / "made"))
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_archive(tmp_path, target, monkeypatch):
+    write_series(tmp_path / "made", HU)
+    pack(target, tmp_path / "made")
+
+    def full(path, mode):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(archives, "open", full, raising=False)
+    assert "cannot be unpacked ([Errno 28] No space left on device)" in refusal(read_image, target)

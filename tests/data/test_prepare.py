@@ -13,7 +13,7 @@ from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.cohort import Nodule
 from pnsamp_jax.data.patches import Geometry, MarkedNodule, make_record, patch_affine
-from pnsamp_jax.data.prepare import dataset_name, make_records, prepare, read_records
+from pnsamp_jax.data.prepare import dataset_name, iter_series, make_records, prepare, read_records
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
 
@@ -316,6 +316,19 @@ def test_make_records_stacks_a_series(source):
 # atomic_path
 
 
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_file_has_the_permissions_that_the_user_gives_new_files(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        with atomic_path(tmp_path / "table.csv") as temporary:
+            temporary.write_text("new")
+        assert (tmp_path / "table.csv").stat().st_mode & 0o777 == mode
+        (tmp_path / "other.csv").touch()
+        assert (tmp_path / "other.csv").stat().st_mode & 0o777 == mode  # the mask is as it was
+    finally:
+        os.umask(before)
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_the_old_file_remains_if_writing_fails(tmp_path, error):
     path = tmp_path / "new" / "table.csv"
@@ -341,3 +354,9 @@ def test_notes_about_files_are_printed_on_lines_of_their_own(source, tmp_path, c
     prepare(source, GEOMETRY, tmp_path / "cache", workers=workers)
     lines = [line.split("\r")[-1] for line in capfd.readouterr().err.split("\n")]
     assert sorted(line for line in lines if "slices" in line) == ["s1: 7 slices read", "s3: 7 slices read"]
+
+
+def test_a_patch_file_that_cannot_be_read_is_not_called_damaged(tmp_path):
+    (tmp_path / "a.npz").mkdir()  # opening a folder fails as a file without permission does, also for root
+    with pytest.raises(UserError, match=r"a\.npz: cannot be read \(Is a directory\)$"):
+        list(iter_series([tmp_path / "a.npz"]))
