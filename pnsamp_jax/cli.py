@@ -123,6 +123,10 @@ def predict(
         raise click.UsageError(
             "--example brings a CT and a point; leave out CT and --points", click.get_current_context()
         )
+    if example and (units != "mm" or series or min_score):
+        raise click.UsageError(
+            "--example brings a point in mm; leave out --units, --series and --min-score", click.get_current_context()
+        )
     if not example and not points:
         raise click.UsageError("Missing option '--points'", click.get_current_context())
     config = config_file.load("predict")

@@ -92,6 +92,8 @@ def check_values(config: ConfigDict) -> None:
             raise UserError(f"config.{field}: {flat[field]} is not a probability; give 0 to 1")
     if not 0 <= config.average_decay < 1:
         raise UserError(f"config.average_decay: {config.average_decay} is not 0 (no average) or between 0 and 1")
+    if not 0 <= flat.get("model.dropout", 0.0) < 1:
+        raise UserError(f"config.model.dropout: {config.model.dropout} is not a share from 0 to below 1")
     if config.appearance.largest < SMALLEST_FACTOR:
         raise UserError(
             f"config.appearance.largest: {config.appearance.largest} is below {SMALLEST_FACTOR}, the smallest"

@@ -125,6 +125,8 @@ def test_the_example_is_a_part_of_a_real_scan_around_its_point(calls):
             ["predict", "--example", "--points=1,2,3", "--out=x"],
             "leave out CT and --points; see pnsamp predict --help",
         ),
+        (["predict", "--example", "--units=ras", "--out=x"], "leave out --units, --series and --min-score"),
+        (["predict", "--example", "--min-score=0.5", "--out=x"], "leave out --units, --series and --min-score"),
         (["predict", "a.nii", "--points=1,2,3"], "Missing option '--out'; see pnsamp predict --help"),
         (["predict", "a", "--points=1,2,3", "--out=x", "--units=cm"], "'cm' is not one of 'mm', 'ras', 'voxel'"),
         (["train", "--config=nonesuch", "--workdir=x"], "nonesuch: no such file or shipped config; the shipped"),

@@ -49,9 +49,12 @@ def with_score(source: str, points: Points, min_score: float) -> list[Request]:
       min_score: the lowest score; all points are kept if it is 0.
 
     Raises:
-      UserError: no point has a score, several fields may be the score, or scores are not on the scale of `min_score`.
+      UserError: `min_score` is negative or not finite, no point has a score, several fields may be the score, or
+        scores are not on the scale of `min_score`.
     """
-    if min_score <= 0 or not points.requests:
+    if not 0 <= min_score < math.inf:
+        raise UserError(f"config.predict.min_score: {min_score:g}; give the lowest score to keep, 0 or more")
+    if not min_score or not points.requests:
         return points.requests
     scores = [request.score for request in points.requests if request.score is not None]
     if not scores:

@@ -638,3 +638,11 @@ def test_a_table_may_be_ras(tmp_path):
     (tmp_path / "points.csv").write_text("nodule_id,image,x_mm,y_mm,z_mm\na,a.nii,1,2,3\n")
     (request,) = read_requests("", str(tmp_path / "points.csv"), "ras")
     np.testing.assert_array_equal(request.point_mm, (-1, -2, 3))
+
+
+@pytest.mark.parametrize("lowest", [-1.0, float("nan"), float("inf")])
+def test_a_lowest_score_that_is_none_is_refused(lowest):
+    reason = refusal(read_requests, "a.nii", "1,2,3", "mm", min_score=lowest)
+    assert reason.startswith("config.predict.min_score: ") and reason.endswith(
+        "give the lowest score to keep, 0 or more"
+    )
