@@ -97,10 +97,10 @@ def on_primary(work: Callable[[], Any]) -> Any:
             result = work()
         except Exception as raised:  # whatever it is: the others wait for an answer
             error = raised
-    message = from_primary("" if error is None else str(error))
+    message = from_primary(None if error is None else str(error) or type(error).__name__)
     if error is not None:
         raise error
-    if message:
+    if message is not None:
         raise UserError(f"process 0 stopped: {message}")
     return result
 

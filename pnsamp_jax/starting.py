@@ -64,11 +64,11 @@ def _start_from(run: Run, fold: int, state: TrainState) -> TrainState:
         raise UserError(f"config.init={init}: has other layers than config.model; use the config of its training")
     fold_of = layout.fold_of_patients(folder / "folds.json")
     tested = run.records[schema.PATIENT_ID][run.indices(fold)["test"]].tolist()
-    seen = sorted({patient for patient in tested if f"fold_{fold_of.get(patient)}" not in (name, "fold_None")})
+    seen = sorted({patient for patient in tested if patient in fold_of and f"fold_{fold_of[patient]}" != name})
     if seen:
         raise UserError(
-            f"config.init={init}: its network {name} was trained on {len(seen)} patients who are to test fold {fold}, "
-            f"such as {seen[0]}, so the scores would not hold for other patients; fine-tune on patients it did not see"
+            f"config.init={init}: fold {fold} would be tested on {len(seen)} of the patients that its network {name} "
+            f"was trained on, such as {seen[0]}, so the scores would not hold for others; fine-tune on other patients"
         )
     variables = jax.tree.map(lambda old, new: jnp.asarray(new, old.dtype), wanted, variables)
     average = None if state.average is None else jax.tree.map(jnp.copy, variables)

@@ -64,6 +64,8 @@ def cross_validate(config: ConfigDict, workdir: Path, train: bool) -> dict:
     if not train and jax.process_count() > 1:
         raise UserError("config.distributed: only a training takes several processes; test and evaluate in one")
     _ = read_settings(config).task  # refuses an unknown model before anything is written
+    if not train and next(workdir.glob("fold_*/checkpoints"), None) is None:
+        raise UserError(f"{workdir}: holds no training; correct the path, or run --mode train first")
     run = open_run(config, workdir, longer=train).on_device()
     use_compilation_cache(run.settings.cache)
     give_back_freed_memory()  # of the records, which the host need not hold twice

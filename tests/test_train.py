@@ -154,6 +154,12 @@ def test_evaluate_mode_can_test_the_last_checkpoint(finished, tmp_path):
     assert calibration.read(finished[0] / "fold_1" / "calibration.json").checkpoint == "best"
 
 
+def test_a_workdir_without_a_training_is_not_evaluated_nor_made(tmp_path):
+    with pytest.raises(UserError, match="mistyped: holds no training; correct the path, or run --mode train first"):
+        train.test_and_evaluate(tiny_config(), tmp_path / "mistyped")
+    assert not (tmp_path / "mistyped").exists()
+
+
 def test_evaluate_mode_adds_to_an_older_run_what_does_not_look_like_a_nodule(finished):
     """The points of a patient are for the fit only where the patient's nodules are."""
     workdir, _ = finished
@@ -244,6 +250,7 @@ def test_nan_stops_with_a_line_and_keeps_the_last_checkpoint(tmp_path):
         ({"appearance.noise": -1.0}, "config.appearance.noise: -1.0 is not a number of 0 or more"),
         ({"appearance.largest": 0.5}, "config.appearance.largest: 0.5 is below 1.2"),
         ({"average_decay": 1.0}, "config.average_decay: 1.0 is not 0"),
+        ({"model.dropout": 1.0}, "config.model.dropout: 1.0 is not a share from 0 to below 1"),
         ({"loss.voxels": -1.0}, "config.loss.voxels: -1.0 is not a number of 0 or more"),
         ({"learning_rate": float("nan")}, "config.learning_rate: nan is not a positive number"),
     ],
@@ -370,7 +377,10 @@ def test_fine_tuning_starts_from_the_network_of_the_same_fold_where_others_are_m
         ({"spacing_mm": 1.5}, "receives voxels of 2.0 mm, not 1.5 mm"),
         ({"model.features": (2, 2, 4, 8)}, "has other layers than config.model"),
         # Of two folds, each tests patients that the first of three networks has seen.
-        ({"num_folds": 2}, r"its network fold_0 was trained on \d+ patients who are to test fold 0, such as LIDC"),
+        (
+            {"num_folds": 2},
+            r"fold 0 would be tested on \d+ of the patients that its network fold_0 was trained on",
+        ),
     ],
 )
 def test_networks_that_do_not_suit_the_run_are_refused(tmp_path, finished, changes, message):

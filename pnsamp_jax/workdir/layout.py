@@ -100,7 +100,7 @@ def check_config(workdir: Path, fields: dict, longer: bool = False) -> None:
     """
     stored = _read_config(workdir)
     if stored is None:
-        if (workdir / "folds.json").exists():
+        if next(workdir.glob("fold_*/checkpoints"), None):  # folds.json alone is of a run that was killed at its start
             raise UserError(f"{workdir}: holds a run but no config.json; choose another --workdir")
         return
     if found := difference(fields, stored, longer):

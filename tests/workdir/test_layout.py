@@ -131,3 +131,10 @@ def test_the_processes_of_a_run_agree_on_what_decides_when_they_exchange(field):
 @pytest.mark.parametrize("field", ["distributed", "data.cache", "data.workers", "predict.image"])
 def test_what_a_process_does_by_itself_may_differ(field):
     assert layout.is_own(field)
+
+
+def test_a_run_that_was_killed_while_it_was_claimed_goes_on(tmp_path):
+    (tmp_path / "folds.json").write_text("{}")  # which is written before config.json
+    layout.check_config(tmp_path, fields_of())
+    (tmp_path / "fold_1" / "checkpoints").mkdir(parents=True)
+    assert "holds a run but no config.json" in refusal(layout.check_config, tmp_path, fields_of())
