@@ -11,7 +11,7 @@ from pnsamp_jax.report import SIMULATED
 from pnsamp_jax.report.write import REPORT, TABLES, Results
 
 MOST_ROWS = 20
-HEADING = ("nodule", "diameter, mm (long x short)", "volume, mm3", "suspicion", "likeliest class", "status")
+HEADING = ("nodule", "mean diameter, mm (long x short)", "volume, mm3", "suspicion", "likeliest class", "status")
 
 
 def print_summary(requests: list[Request], results: Results, simulated: bool, workdir: Path) -> None:
