@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.steps_per_call = 1  # training steps in one call of the device; more of them save calls on a fast device
     config.distributed = ""  # several processes: "auto" (SLURM, TPU pod), "address:port,rank,count"; "" for one
     config.checkpoint_every_epochs = 1  # epochs from one validation and checkpoint to the next
-    config.refit_copies = 0  # fit new heads after a training without `init`, to so many copies of each nodule; 0: none
+    config.refit_copies = 0  # copies of each nodule to fit new heads to after a training without `init`; 0: none
     config.fit_threshold = False  # give each mask the threshold of the largest expected Dice, instead of one half
     config.test_flips = False  # average the predictions for the test nodules over the eight flips
     config.checkpoint = "best"  # the checkpoint to test: "best" (lowest validation loss) or "last"

@@ -1,4 +1,4 @@
-"""PN-SAMP Plus, of which the networks are that come with the package: for whole CTs, beyond the paper.
+"""PN-SAMP Plus, the architecture of the shipped networks: an extension of the paper for whole CTs.
 
     python -m pnsamp_jax.main --config pn_samp_plus --workdir runs/plus \\
         --config.data.source=folder --config.data.root=/path/to/nodules
