@@ -28,8 +28,7 @@ from pnsamp_jax.data.patches import MarkedNodule, consensus_centroid, patch_affi
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import write_text
 from pnsamp_jax.inference import asking, ensemble
-from pnsamp_jax.inference.diameters import THRESHOLD
-from pnsamp_jax.inference.masks import central_component, onto_grid
+from pnsamp_jax.inference.masks import THRESHOLD, central_component, onto_grid
 from pnsamp_jax.inference.requests import Failure, Located, Request, locate_in
 from pnsamp_jax.workdir import layout
 from pnsamp_jax.workdir.tables import read_tables

@@ -33,10 +33,9 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.evaluate import CONTEXT_NOTES
 from pnsamp_jax.files import write_text
 from pnsamp_jax.inference import ensemble, likeness
-from pnsamp_jax.inference.diameters import THRESHOLD
-from pnsamp_jax.inference.masks import central_component
+from pnsamp_jax.inference.masks import THRESHOLD, central_component
 from pnsamp_jax.run import Run, open_run
-from pnsamp_jax.workdir.tables import LIKENESS, Table, read_tables
+from pnsamp_jax.workdir.tables import Table, read_tables
 
 LARGE_MM3 = 20.0  # a mask that looks like an answer
 GLASS, SOLID = 2.5, 3.5  # mean texture up to which a nodule is ground glass, and from which on it is solid
@@ -117,8 +116,8 @@ def auc_lines(table: Table, points: Points) -> Iterable[str]:
     for fold in (*np.unique(table["fold"]).astype(int).tolist(), None):
         here = select(table, np.ones(len(table["fold"]), bool) if fold is None else table["fold"] == fold)
         there = points if fold is None else points.chosen(points.fold == fold)
-        scores = np.concatenate([here[LIKENESS], there.nodule_like])
-        nodule = np.arange(len(scores)) < len(here[LIKENESS])
+        scores = np.concatenate([here[schema.NODULE_LIKE], there.nodule_like])
+        nodule = np.arange(len(scores)) < len(here[schema.NODULE_LIKE])
         patients = np.concatenate([here["patient_id"], there.patients])
         interval = intervals.cluster_bootstrap(partial(metrics.auc, scores, nodule), patients, RESAMPLES)
         estimate = Estimate(metrics.auc(scores, nodule), interval)
@@ -145,7 +144,7 @@ def lost_lines(table: Table) -> Iterable[str]:
     yield "| nodules | n | lost, % | lowest tenth of nodule_like |"
     yield "|---|---|---|---|"
     for name, chosen in groups(table).items():
-        scores = table[LIKENESS][chosen]
+        scores = table[schema.NODULE_LIKE][chosen]
         if not len(scores):
             continue
         lost = mean_estimate((scores < likeness.LEAST).astype(float), table["patient_id"][chosen], RESAMPLES)

@@ -49,7 +49,7 @@ def malignancy_outcomes(table: Table) -> tuple[np.ndarray, np.ndarray]:
     The latter is 0 or 1, and NaN for nodules that are rated 3 or not at all.
     """
     truth, p = table["truth"][:, schema.MALIGNANCY], table["probabilities"][:, schema.MALIGNANCY]
-    return metrics.malignant_probability(p), np.where((truth > 0) & (truth != 3), truth > 3, np.nan)
+    return metrics.malignant_probability(p), metrics.suspected(truth)
 
 
 def compare(before: Table, after: Table) -> dict:

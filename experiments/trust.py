@@ -160,10 +160,10 @@ def selective_lines(table: Table, sets: np.ndarray) -> Iterable[str]:
     Malignancy is right where the likeliest side, 1 or 2 against 4 or 5, is that of the readers; nodules rated 3 are
     left out.
     """
-    truth = table["truth"][:, schema.MALIGNANCY]
-    chosen = (truth > 0) & (truth != 3)
+    suspected = metrics.suspected(table["truth"][:, schema.MALIGNANCY])
+    chosen = ~np.isnan(suspected)
     p = table["probabilities"][chosen, schema.MALIGNANCY]
-    right = ((metrics.malignant_probability(p) > 0.5) == (truth[chosen] > 3)).astype(float)
+    right = ((metrics.malignant_probability(p) > 0.5) == (suspected[chosen] == 1)).astype(float)
     patients = table["patient_id"][chosen]
     yield "| least sure by | " + " | ".join(f"{100 * share:.0f} % kept" for share in KEPT) + " | area |"
     yield "|---" * (2 + len(KEPT)) + "|"

@@ -1,6 +1,6 @@
 """The meaning of a config: once checked (`config_checks`), it becomes the plain values that the rest works with.
 
-No other module of the package reads a ConfigDict.
+Apart from the modules that load and check a ConfigDict, no other reads it.
 """
 
 import dataclasses

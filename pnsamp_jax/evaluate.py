@@ -181,13 +181,12 @@ def malignancy_results(table: Table) -> dict:
     The AUC ranks nodules by their expected rating; the calibration error is that of `metrics.malignant_probability`.
     """
     truth, p = table["truth"][:, schema.MALIGNANCY], table["probabilities"][:, schema.MALIGNANCY]
-    counts = (truth > 0) & (truth != 3)
-    score, malignant = metrics.expected(p), truth > 3
+    outcome = metrics.suspected(truth)
+    counts, malignant, score = ~np.isnan(outcome), outcome == 1, metrics.expected(p)
     auc = with_interval(lambda weights: metrics.auc(score, malignant, weights * counts), table["patient_id"])
-    probability, outcome = metrics.malignant_probability(p), np.where(counts, malignant, np.nan)
     return {
         "auc": {**auc, "n": int(counts.sum()), "malignant": int(malignant.sum())},
-        "calibration_error": {"value": metrics.expected_calibration_error(probability, outcome)},
+        "calibration_error": {"value": metrics.expected_calibration_error(metrics.malignant_probability(p), outcome)},
     }
 
 

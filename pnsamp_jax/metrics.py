@@ -57,6 +57,15 @@ def malignant_probability(probabilities: np.ndarray) -> np.ndarray:
     return malignant / np.maximum(malignant + benign, 1e-9)
 
 
+def suspected(truth: np.ndarray) -> np.ndarray:
+    """Return whether readers rate malignancy over 3: (N,) 1.0 or 0.0, and NaN where they rate it 3 or not at all.
+
+    Args:
+      truth: (N,) rating of malignancy, 0 where it is missing.
+    """
+    return np.where((truth > 0) & (truth != 3), truth > 3, np.nan)
+
+
 def absolute_error(predicted: ArrayLike, truth: ArrayLike) -> np.ndarray:
     """Return |predicted - truth| in classes, (N,) float64, NaN where the truth is 0. `predicted` may be fractional."""
     truth = np.asarray(truth)

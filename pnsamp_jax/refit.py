@@ -62,7 +62,7 @@ def heads_of(model: nn.Module) -> nn.Module:
 def training_features(run: Run, fold: int, networks: ensemble.Networks) -> tuple[np.ndarray, np.ndarray]:
     """Compute the features of augmented training nodules, `settings.refit_copies` times each.
 
-    Nodules are not faded, since their ratings would not hold.
+    Nodules are not faded. Some are enlarged; of these the ratings do not hold, and they do not count.
 
     Args:
       run: holds the nodules.

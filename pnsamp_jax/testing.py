@@ -13,8 +13,7 @@ from pnsamp_jax import appearance, input_pipeline, outlines, steps, transforms
 from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.inference import attribution, calibration, conformal, ensemble, extent, likeness
-from pnsamp_jax.inference.diameters import THRESHOLD
-from pnsamp_jax.inference.masks import central_component
+from pnsamp_jax.inference.masks import THRESHOLD, central_component
 from pnsamp_jax.inference.what_if import fit_class_terms
 from pnsamp_jax.input_pipeline import Arrays
 from pnsamp_jax.metrics import expected
@@ -251,7 +250,7 @@ def predict_nodules(
             part["features"] = predictions.features.mean(axis=(0, 1))
         nodule_like = networks.nodule_like(predictions)
         if nodule_like is not None:
-            part[tables.LIKENESS] = nodule_like
+            part[schema.NODULE_LIKE] = nodule_like
         parts.append({name: values[:count] for name, values in part.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

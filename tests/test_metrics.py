@@ -221,3 +221,7 @@ def test_empty_reliability_bins_are_nan_and_do_not_count():
     assert count.tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0, 0]
     assert metrics.expected_calibration_error([0.55, 0.55], [True, False]) == pytest.approx(0.05)
     assert np.isnan(metrics.expected_calibration_error([], []))
+
+
+def test_nodules_rated_3_or_not_at_all_are_neither_suspected_nor_not():
+    np.testing.assert_array_equal(metrics.suspected(np.array([0, 1, 2, 3, 4, 5])), [np.nan, 0, 0, np.nan, 1, 1])

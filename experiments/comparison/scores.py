@@ -93,9 +93,9 @@ class AucInputs(NamedTuple):
 
 def auc_inputs(table: Table) -> AucInputs:
     """Return the expected malignancy as the score, and as positive the nodules that the readers rate over 3."""
-    truth = table["truth"][:, schema.MALIGNANCY]
+    suspected = metrics.suspected(table["truth"][:, schema.MALIGNANCY])
     score = metrics.expected(table["probabilities"][:, schema.MALIGNANCY])
-    return AucInputs(score, truth > 3, ((truth > 0) & (truth != 3)).astype(float))
+    return AucInputs(score, suspected == 1, (~np.isnan(suspected)).astype(float))
 
 
 def auc_estimate(table: Table, resamples: int) -> Estimate:

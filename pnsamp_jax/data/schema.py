@@ -47,6 +47,7 @@ RATINGS = (
 )
 RATING_NAMES = tuple(rating.name for rating in RATINGS)
 MALIGNANCY = RATING_NAMES.index("malignancy")
+NODULE_LIKE = "nodule_like"  # column of tables: the score of `inference.likeness`
 ATTRIBUTES = RATINGS[:MALIGNANCY]  # the ratings other than malignancy
 ATTRIBUTE_NAMES = RATING_NAMES[:MALIGNANCY]
 TEXTURE = RATING_NAMES.index("texture")

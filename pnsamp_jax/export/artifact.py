@@ -22,7 +22,7 @@ from pnsamp_jax.export.onnx_model import translate
 from pnsamp_jax.export.openvino_model import convert, openvino
 from pnsamp_jax.export.packages import needed
 from pnsamp_jax.inference import ensemble
-from pnsamp_jax.inference.diameters import THRESHOLD
+from pnsamp_jax.inference.masks import THRESHOLD
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LICENCE = "Apache-2.0 (pnsamp_jax)"

@@ -11,9 +11,9 @@ from pnsamp_jax.ct.volume import Volume, is_default_geometry
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.patches import patch_affine
 from pnsamp_jax.inference import attribution, conformal, ensemble, extent
-from pnsamp_jax.inference.diameters import THRESHOLD, axial_diameters
+from pnsamp_jax.inference.diameters import axial_diameters
 from pnsamp_jax.inference.finding import Finding
-from pnsamp_jax.inference.masks import central_component, distance_mm, inside, is_truncated
+from pnsamp_jax.inference.masks import THRESHOLD, central_component, distance_mm, inside, is_truncated
 from pnsamp_jax.inference.requests import Failure, Located, Request, by_image, locate, mirrored
 
 CONTRIBUTORS = (*schema.ATTRIBUTE_NAMES, "image")  # what the malignancy head receives

@@ -18,7 +18,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist, squareform
 
-THRESHOLD = 0.5  # a voxel belongs to the mask if its probability is higher
+from pnsamp_jax.inference.masks import THRESHOLD
 
 
 class Diameters(NamedTuple):

@@ -10,8 +10,8 @@ import numpy as np
 from scipy import ndimage
 
 from pnsamp_jax.inference.conformal import patient_quantile
-from pnsamp_jax.inference.diameters import THRESHOLD, axial_diameters
-from pnsamp_jax.inference.masks import central_component, shift_logits
+from pnsamp_jax.inference.diameters import axial_diameters
+from pnsamp_jax.inference.masks import THRESHOLD, central_component, shift_logits
 
 COVERAGE = 0.9
 MEASURES = ("volume", "diameter")

@@ -5,6 +5,7 @@ from scipy import ndimage
 
 from pnsamp_jax.ct.volume import Volume
 
+THRESHOLD = 0.5  # a voxel belongs to the mask if its probability is higher
 RIM = 2  # voxels around a mask in which its probability falls off
 LEAST_THRESHOLD = 0.05  # below, nothing is segmented: the expected Dice would be under 0.1
 # Of ground glass and of large nodules, networks mark too little. What corrects it was chosen on validation nodules

@@ -1,4 +1,4 @@
-"""PN-SAMP Plus: the trunk of PN-SAMP, heads that measure the predicted outline, and a true explanation of malignancy.
+"""PN-SAMP Plus: the trunk of PN-SAMP, heads that measure the predicted outline, and malignancy as a sum of attributes.
 
 It differs from the paper's form (`pn_samp`) in four ways:
 
@@ -9,8 +9,8 @@ It differs from the paper's form (`pn_samp`) in four ways:
 - In addition to the paper's two paths, the ratings see what a radiologist would measure: the mean, the spread and the
   extremes of the feature maps and of the CT inside the predicted mask, in a shell around it and outside, and the size
   and shape of the mask (`regional_features`, `shape_features`).
-- Malignancy is built upon the attributes' features alone, as a sum of one term for each attribute. So what speaks for
-  the malignancy is exactly the attributes, and their contributions add up.
+- Malignancy is built upon the attributes' features alone, as a sum of one term for each attribute. So the
+  contributions of these features to the malignancy add up.
 """
 
 from functools import partial

@@ -81,8 +81,7 @@ def _dice_panel(axes: Axes, table: dict[str, np.ndarray], malignant_probability:
 
 
 def _reliability_panel(axes: Axes, table: dict[str, np.ndarray], malignant_probability: np.ndarray) -> None:
-    truth = table["truth"][:, schema.MALIGNANCY]
-    outcome = np.where((truth > 0) & (truth != 3), truth > 3, np.nan)
+    outcome = metrics.suspected(table["truth"][:, schema.MALIGNANCY])
     mean, rate, count = metrics.reliability_bins(malignant_probability, outcome)
     filled = count > 0
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="perfect")

@@ -13,7 +13,6 @@ MASK_FILE = "masks/{}.nii.gz"  # by nodule id
 POINT_COLUMNS = ("x_mm", "y_mm", "z_mm")
 WORDS = tuple(f"{name}_words" for name in schema.RATING_NAMES)  # the meaning of the likeliest classes
 TRUST = ("malignancy_set", "unsure")
-LIKENESS = "nodule_like"
 RANGES = ("volume_low_mm3", "volume_high_mm3", "diameter_low_mm", "diameter_high_mm")
 TEXTS = (
     "nodule_id",
@@ -33,7 +32,17 @@ def columns() -> list[str]:
         names += [f"{rating.name}_pred"]
         names += [f"{rating.name}_{what}" for what in ("within_one", "expected") if not rating.nominal]
         names += [f"{rating.name}_p{k}" for k in range(1, rating.classes + 1)]
-    return [*names, "short_diameter_mm", "mean_diameter_mm", "truncated", "note", *WORDS, *TRUST, *RANGES, LIKENESS]
+    return [
+        *names,
+        "short_diameter_mm",
+        "mean_diameter_mm",
+        "truncated",
+        "note",
+        *WORDS,
+        *TRUST,
+        *RANGES,
+        schema.NODULE_LIKE,
+    ]
 
 
 def row_of(finding: Finding) -> dict:
@@ -68,7 +77,7 @@ def _trust(finding: Finding) -> dict[str, str]:
         values = zip(RANGES, (*finding.volume_range_mm3, *finding.diameter_range_mm), strict=True)
         found |= {name: f"{value:.6g}" for name, value in values if np.isfinite(value)}
     if finding.nodule_like is not None:
-        found[LIKENESS] = f"{finding.nodule_like:.6g}"
+        found[schema.NODULE_LIKE] = f"{finding.nodule_like:.6g}"
     return found
 
 

@@ -25,15 +25,13 @@ Table = dict[str, np.ndarray]
 
 OUTLINE_SCORES = ("dice", "hd95_mm", "nsd")  # of the predicted mask against the readers' consensus, see `outlines`
 
-LIKENESS = "nodule_like"  # see `inference.likeness`; a column of predictions.csv where the networks know it
-
 
 def prediction_columns(nominal: str, likeness: bool = False) -> list[str]:
     """Return the columns of predictions.csv, in order.
 
     Args:
       nominal: how the nominal ratings are treated, one of `cohort.NOMINAL_RULES`.
-      likeness: whether there is a column `LIKENESS`.
+      likeness: whether there is a column `schema.NODULE_LIKE`.
     """
     dice, *further = OUTLINE_SCORES
     columns = ["nodule_id", "patient_id", "fold", dice]
@@ -44,7 +42,7 @@ def prediction_columns(nominal: str, likeness: bool = False) -> list[str]:
         columns += [f"{rating.name}_p{k}" for k in range(1, rating.classes + 1)]
     if nominal == "modal":
         further += [f"{rating.name}_rounded_mean" for rating in schema.RATINGS if rating.nominal]
-    return columns + further + [LIKENESS] * likeness
+    return columns + further + [schema.NODULE_LIKE] * likeness
 
 
 def reader_columns() -> list[str]:
@@ -68,16 +66,18 @@ def write_predictions(
       fold: number of the fold that tested these nodules.
       records: of the N test nodules.
       nominal: how the nominal ratings are treated, one of `cohort.NOMINAL_RULES`.
-      scores: (N,) each, by the names of `OUTLINE_SCORES`, and `LIKENESS`; those that are not known are left out.
+      scores: (N,) each of those of `OUTLINE_SCORES` and `schema.NODULE_LIKE` that are known, by name.
       probabilities: (N, 9, 6), NaN in ratings that the model does not predict; None without ratings.
     """
-    columns = prediction_columns(nominal, LIKENESS in scores)
+    columns = prediction_columns(nominal, schema.NODULE_LIKE in scores)
     labels = cohort.labels(records[schema.RATING_COUNTS], nominal)
     rounded = cohort.rounded_rating(records[schema.RATING_COUNTS])
     rows = []
     for row_index, nodule_id in enumerate(records[schema.NODULE_ID]):
         row = {"nodule_id": nodule_id, "patient_id": records[schema.PATIENT_ID][row_index], "fold": fold}
-        row |= {name: _cell(scores[name][row_index]) for name in (*OUTLINE_SCORES, LIKENESS) if name in scores}
+        row |= {
+            name: _cell(scores[name][row_index]) for name in (*OUTLINE_SCORES, schema.NODULE_LIKE) if name in scores
+        }
         for index, rating in enumerate(schema.RATINGS):
             row[f"{rating.name}_true"] = labels[row_index, index] or ""
             row[f"{rating.name}_rounded_mean"] = rounded[row_index, index] or ""
@@ -100,7 +100,7 @@ def gather_predictions(workdir: Path) -> None:
     paths = sorted(workdir.glob("fold_*/predictions.csv"))
     rule = _rule_of(paths[0]) if paths else cohort.NOMINAL_RULES[0]
     rows = [row for path in paths for row in _read(path, prediction_columns(rule))]
-    columns = prediction_columns(rule, any(LIKENESS in row for row in rows))
+    columns = prediction_columns(rule, any(schema.NODULE_LIKE in row for row in rows))
     _write(workdir / "predictions.csv", columns, sorted(rows, key=lambda row: row["nodule_id"]))
 
 
@@ -137,8 +137,8 @@ def read_tables(workdir: Path) -> Table:
     lost = [row["nodule_id"] for row in predictions if row["nodule_id"] not in readers]
     if lost:
         raise UserError(f"{workdir / 'readers.csv'}: has no row for nodule '{lost[0]}' of predictions.csv")
-    rows = [{LIKENESS: ""} | readers[row["nodule_id"]] | row for row in predictions]
-    numbers = ("fold", *OUTLINE_SCORES, LIKENESS, "reader_dice", "diameter_mm")
+    rows = [{schema.NODULE_LIKE: ""} | readers[row["nodule_id"]] | row for row in predictions]
+    numbers = ("fold", *OUTLINE_SCORES, schema.NODULE_LIKE, "reader_dice", "diameter_mm")
     try:
         truth = _ratings(rows, "_true")
         return {
