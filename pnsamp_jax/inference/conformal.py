@@ -29,7 +29,7 @@ def mass_before(probabilities: np.ndarray, nominal: bool = False) -> np.ndarray:
       nominal: whether the classes have no order.
 
     Returns:
-      (N, K).
+      (N, K) in 0..1.
     """
     count, classes = probabilities.shape
     rows = np.arange(count)
@@ -38,7 +38,7 @@ def mass_before(probabilities: np.ndarray, nominal: bool = False) -> np.ndarray:
         order = np.argsort(-probabilities, axis=1, kind="stable")
         ordered = np.take_along_axis(probabilities, order, axis=1)
         np.put_along_axis(before, order, ordered.cumsum(axis=1) - ordered, axis=1)
-        return before
+        return before.clip(0, 1)
     lowest = highest = probabilities.argmax(axis=1)
     walled = np.pad(probabilities, ((0, 0), (1, 1)), constant_values=-1.0)  # class k - 1 at index k
     for _ in range(classes - 1):
@@ -47,7 +47,7 @@ def mass_before(probabilities: np.ndarray, nominal: bool = False) -> np.ndarray:
         entering = np.where(down, lowest, highest)
         before[rows, entering] = mass
         mass = mass + probabilities[rows, entering]
-    return before
+    return before.clip(0, 1)  # sums of float32 may exceed 1, and a class is in every set whose limit is 1
 
 
 def patient_quantile(scores: np.ndarray, patients: np.ndarray, coverage: float) -> float:

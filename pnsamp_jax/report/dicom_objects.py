@@ -215,6 +215,9 @@ def _measurement(name: Code, value: float, unit: Code, interval: tuple[float, fl
         properties = hd.sr.MeasurementProperties(
             lower_measurement_uncertainty=below, upper_measurement_uncertainty=above
         )
+        for end in properties:  # highdicom gives both no unit
+            [number] = end.MeasuredValueSequence
+            number.MeasurementUnitsCodeSequence = [hd.sr.CodedConcept.from_code(unit)]
     return hd.sr.Measurement(name, round(value, 2), unit, properties=properties)
 
 

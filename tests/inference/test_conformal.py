@@ -97,3 +97,13 @@ def test_networks_that_share_no_class_still_give_a_set():
     for network, k in enumerate((0, 2, 4)):
         votes[network, ..., k] = True
     assert np.flatnonzero(conformal.merge(votes)[0, ORDINAL]).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_limit_of_1_puts_every_class_into_the_set_whatever_the_rounding():
+    random = np.random.default_rng(0)
+    logits = np.where(schema.CLASS_EXISTS, random.normal(0, 8, (4000, 9, 6)), -np.inf).astype(np.float32)
+    probabilities = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities /= probabilities.sum(axis=-1, keepdims=True)
+    assert probabilities.dtype == np.float32 and (probabilities.cumsum(axis=-1) > 1).any()  # as rounding goes
+    sets = conformal.class_sets(probabilities, np.where(schema.CLASS_EXISTS, 1.0, 0.0))
+    assert (sets == schema.CLASS_EXISTS).all()

@@ -195,10 +195,9 @@ def test_intervals_and_the_set_of_classes_are_in_the_report(tmp_path):
     write_and_read(tmp_path, [known], make_masks(paths, 1), paths)
     (group,) = read_report(tmp_path).content.get_volumetric_roi_measurement_groups()
     volume, long_axis, *_ = group.get_measurements()
-    bounds = [
-        item.MeasuredValueSequence[0].NumericValue for item in volume[0].ContentSequence if item.ValueType == "NUM"
-    ]
-    assert sorted(map(float, bounds)) == [40, 80]
+    bounds = [item.MeasuredValueSequence[0] for item in volume[0].ContentSequence if item.ValueType == "NUM"]
+    assert sorted(float(bound.NumericValue) for bound in bounds) == [40, 80]
+    assert {bound.MeasurementUnitsCodeSequence[0].CodeValue for bound in bounds} == {"mm3"}
     assert "NUM" not in [item.ValueType for item in long_axis[0].get("ContentSequence", [])]  # infinite: not known
     may_be = [item.value for item in group.get_qualitative_evaluations() if item.name.value == "malignancy_set"]
     assert [code.value for code in may_be] == ["903", "904"]
