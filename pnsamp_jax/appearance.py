@@ -64,11 +64,11 @@ def change_appearance(key: Array, image: Array, mask: Array, options: Appearance
     Returns:
       Image and mask, (S, S, S) float32 each, and () bool: whether the ratings of the nodule still hold.
     """
-    fade_key, enlarge_key, noise_key, smear_key = jax.random.split(key, 4)
+    fade_key, faded_key, enlarge_key, noise_key, smear_key = jax.random.split(key, 5)
     ratings_hold = jnp.array(True)
     if options.fade:
         chosen, faded_image = fade(fade_key, image, mask, options.uneven)
-        chosen &= jax.random.bernoulli(jax.random.fold_in(fade_key, 0), options.fade)
+        chosen &= jax.random.bernoulli(faded_key, options.fade)
         image = jnp.where(chosen, faded_image, image)
         ratings_hold &= ~chosen
     if options.enlarge or options.enlarge_faded:

@@ -13,6 +13,7 @@ from pnsamp_jax.appearance import Appearance, change_appearance
 Windows = tuple[tuple[float, float], ...]
 
 AXIS = "batch"  # over which the devices share a batch
+LOOK = 1000  # of the keys of the appearance; small numbers give those that `transforms.augment` splits off
 
 
 class Task(NamedTuple):
@@ -68,7 +69,7 @@ class Task(NamedTuple):
         if not self.appearance.changes:
             return images, masks, jnp.ones(len(images), bool)
         change = jax.vmap(partial(change_appearance, options=self.appearance))
-        return change(jax.vmap(partial(jax.random.fold_in, data=2))(keys), images, masks)
+        return change(jax.vmap(partial(jax.random.fold_in, data=LOOK))(keys), images, masks)
 
 
 def build_model(fields: dict[str, Any]) -> tuple[nn.Module, Windows]:
