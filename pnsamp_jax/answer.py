@@ -1,8 +1,7 @@
 """What the networks answer at a point of a CT, as plain values in Python."""
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -222,29 +221,21 @@ def save(answers: Sequence[Answer] | Answer, folder: str | PathLike[str]) -> Pat
         raise UserError("folder: is empty; name the folder of the prediction")
     path = user_path(folder)
     answers = _listed(answers)
-    write.check_workdir(path)
-    if (path / "predictions.json").exists():
+    if (path / "predictions.json").is_file():
         raise UserError(f"{path}: holds a prediction already; choose another folder, or save all answers at once")
-    with _writing(path):
+    write.check_workdir(path, [answer.located.request for answer in answers])
+    with write.writing(path):
         _write_files(answers, path)
     return path
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{path}: cannot be written ({reason}); check the path and the space") from error
 
 
 def _write_files(answers: list[Answer], path: Path) -> None:
     requests = [answer.located.request for answer in answers]
     pairs = {answer.located.request.nodule_id: (answer.located, answer.finding) for answer in answers}
-    results = write.write_masks([pairs[request.nodule_id] for request in by_image(requests)], len(pairs), path)
     header = _common_header(answers)
-    write.write_tables(requests, results, header, path)
+    with write.replacing(path) as unfinished:
+        results = write.write_masks((pairs[one.nodule_id] for one in by_image(requests)), len(pairs), unfinished)
+        write.write_tables(requests, results, header, unfinished)
     complaints = write.write_dicom_objects(results.series, bool(header["trained_on_simulated_voxels"]), path)
     write.write_report(results.shown, [], header, path)
     if complaints:
@@ -270,7 +261,7 @@ def save_report(answers: Sequence[Answer] | Answer, path: str | PathLike[str]) -
     several = _listed(answers)
     file = user_path(path)
     findings = [answer.finding for answer in several]
-    with _writing(file):
+    with write.writing(file):
         write_page(findings, write.TITLE, file, [], _warning(several), _common_header(several))
     return file
 

@@ -43,26 +43,27 @@ def predict(config: ConfigDict, workdir: Path) -> list[Finding]:
     use_compilation_cache(settings.cache)
     requests = read_requests(settings.image, settings.points, settings.units, settings.series, settings.min_score)
     folder = ensemble.chosen_folder("config.predict.checkpoint", settings.checkpoint or "shipped")
-    write.check_workdir(workdir)  # before the weights are read, which takes longer
+    write.check_workdir(workdir, requests)  # before the weights are read, which takes longer
     networks = ensemble.load(folder, settings.runtime) if any(request.path.exists() for request in requests) else None
-    write.remove_earlier(workdir)
-
     batch_size = asking.batch_size_of(min(settings.batch_size, len(requests)))
-    outcomes = _answers(by_image(requests), networks, settings, batch_size)
-    progress = tqdm(outcomes, desc="Predicting", total=len(requests), unit="nodule")
-    results = write.write_masks(progress, settings.shown, workdir)
-    if networks:
-        results = results.with_hints(asking.hints(requests, results.findings, networks, batch_size, settings.flips))
-
     header = ensemble.described(networks, readable(settings.checkpoint) or "shipped", settings.flips)
-    write.write_tables(requests, results, header, workdir)
-    with ThreadPoolExecutor(1) as background:  # the tables stand; now what takes longer
-        salient = background.submit(asking.add_saliency, results.shown, networks, batch_size)
-        simulated = networks is not None and networks.simulated
-        complaints = write.write_dicom_objects(results.series, simulated, workdir)
-        shown = salient.result()
-    if settings.shown:
-        write.write_report(shown, results.failures, header, workdir)
+    with write.writing(workdir):
+        with write.replacing(workdir) as unfinished:
+            outcomes = _answers(by_image(requests), networks, settings, batch_size)
+            with tqdm(outcomes, desc="Predicting", total=len(requests), unit="nodule") as progress:
+                results = write.write_masks(progress, settings.shown, unfinished)
+            if networks:
+                hints = asking.hints(requests, results.findings, networks, batch_size, settings.flips)
+                results = results.with_hints(hints)
+            _keep_earlier_if_all_failed(results, workdir)
+            write.write_tables(requests, results, header, unfinished)
+        with ThreadPoolExecutor(1) as background:  # the tables stand; now what takes longer
+            salient = background.submit(asking.add_saliency, results.shown, networks, batch_size)
+            simulated = networks is not None and networks.simulated
+            complaints = write.write_dicom_objects(results.series, simulated, workdir)
+            shown = salient.result()
+        if settings.shown:
+            write.write_report(shown, results.failures, header, workdir)
     summary.print_summary(requests, results, simulated, workdir)
     _raise_if_incomplete(results.failures, complaints, len(requests), workdir)
     return shown
@@ -79,6 +80,13 @@ def _answers(
         return (outcome for outcome in locate(requests, 0, 1.0) if isinstance(outcome, Failure))
     located = locate(requests, networks.patch_size, networks.spacing_mm)
     return asking.ask(located, networks, batch_size, settings.flips)
+
+
+def _keep_earlier_if_all_failed(results: write.Results, workdir: Path) -> None:
+    """Raise UserError, before an earlier prediction is replaced, if no nodule could be predicted."""
+    if not results.findings and (workdir / "predictions.json").exists():
+        reason = results.failures[0].reason
+        raise UserError(f"no nodule could be predicted, so {workdir} keeps its earlier prediction; {reason}")
 
 
 def _raise_if_incomplete(failures: list[Failure], complaints: list[str], total: int, workdir: Path) -> None:

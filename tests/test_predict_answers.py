@@ -104,6 +104,16 @@ def test_an_empty_mask_is_no_answer_in_any_file(workdir, series, tmp_path, capsy
     assert described.split(maxsplit=1)[1] == "nothing segmented"  # neither a size nor a suspicion
 
 
+def test_an_earlier_prediction_stays_where_nothing_can_be_predicted(workdir, series, tmp_path):
+    predict.predict(options(workdir, series, POINT), tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    with pytest.raises(
+        UserError, match=r"no nodule could be predicted, so .* keeps its earlier prediction; .*mistyped"
+    ):
+        predict.predict(options(workdir, tmp_path / "mistyped.nii", POINT), tmp_path / "out")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
 def test_a_series_without_a_nodule_has_no_dicom_objects(workdir, series, tmp_path):
     predict.predict(options(workdir, series, (-20.0, 12.0, 5.0)), tmp_path / "out")
     assert not (tmp_path / "out" / "dicom").exists()

@@ -1,9 +1,12 @@
-"""Write the files of a prediction, listed in `predict`, and remove those of an earlier one."""
+"""Write the files of a prediction, listed in `predict`, in place of those of an earlier one."""
 
 import csv
+import fcntl
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -25,6 +28,7 @@ FIGURES = ("figures/nodules.png", "figures/nodules.pdf")
 REPORT = "report.html"
 TITLE = "Pulmonary nodules, rated by PN-SAMP"  # of the report
 TABLES = ("predictions.csv", "predictions.json")
+UNFINISHED = ".unfinished"  # folder of a prediction that is being made
 
 
 @dataclass
@@ -180,44 +184,99 @@ def write_report(findings: list[Finding], failures: list[Failure], header: Mappi
     write_page(findings, TITLE, workdir / REPORT, unanswered, warning, header)
 
 
-def check_workdir(workdir: Path) -> None:
+def check_workdir(workdir: Path, requests: Iterable[Request]) -> None:
     """Raise UserError if the files of a prediction cannot be written to the workdir, or would mix with others.
 
     That is: something else stands where a folder or a file must go, or the user may not write there; or it holds a
-    training run, or a predictions.json that no prediction wrote.
+    training run, or a file that no prediction wrote and that this one would replace.
+
+    Args:
+      workdir: where the files are to go.
+      requests: whose masks are to be written.
     """
+    if workdir.is_symlink() and not workdir.exists():
+        raise UserError(f"{workdir}: is a link to a folder that does not exist; choose another folder")
     if (workdir / "folds.json").exists():
         raise UserError(f"{workdir}: holds a training run, whose tables would be lost; choose another folder")
-    _earlier_ids(workdir)
-    files = [workdir / name for name in (*TABLES, *FIGURES, REPORT)]
+    nodule_ids = [request.nodule_id for request in requests]
+    files = [workdir / name for name in _file_names(nodule_ids)]
     for path in files:
         if path.is_dir():
             raise UserError(f"{path}: is a folder, where a file must be written; choose another folder")
-    for folder in sorted(
-        {workdir, *(workdir / name for name in ("masks", "dicom")), *(path.parent for path in files)}
-    ):
+    for folder in sorted({workdir, *(path.parent for path in files)}):
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not existing.is_dir():
             raise UserError(f"{existing}: is a file, where a folder is needed; choose another folder")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise UserError(f"{existing}: cannot be written to; choose another folder, or change its permissions")
+    own = {workdir / name for name in _earlier_files(workdir)}
+    foreign = next((path for path in files if path.exists() and path not in own), None)
+    if foreign:
+        raise UserError(f"{foreign}: exists, and no prediction that is here wrote it; choose another folder")
 
 
-def _earlier_ids(workdir: Path) -> list[str]:
-    """Return the nodule ids of an earlier prediction; raise UserError if predictions.json is not one's."""
+def _file_names(nodule_ids: Iterable[str]) -> list[str]:
+    """Return the names of all files that a prediction of these nodules may write."""
+    of_nodules = [name.format(nodule_id) for nodule_id in nodule_ids for name in (MASK_FILE, *DICOM_FILES)]
+    return [*of_nodules, *FIGURES, REPORT, *TABLES]
+
+
+def _earlier_files(workdir: Path) -> list[str]:
+    """Return the names of the files of an earlier prediction; raise UserError if predictions.json is not one's."""
     earlier = workdir / "predictions.json"
     if not earlier.exists():
         return []
     try:
         ids = [nodule["nodule_id"] for nodule in json.loads(earlier.read_text())["nodules"]]
-        return [nodule_id for nodule_id in ids if NODULE_ID.fullmatch(nodule_id)]
+        return _file_names(nodule_id for nodule_id in ids if NODULE_ID.fullmatch(nodule_id))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{earlier}: not written by a prediction, or damaged; choose another folder") from error
 
 
-def remove_earlier(workdir: Path) -> None:
-    """Remove the files of an earlier prediction, and no others, so that two predictions are never mixed."""
-    names = [name.format(nodule_id) for nodule_id in _earlier_ids(workdir) for name in (MASK_FILE, *DICOM_FILES)]
-    if (workdir / "predictions.json").exists():
-        for name in (*names, *FIGURES, REPORT, *TABLES):
-            (workdir / name).unlink(missing_ok=True)
+@contextmanager
+def replacing(workdir: Path) -> Iterator[Path]:
+    """Yield an empty folder, whose files take the place of those of an earlier prediction if the block succeeds.
+
+    So two predictions are never mixed, and one that fails or is stopped leaves the earlier one as it was. The folder
+    lies in the workdir, and is locked: one of a process that was killed is emptied.
+
+    Raises:
+      UserError: another process predicts into the same workdir.
+    """
+    folder = workdir / UNFINISHED
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{workdir}: another prediction is writing there; choose another folder") from error
+        _empty(folder)
+        try:
+            yield folder
+            for name in _earlier_files(workdir):
+                (workdir / name).unlink(missing_ok=True)
+            made = [path for path in folder.rglob("*") if path.is_file()]
+            for path in sorted(made, key=lambda path: path.name == "predictions.json"):  # which makes it complete
+                target = workdir / path.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(handle)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise an OSError of the block as a UserError that names the file or folder that is written."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path}: cannot be written ({reason}); check the path and the space") from error
