@@ -80,6 +80,12 @@ def _read_own(
     """
     if image and "image" in names:
         raise UserError("config.predict.image: leave it out where config.predict.points is a CSV, which names images")
+    others = [unit for unit, columns in POINT_COLUMNS.items() if _has(names, columns)]
+    if others and units not in others:
+        other, columns = others[0], POINT_COLUMNS[others[0]]
+        raise UserError(
+            f"{table}: has the columns {', '.join(columns)}, but config.predict.units is {units}; set it to {other}"
+        )
     numbered = plain_name("nodule_id") not in names
     columns = (*POINT_COLUMNS[units], *(() if image else ("image",)), *(() if numbered else ("nodule_id",)))
     rows = list(read_table(table, columns, optional=("series", *scores)))
@@ -100,6 +106,10 @@ def _read_own(
         point, score = _point(where, row, POINT_COLUMNS[units]), _score(where, row, scores)
         found.append(Request(name, readable(named), path, point, row["series"] or series, units, score))
     return found
+
+
+def _has(names: set[str], columns: tuple[str, ...]) -> bool:
+    return {plain_name(column) for column in columns} <= names
 
 
 def _read_challenge(

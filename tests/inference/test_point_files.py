@@ -611,7 +611,7 @@ def test_the_nodules_of_one_image_need_no_ids(tmp_path):
     [
         ("x,y,z", "mm", "no column x_mm; expected x_mm, y_mm, z_mm"),
         ("coordX,coordY,coordZ", "mm", "no column x_mm; expected x_mm, y_mm, z_mm"),
-        ("nodule_id,x_mm,y_mm,z_mm", "voxel", "no column i; expected i, j, k, nodule_id"),
+        ("nodule_id,x_mm,y_mm,z_mm", "voxel", "has the columns x_mm, y_mm, z_mm, but config.predict.units is voxel"),
         ("nodule_id,x_mm,y_mm", "mm", "no column z_mm; expected x_mm, y_mm, z_mm, nodule_id"),
     ],
 )
@@ -646,3 +646,12 @@ def test_a_lowest_score_that_is_none_is_refused(lowest):
     assert reason.startswith("config.predict.min_score: ") and reason.endswith(
         "give the lowest score to keep, 0 or more"
     )
+
+
+def test_columns_of_other_units_name_the_units(tmp_path):
+    (tmp_path / "points.csv").write_text("nodule_id,image,i,j,k\na,ct.nii,1,2,3\n")
+    reason = refusal(read_requests, "", str(tmp_path / "points.csv"), "mm")
+    assert reason.endswith("has the columns i, j, k, but config.predict.units is mm; set it to voxel")
+    (tmp_path / "points.csv").write_text("nodule_id,image,x_mm,y_mm,z_mm\na,ct.nii,1,2,3\n")
+    reason = refusal(read_requests, "", str(tmp_path / "points.csv"), "voxel")
+    assert reason.endswith("has the columns x_mm, y_mm, z_mm, but config.predict.units is voxel; set it to mm")
