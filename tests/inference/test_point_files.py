@@ -611,7 +611,7 @@ def test_the_nodules_of_one_image_need_no_ids(tmp_path):
     [
         ("x,y,z", "mm", "no column x_mm; expected x_mm, y_mm, z_mm"),
         ("coordX,coordY,coordZ", "mm", "no column x_mm; expected x_mm, y_mm, z_mm"),
-        ("nodule_id,x_mm,y_mm,z_mm", "voxel", "has the columns x_mm, y_mm, z_mm, but config.predict.units is voxel"),
+        ("nodule_id,x_mm,y_mm,z_mm", "voxel", "x_mm, y_mm, z_mm, but config.predict.units is voxel; set it to mm"),
         ("nodule_id,x_mm,y_mm", "mm", "no column z_mm; expected x_mm, y_mm, z_mm, nodule_id"),
     ],
 )
