@@ -217,7 +217,7 @@ def save(answers: Sequence[Answer] | Answer, folder: str | PathLike[str]) -> Pat
         ...     sorted(path.name for path in pnsamp_jax.save(answers, folder).iterdir())
         ['figures', 'masks', 'predictions.csv', 'predictions.json', 'report.html']
     """
-    if str(folder) == "":
+    if not isinstance(folder, str | PathLike) or str(folder) == "":
         raise UserError("folder: is empty; name the folder of the prediction")
     path = user_path(folder)
     answers = _listed(answers)

@@ -17,6 +17,7 @@ from pnsamp_jax.inference.ensemble import RUNTIMES
 from pnsamp_jax.inference.requests import UNITS
 from pnsamp_jax.input_pipeline import PIPELINES
 from pnsamp_jax.state import SCHEDULES
+from pnsamp_jax.workdir.checkpoint import WHICH
 from pnsamp_jax.workdir.layout import flatten
 
 CHOICES = {
@@ -27,7 +28,7 @@ CHOICES = {
     "data.pipeline": PIPELINES,
     "split": SPLITS,
     "schedule": SCHEDULES,
-    "checkpoint": ("best", "last"),
+    "checkpoint": WHICH,
     "loss.labels": transforms.LABELS,
     "model.dtype": ("float32", "bfloat16"),
     "predict.units": UNITS,

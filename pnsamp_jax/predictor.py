@@ -54,6 +54,8 @@ def load(networks: str | os.PathLike[str] = "shipped", *, flips: bool = True, ru
         >>> pnsamp_jax.load()
         <Predictor: 5 networks, patches of 32 voxels of 1.2 mm>
     """
+    if not _is_path(networks):
+        raise UserError(f"networks: is a {type(networks).__name__}; give the workdir of a training, or 'shipped'")
     use_compilation_cache(default_cache_folder())
     name = os.fspath(networks)
     return Predictor(ensemble.load(ensemble.chosen_folder("networks", name), runtime), name, flips)
@@ -165,6 +167,8 @@ class Predictor:
         for name, given in (("points", points), ("image", image)):
             if not _is_path(given):
                 raise UserError(f"{name}: is a {type(given).__name__}; give a path here, or call the predictor itself")
+        if isinstance(min_score, bool) or not isinstance(min_score, int | float):
+            raise UserError(f"min_score: is a {type(min_score).__name__}; give a number")
         try:
             requests = read_requests(os.fspath(image), os.fspath(points), units, series, min_score)
         except UserError as error:  # which names fields of a config
@@ -190,6 +194,8 @@ class Predictor:
         names = [str(name) for name in given]
         if len(names) != len(points):
             raise UserError(f"nodule_ids: has {len(names)} names for {len(points)} points")
+        if any(name is None or name != name for name in given):  # None and NaN, as pandas has them
+            raise UserError("nodule_ids: one is missing; give each nodule a name, or leave them all out")
         path = user_path(image) if _is_path(image) else user_path(f"<{type(image).__name__}>")
         if units == "voxel" and not _is_path(image) and not hasattr(image, "GetOrigin"):
             points = points[:, ::-1]  # the order in which requests have it is that of ITK
@@ -201,6 +207,8 @@ class Predictor:
         )
 
     def _open(self, image: Any, affine: ArrayLike | None, series: str) -> Image:
+        if isinstance(image, str) and not image.strip():  # which would be the current folder
+            raise UserError("image: is empty; give an image file or a folder that holds one DICOM series")
         if not _is_path(image):
             return Image(ct_in_memory(image, affine), None)
         if affine is not None:

@@ -24,6 +24,7 @@ from pnsamp_jax.stepping import take_steps
 from pnsamp_jax.testing import test_fold
 from pnsamp_jax.workdir import layout, tables
 from pnsamp_jax.workdir.checkpoint import Checkpoints, set_aside_damaged
+from pnsamp_jax.workdir.folders import trained_folds
 from pnsamp_jax.workdir.heads import copies_to_refit
 from pnsamp_jax.workdir.metrics_log import MetricsLog
 
@@ -64,7 +65,7 @@ def cross_validate(config: ConfigDict, workdir: Path, train: bool) -> dict:
     if not train and jax.process_count() > 1:
         raise UserError("config.distributed: only a training takes several processes; test and evaluate in one")
     _ = read_settings(config).task  # refuses an unknown model before anything is written
-    if not train and next(workdir.glob("fold_*/checkpoints"), None) is None:
+    if not train and not trained_folds(workdir):
         raise UserError(f"{workdir}: holds no training; correct the path, or run --mode train first")
     run = open_run(config, workdir, longer=train).on_device()
     use_compilation_cache(run.settings.cache)
@@ -83,6 +84,7 @@ def cross_validate(config: ConfigDict, workdir: Path, train: bool) -> dict:
                 return {}
             for fold in run.settings.folds:
                 _finish_fold(run, fold)
+    tables.require_whole_folds(workdir, [set(fold["test"]) for fold in run.folds])
     tables.gather_predictions(workdir)
     results = evaluate.evaluate(workdir)
     if results["source"] == "phantom":

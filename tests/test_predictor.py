@@ -212,6 +212,8 @@ def test_a_series_of_dicom_gets_its_objects(predictor, ct, answer, tmp_path):
         (([POINT, OTHER],), {"nodule_ids": ["a", "a"]}, "appears twice"),
         ((POINT,), {"nodule_ids": ["../a"]}, "give at most 128 letters"),
         (([POINT, OTHER],), {"nodule_ids": "ab"}, "1 names for 2 points"),
+        (([POINT, OTHER],), {"nodule_ids": ["a", None]}, "nodule_ids: one is missing"),
+        (([POINT, OTHER],), {"nodule_ids": ["a", float("nan")]}, "nodule_ids: one is missing"),
         ((POINT,), {"nodule_ids": [None, 7]}, "2 names for 1 points"),
         (("-61,47,-170",), {}, "points: cannot be read as an array of numbers"),
         (([POINT, POINT[:2]],), {}, "points: cannot be read as an array of numbers"),
@@ -343,3 +345,12 @@ def test_an_answer_keeps_the_patch_that_was_asked_about(predictor, image):
         assert own.located.around is None  # the larger cube that it was cut from
         np.testing.assert_array_equal(own.located.hu, own.finding.hu)
         np.testing.assert_allclose(own.located.centre_mm(own.finding.spacing_mm), own.finding.centre_mm)
+
+
+def test_arguments_of_a_wrong_type_are_named(predictor, answer, image, tmp_path):
+    assert (
+        refusal(predictor, "", POINT) == "image: is empty; give an image file or a folder that holds one DICOM series"
+    )
+    assert "min_score: is a str" in refusal(predictor.from_file, tmp_path / "points.csv", min_score="0.5")
+    assert "folder: is empty" in refusal(pnsamp_jax.save, answer, None)
+    assert "networks: is a NoneType" in refusal(pnsamp_jax.load, None)

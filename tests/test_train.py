@@ -21,6 +21,7 @@ from pnsamp_jax.inference import calibration, ensemble
 from pnsamp_jax.inference.masks import central_component
 from pnsamp_jax.run import load_background, open_run, prepare_run
 from pnsamp_jax.state import state_shapes
+from pnsamp_jax.workdir import tables
 from pnsamp_jax.workdir.checkpoint import Checkpoints
 from pnsamp_jax.workdir.tables import prediction_columns, read_tables
 
@@ -152,6 +153,19 @@ def test_evaluate_mode_can_test_the_last_checkpoint(finished, tmp_path):
         assert (found.checkpoint, found.step) == ("last", checkpoints.last_step)
     train.test_and_evaluate(tiny_config(), finished[0])  # leave the folder as it was
     assert calibration.read(finished[0] / "fold_1" / "calibration.json").checkpoint == "best"
+
+
+def test_a_table_of_a_fold_that_lacks_nodules_is_not_evaluated(finished, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished[0], workdir)
+    path = workdir / "fold_1" / "predictions.csv"
+    whole = path.read_text()
+    tested = [set(fold["test"]["nodules"]) for fold in json.loads((workdir / "folds.json").read_text())["folds"]]
+    tables.require_whole_folds(workdir, tested)
+    for content in ("\n".join(whole.splitlines()[:-1]), (workdir / "fold_0" / "predictions.csv").read_text()):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"does not hold the nodules that fold 1 of folds.json tests; remove it"):
+            tables.require_whole_folds(workdir, tested)
 
 
 def test_a_workdir_without_a_training_is_not_evaluated_nor_made(tmp_path):

@@ -35,8 +35,10 @@ from pnsamp_jax.models.pn_samp import PNSAMP
 from pnsamp_jax.models.pn_samp_plus import PNSAMPPlus
 from pnsamp_jax.state import TrainState, state_shapes
 from pnsamp_jax.task import Windows, build_model
-from pnsamp_jax.workdir.checkpoint import Checkpoints, load_weights
+from pnsamp_jax.workdir.checkpoint import WHICH, Checkpoints, load_weights
+from pnsamp_jax.workdir.folders import fold_folders
 from pnsamp_jax.workdir.heads import copies_to_refit, with_heads
+from pnsamp_jax.workdir.layout import difference
 
 RUNTIMES = ("jax", "openvino")
 SHIPPED = Path(pnsamp_jax.__file__).with_name("weights")  # the networks that come with the package
@@ -222,6 +224,8 @@ def load(folder: Path, runtime: str = "jax") -> Networks:
         model, windows = build_model(fields)
         patch_size, spacing_mm = config["patch_size"], config["spacing_mm"]
         simulated, fitted_threshold = config["data"]["source"] == "phantom", config.get("fit_threshold", False)
+        if not (isinstance(patch_size, int) and min(patch_size, spacing_mm) > 0 and config["checkpoint"] in WHICH):
+            raise ValueError("patch_size, spacing_mm or checkpoint is out of range")
     except FileNotFoundError as error:
         raise UserError(f"{config_file}: no such file; give the workdir of a training") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -232,8 +236,7 @@ def load(folder: Path, runtime: str = "jax") -> Networks:
     if not whole:
         raise UserError(f"{config_file}: its network lacks the mask or the ratings; use a PN-SAMP Plus, M, S1 or S2")
     like = state_shapes(model, patch_size, len(windows), config.get("average_decay", 0.0) > 0)
-    folds = _tested_folds(folder)
-    members = {fold.name: _load_member(fold, like, config) for fold in folds}
+    members = {fold.name: _load_member(fold, like, config) for fold in _tested_folds(folder)}
     networks = Networks(model, patch_size, spacing_mm, windows, members, simulated, None, fitted_threshold)
     if runtime == "jax":
         return networks
@@ -243,7 +246,7 @@ def load(folder: Path, runtime: str = "jax") -> Networks:
 
 def _tested_folds(folder: Path) -> list[Path]:
     """Return the folders of the folds that are trained and tested."""
-    trained = sorted({path.parent for kind in ("weights", "checkpoints") for path in folder.glob(f"fold_*/{kind}")})
+    trained = [fold for fold in fold_folders(folder) if (fold / "weights").is_dir() or (fold / "checkpoints").is_dir()]
     tested = [fold for fold in trained if (fold / "calibration.json").exists()]
     untested = [fold.name for fold in trained if fold not in tested]
     if not trained:
@@ -277,10 +280,9 @@ def _load_member(fold: Path, like: TrainState, config: dict[str, Any]) -> Networ
         variables = load_weights(fold / "weights", like.variables)
     else:
         with Checkpoints(fold / "checkpoints") as checkpoints:
-            if checkpoints.config(which)["model"] != config["model"]:
-                raise UserError(
-                    f"{fold}: saved by another config than {fold.parent / 'config.json'}; use one workdir for each"
-                )
+            found = difference(config, checkpoints.config(which), longer=which == "best")
+            if found:
+                raise UserError(f"{fold}: saved by another config than config.json beside it: {found}; restore that")
             state = checkpoints.restore(like, which)
         variables = state.variables
         if fitted.step != int(state.step):

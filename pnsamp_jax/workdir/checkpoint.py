@@ -25,6 +25,8 @@ from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import write_text
 from pnsamp_jax.state import TrainState
 
+WHICH = ("best", "last")  # checkpoints that are kept: that of the lowest validation loss, and the latest
+
 
 class Checkpoints:
     """The checkpoints in a folder, each with its validation loss.

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from pnsamp_jax.data.folds import make_folds
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import readable, write_text
+from pnsamp_jax.workdir.folders import trained_folds
 
 SUBSETS = ("train", "validation", "test")  # of a fold
 Fold = dict[str, list[str]]  # nodule ids of each subset
@@ -100,7 +101,7 @@ def check_config(workdir: Path, fields: dict, longer: bool = False) -> None:
     """
     stored = _read_config(workdir)
     if stored is None:
-        if next(workdir.glob("fold_*/checkpoints"), None):  # folds.json alone is of a run that was killed at its start
+        if trained_folds(workdir):  # folds.json alone is of a run that was killed at its start
             raise UserError(f"{workdir}: holds a run but no config.json; choose another --workdir")
         return
     if found := difference(fields, stored, longer):
@@ -229,9 +230,9 @@ def load_folds(
         if {nodule for fold in folds for nodule in fold["test"]} != patient_of.keys():
             raise UserError(f"{path}: was made for other nodules than the data now hold; choose another --workdir")
         return folds
-    trained = sorted(path.parent.glob("fold_*/checkpoints"))
+    trained = trained_folds(path.parent)
     if trained:  # another version may make another split, in which networks are tested on nodules they have seen
-        raise UserError(f"{path}: missing, though {trained[0].parent.name} is trained; {RESTORE}")
+        raise UserError(f"{path}: missing, though {trained[0].name} is trained; {RESTORE}")
     folds = make_folds(
         nodule_ids,
         patient_ids,

@@ -20,6 +20,7 @@ from pnsamp_jax.data import cohort, schema
 from pnsamp_jax.data.csv_tables import read_table
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
+from pnsamp_jax.workdir.folders import fold_folders, number
 
 Table = dict[str, np.ndarray]
 
@@ -97,11 +98,32 @@ def gather_predictions(workdir: Path) -> None:
     Raises:
       UserError: a fold's table is malformed; predictions.csv stays as it is.
     """
-    paths = sorted(workdir.glob("fold_*/predictions.csv"))
+    paths = _of_folds(workdir)
     rule = _rule_of(paths[0]) if paths else cohort.NOMINAL_RULES[0]
     rows = [row for path in paths for row in _read(path, prediction_columns(rule))]
     columns = prediction_columns(rule, any(schema.NODULE_LIKE in row for row in rows))
     _write(workdir / "predictions.csv", columns, sorted(rows, key=lambda row: row["nodule_id"]))
+
+
+def require_whole_folds(workdir: Path, tested: list[set[str]]) -> None:
+    """Raise UserError if the table of a tested fold does not hold exactly the nodules that the fold tests.
+
+    Args:
+      workdir: of the run.
+      tested: ids of the nodules that each fold tests.
+    """
+    for path in _of_folds(workdir):
+        fold = number(path.parent)
+        found = {row["nodule_id"] for row in _read(path, ["nodule_id"])}
+        if fold >= len(tested) or found != tested[fold]:
+            raise UserError(
+                f"{path}: does not hold the nodules that fold {fold} of folds.json tests; remove it, and run --mode "
+                "evaluate, which writes it anew"
+            )
+
+
+def _of_folds(workdir: Path) -> list[Path]:
+    return [path for fold in fold_folders(workdir) if (path := fold / "predictions.csv").is_file()]
 
 
 def write_readers(path: Path, records: dict[str, np.ndarray]) -> None:

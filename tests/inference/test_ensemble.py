@@ -240,3 +240,30 @@ def test_a_folder_that_is_not_a_trained_run_is_refused(workdir, tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UserError, match="is not the config of a run"):
         ensemble.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"spacing_mm": 0.3}, "there config.spacing_mm is"),  # a network would be asked about other voxels
+        ({"data": {"source": "folder"}}, "there config.data.source is 'phantom', here 'folder'"),  # no warning
+        ({"patch_size": -16}, "is not the config of a run"),
+        ({"spacing_mm": "x"}, "is not the config of a run"),
+        ({"checkpoint": "newest"}, "is not the config of a run"),
+    ],
+)
+def test_an_edited_config_is_noticed(tmp_path, changed, reason):
+    path = made_up_run(tmp_path, (0,)) / "config.json"
+    config = json.loads(path.read_text())
+    for name, value in changed.items():
+        config[name] = config[name] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=reason):
+        ensemble.load(tmp_path)
+
+
+def test_a_copy_of_a_fold_is_no_network(tmp_path):
+    made_up_run(tmp_path, (0, 1))
+    for copy in ("fold_1_backup", "fold_01", "fold_1.old"):
+        shutil.copytree(tmp_path / "fold_1", tmp_path / copy)
+    assert list(ensemble.load(tmp_path).members) == ["fold_0", "fold_1"]
