@@ -134,7 +134,7 @@ def time_preparation(config: ConfigDict, dicom: str) -> dict[str, float]:
         source, geometry = LidcSource(dicom), read_geometry(config)
         series = timed("index_s", source.series)[:5]
         made = timed("series_s", lambda: [make_records(source, one, geometry) for one in series])
-        measured["nodules"] = sum(len(records[schema.NODULE_ID]) for records in made)
+        measured["nodules"] = sum(len(records[schema.NODULE_ID]) for records, _ in made)
     return measured
 
 

@@ -24,7 +24,7 @@ from pnsamp_jax.config import read_settings
 from pnsamp_jax.ct.read import Image
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
-from pnsamp_jax.data.patches import MarkedNodule, consensus_centroid, patch_affine
+from pnsamp_jax.data.patches import MarkedNodule, consensus_centroid, patch_affine, require_usable
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import write_text
 from pnsamp_jax.inference import asking, ensemble
@@ -110,9 +110,7 @@ def run(config: ConfigDict, workdir: Path, context: str, points: int, radius_mm:
     dice: list[float] = []
     patients: list[str] = []
     for series in tqdm(settings.source.series(), unit="series"):
-        for marked in settings.source.load(series):
-            if marked.nodule.nodule_id not in fold_of:
-                continue
+        for marked in require_usable(settings.source.load(series), fold_of):
             member = networks.member(fold_of[marked.nodule.nodule_id])
             moves_mm = offsets(points, radius_mm, seed=len(patients))
             expected, likeliest, overlap = predict_at_offsets(member, marked, moves_mm)

@@ -23,6 +23,7 @@ from experiments.nodule_or_not import groups
 from pnsamp_jax import testing
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.data import schema
+from pnsamp_jax.data.patches import require_usable
 from pnsamp_jax.data.prepare import Source
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.evaluate import CONTEXT_NOTES
@@ -65,10 +66,10 @@ def readers_ratio(source: Source, wanted: set[str]) -> dict[str, float]:
     """Return the largest volume that a reader outlined over the smallest, by nodule id; only where two readers did."""
     ratios = {}
     for series in source.series():
-        for marked in source.load(series):
+        for marked in require_usable(source.load(series), wanted):
             volumes = marked.readers.array.sum(axis=(1, 2, 3))
             volumes = volumes[volumes > 0]
-            if marked.nodule.nodule_id in wanted and len(volumes) > 1:
+            if len(volumes) > 1:
                 ratios[marked.nodule.nodule_id] = float(volumes.max() / volumes.min())
     return ratios
 

@@ -15,7 +15,8 @@ from pnsamp_jax.data.background import APART_MM
 from pnsamp_jax.data.diagnosis import read_diagnoses
 from pnsamp_jax.data.omissions import describe_omissions
 from pnsamp_jax.data.on_disk import open_records
-from pnsamp_jax.data.prepare import Prepared, Source, iter_series, prepare, read_records
+from pnsamp_jax.data.prepare import Prepared, Source, prepare
+from pnsamp_jax.data.series_files import iter_series, read_records
 from pnsamp_jax.files import user_path
 from pnsamp_jax.input_pipeline import Arrays
 from pnsamp_jax.workdir import layout, tables

@@ -20,6 +20,7 @@ from experiments.baselines.subsets import Subset
 from pnsamp_jax.config import read_settings
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
+from pnsamp_jax.data.patches import MarkedNodule
 from pnsamp_jax.data.prepare import Source
 
 ENDS = 2  # slices of a slab that lie beyond its nodule
@@ -37,7 +38,10 @@ def depth_mm(volume: Volume) -> float:
 def depths_mm(source: Source) -> dict[str, float]:
     """Return the `depth_mm` of the image of each nodule of a source, by nodule id."""
     return {
-        marked.nodule.nodule_id: depth_mm(marked.ct) for series in source.series() for marked in source.load(series)
+        marked.nodule.nodule_id: depth_mm(marked.ct)
+        for series in source.series()
+        for marked in source.load(series)
+        if isinstance(marked, MarkedNodule)
     }
 
 

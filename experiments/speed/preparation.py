@@ -23,7 +23,7 @@ def prepare_measured(source: Source, geometry: Geometry, key: str, path: Path) -
     These are `seconds`, `nodules`, `stored_bytes` of the file, and `peak_bytes` of the process until now.
     """
     start = time.perf_counter()
-    records = make_records(source, key.partition(":")[2], geometry)
+    records, _ = make_records(source, key.partition(":")[2], geometry)
     np.savez(path, **records)  # type: ignore[arg-type]  # no feature is called allow_pickle
     measured = {
         "seconds": time.perf_counter() - start,

@@ -27,7 +27,7 @@ from pnsamp_jax import input_pipeline
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.on_disk import open_records
 from pnsamp_jax.data.patches import Geometry
-from pnsamp_jax.data.prepare import read_records
+from pnsamp_jax.data.series_files import read_records
 
 TIMES = (1, 3, 10)
 PER_SERIES = 3

@@ -20,9 +20,10 @@ from scipy.spatial import KDTree
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.cohort import Nodule
-from pnsamp_jax.data.patches import Geometry, MarkedNodule, consensus_centroid, patch_affine, sample
+from pnsamp_jax.data.patches import Geometry, MarkedNodule, Unusable, consensus_centroid, patch_affine, sample
 from pnsamp_jax.data.phantom_voxels import named_generator
 from pnsamp_jax.data.prepare import Source
+from pnsamp_jax.errors import UserError
 
 VERSION = 1  # raise it when other points are drawn
 APART_MM = 15.0  # least distance from the centre of a nodule
@@ -58,9 +59,9 @@ class BackgroundSource:
         """Return the points of one series as nodules without ratings, whose mask is that of the nodules near by.
 
         Raises:
-          UserError: as the source.
+          UserError: as the source, or a nodule of the series is unusable.
         """
-        nodules = self.source.load(series)
+        nodules = self._nodules(series)
         centres = np.stack([_centre(one) for one in nodules])
         marks = [_marked_mm(one.readers) for one in nodules]
         found = []
@@ -73,6 +74,15 @@ class BackgroundSource:
                 described = Nodule(*ids, np.zeros((0, len(schema.RATINGS)), int))
                 mask = self._mask(point, nodules, marks)
                 found.append(MarkedNodule(described, nodule.ct, mask, nodule.context, point))
+        return found
+
+    def _nodules(self, series: str) -> list[MarkedNodule]:
+        """Return the nodules of one series, all of which have to be known: a point could lie within the others."""
+        found = []
+        for one in self.source.load(series):
+            if isinstance(one, Unusable):
+                raise UserError(f"no point is drawn beside its nodules, since one of them is not known: {one.reason}")
+            found.append(one)
         return found
 
     def _mask(self, point: np.ndarray, nodules: list[MarkedNodule], marks: list[np.ndarray]) -> Volume:

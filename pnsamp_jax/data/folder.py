@@ -24,7 +24,7 @@ from pnsamp_jax.ct.read import read_ct
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.folder_masks import read_readers, require_around
 from pnsamp_jax.data.folder_tables import NoduleRow, read_rows
-from pnsamp_jax.data.patches import MarkedNodule
+from pnsamp_jax.data.patches import MarkedNodule, Unusable
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import files_under, stamp
 
@@ -45,15 +45,23 @@ class FolderSource:
         """
         return sorted(read_rows(self.root))
 
-    def load(self, series: str) -> list[MarkedNodule]:
+    def load(self, series: str) -> list[MarkedNodule | Unusable]:
         """Return the nodules of one image file with their voxels.
 
+        Unusable is one whose point lies outside the image, or whose mask is missing, damaged or not its own (see
+        `folder_masks`).
+
         Raises:
-          UserError: a file is missing or unreadable, a point lies outside its image, or a mask is not that of the
-            nodule (see `folder_masks`).
+          UserError: the image is missing or unreadable.
         """
         ct = read_ct(Path(self.root) / series)
-        return [_load_nodule(self.root, row, ct) for row in read_rows(self.root)[series]]
+        found: list[MarkedNodule | Unusable] = []
+        for row in read_rows(self.root)[series]:
+            try:
+                found.append(_load_nodule(self.root, row, ct))
+            except UserError as error:
+                found.append(Unusable(row.nodule.nodule_id, str(error)))
+        return found
 
     def description(self) -> dict[str, Any]:
         """Return the root, which determines the records together with the `inputs` of each series."""

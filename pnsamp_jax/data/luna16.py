@@ -72,15 +72,7 @@ class Luna16Source:
         ct = read_ct(path)
         require_slices(scan, slice_heights(ct), str(path))
         found = marked_nodules(scan, ct)
-        centroids = np.stack([consensus_centroid(one.readers) for one in found if one.readers.array.any()])
-        for point in _places(self.root).get(series, ()):
-            distance_mm = np.linalg.norm(centroids - point, axis=1).min()
-            if distance_mm > MAX_OFFSET_MM:
-                shown = ", ".join(f"{value:.1f}" for value in point)
-                raise UserError(
-                    f"{path}: {TABLE} has a nodule at ({shown}) mm, {distance_mm:.0f} mm from the nearest one of "
-                    "LIDC-IDRI's readers; give LUNA16's own files"
-                )
+        _require_places(path, _places(self.root).get(series, []), found)
         return found
 
     def description(self) -> dict[str, Any]:
@@ -91,6 +83,22 @@ class Luna16Source:
         """Return the size and time of the two files of one scan."""
         path = only_scan(_files(self.root)[series])
         return [stamp(path), stamp(data_file(str(path)))]
+
+
+def _require_places(path: Path, places: list[np.ndarray], found: list[MarkedNodule]) -> None:
+    """Raise UserError if a place of annotations.csv is none of a scan's nodules.
+
+    A nodule whose outlines enclose no voxel has no centroid, so as many places may be far from the others.
+    """
+    centroids = [consensus_centroid(one.readers) for one in found if one.readers.array.any()]
+    distances_mm = [min((float(np.linalg.norm(c - point)) for c in centroids), default=np.inf) for point in places]
+    far = [i for i, distance_mm in enumerate(distances_mm) if distance_mm > MAX_OFFSET_MM]
+    if len(far) > len(found) - len(centroids):
+        shown = ", ".join(f"{value:.1f}" for value in places[far[0]])
+        raise UserError(
+            f"{path}: {TABLE} has a nodule at ({shown}) mm, {distances_mm[far[0]]:.0f} mm from the nearest one of "
+            "LIDC-IDRI's readers; give LUNA16's own files"
+        )
 
 
 @cache  # once per process, not once per series

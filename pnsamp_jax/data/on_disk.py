@@ -1,7 +1,7 @@
 """Prepared records whose voxels stay on disk: each nodule's are read when they are asked for.
 
-The file of a prepared series (see `prepare`) is an uncompressed .npz, so the voxels of a nodule are consecutive bytes
-of it. Memory holds their places and the small fields of all nodules, about a kilobyte a nodule.
+The file of a prepared series (see `series_files`) is an uncompressed .npz, so the voxels of a nodule are consecutive
+bytes of it. Memory holds their places and the small fields of all nodules, about a kilobyte a nodule.
 """
 
 import struct
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pnsamp_jax.data import schema
-from pnsamp_jax.data.prepare import Member, iter_series, join_records, read_field
+from pnsamp_jax.data.series_files import Member, iter_series, join_records, read_field
 from pnsamp_jax.errors import UserError
 
 VOXELS = (schema.IMAGE, schema.MASK)

@@ -4,6 +4,7 @@ A patch's axes follow the body, not the scanner: depth, height and width run tow
 L(eft), so that a scan gives the same patch in whatever order its file stores the voxels.
 """
 
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,34 @@ class MarkedNodule:
     readers: Volume
     context: str
     centre_mm: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A nodule that a data source names but cannot return, as one whose mask is damaged.
+
+    Attributes:
+      nodule_id: of the nodule.
+      reason: why, as a `UserError` says it.
+    """
+
+    nodule_id: str
+    reason: str
+
+
+def require_usable(found: Iterable[MarkedNodule | Unusable], wanted: Container[str]) -> list[MarkedNodule]:
+    """Return those of a source's nodules whose ids are wanted.
+
+    Raises:
+      UserError: one of them is unusable.
+    """
+    usable = []
+    for one in found:
+        if isinstance(one, MarkedNodule):
+            usable += [one] * (one.nodule.nodule_id in wanted)
+        elif one.nodule_id in wanted:
+            raise UserError(f"{one.nodule_id}: {one.reason}")
+    return usable
 
 
 def patch_affine(centre_mm: npt.ArrayLike, size: int, spacing_mm: float) -> np.ndarray:

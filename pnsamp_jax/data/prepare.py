@@ -2,11 +2,14 @@
 
     <cache>/<source>-<digest>/description.json         the settings that all series share, of which this is the digest
     <cache>/<source>-<digest>/<series>-<digest>.npz    the records of one series; the digest is that of its inputs
-    <cache>/<source>-<digest>/failures.json            series that could not be prepared, with the reasons
+    <cache>/<source>-<digest>/failures.json            series and nodules that could not be prepared, with the reasons
 
 A series is prepared again when its inputs change: a slice that came or went, a voxel file that was written again, a
 reading. The others stay. A series file is written whole or not at all, so an interrupted preparation resumes where it
 stopped, and a series that failed is tried again the next time.
+
+A nodule that cannot be used, as one without its mask, costs no other. Its series is prepared without it, and the file
+of the series keeps the reason, which every run tells; it is tried again with its series.
 """
 
 import dataclasses
@@ -14,31 +17,26 @@ import hashlib
 import json
 import multiprocessing
 import os
-import struct
 import sys
 import threading
-import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from pnsamp_jax.ct.notes import collected
 from pnsamp_jax.data import beam, schema
-from pnsamp_jax.data.patches import Geometry, MarkedNodule, make_record
+from pnsamp_jax.data.patches import Geometry, MarkedNodule, Unusable, make_record
+from pnsamp_jax.data.series_files import read_remarks, write_series
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import atomic_path, readable, write_text
+from pnsamp_jax.files import readable, write_text
 
-FORMAT_VERSION = 4  # part of the description: raise it when the content of a record changes
-NO_MEMBER = "config.data.cohort: no nodule belongs to the cohort; choose another or lower config.data.min_readers"
-
-ReadField = Callable[[BinaryIO, np.lib.npyio.NpzFile, str, np.ndarray], np.ndarray]  # see `read_field`
-Member = Callable[[np.ndarray], np.ndarray]  # (n, 9, 6) rating counts -> (n,) bool: the nodules to read
+FORMAT_VERSION = 5  # part of the description: raise it when the content of a series file changes
 
 
 class Source(Protocol):
@@ -49,8 +47,8 @@ class Source(Protocol):
     def series(self) -> list[str]:
         """Look at the files anew, and return the keys of the series, each of which is loaded once."""
 
-    def load(self, series: str) -> list[MarkedNodule]:
-        """Return the nodules of one series with their voxels; raise UserError if the files are damaged."""
+    def load(self, series: str) -> Sequence[MarkedNodule | Unusable]:
+        """Return the nodules of one series with their voxels; raise UserError if its image is damaged."""
 
     def description(self) -> dict[str, Any]:
         """Return the settings that determine the records of every series, as JSON."""
@@ -67,35 +65,54 @@ class Prepared:
       folder: in which they lie.
       files: one for each series that could be prepared; other files in the folder are out of date.
       failures: the reason for each series that could not.
+      nodule_failures: the reason for each nodule of the other series that could not, by id.
     """
 
     folder: Path
     files: list[Path]
     failures: dict[str, str]
+    nodule_failures: dict[str, str]
 
 
-def make_records(source: Source, series: str, geometry: Geometry) -> schema.Records:
-    """Return the records of one series, stacked. They depend only on the arguments and the files these name.
+def make_records(source: Source, series: str, geometry: Geometry) -> tuple[schema.Records, dict[str, str]]:
+    """Make the records of one series. They depend only on the arguments and the files these name.
 
-    A series without nodules, as a `background` source may have, gives empty rating counts alone.
+    Returns:
+      The records, stacked, and the reason for each nodule that has none, by id. A series without nodules, as a
+      `background` source may have, gives empty rating counts alone.
+
+    Raises:
+      UserError: the series cannot be loaded, or none of its nodules can be used.
     """
-    records = [make_record(marked, geometry) for marked in source.load(series)]
-    if not records:
-        return {schema.RATING_COUNTS: np.zeros((0, *schema.CLASS_EXISTS.shape), np.uint8)}
-    return {name: np.stack([record[name] for record in records]) for name in records[0]}
+    records: list[dict[str, Any]] = []
+    failures: dict[str, str] = {}
+    for found in source.load(series):
+        if isinstance(found, Unusable):
+            failures[found.nodule_id] = found.reason
+            continue
+        try:
+            records.append(make_record(found, geometry))
+        except UserError as error:
+            failures[found.nodule.nodule_id] = str(error)
+    if records:
+        return {name: np.stack([record[name] for record in records]) for name in records[0]}, failures
+    if failures:
+        first, reason = next(iter(failures.items()))
+        several = f"none of its {len(failures)} nodules can be used; the first, {first}: "
+        raise UserError(several * (len(failures) > 1) + reason)
+    return {schema.RATING_COUNTS: np.zeros((0, *schema.CLASS_EXISTS.shape), np.uint8)}, {}
 
 
 def _prepare_series(source: Source, geometry: Geometry, series: str, path: Path) -> tuple[str | None, list[str]]:
     """Write one series file. Return None, or the reason if the series cannot be read; and notes about its files."""
     with collected() as notes:
         try:
-            records = make_records(source, series, geometry)
+            records, failures = make_records(source, series, geometry)
         except (UserError, OSError) as error:
             return str(error), notes
         except MemoryError:
             return f"{series}: takes more memory than there is; close other programs or leave it out", notes
-    with atomic_path(path) as temporary:
-        np.savez(temporary, **records)  # type: ignore[arg-type]  # no feature is called allow_pickle
+    write_series(path, records, failures)
     return None, notes
 
 
@@ -162,16 +179,26 @@ def prepare(
             bar.update()
             if failure is not None:
                 failures[series] = failure
-    write_text(folder / "failures.json", json.dumps(failures, indent=2, sort_keys=True))
-    if failures:
-        print(readable(f"Left out {len(failures)} of {len(paths)} series (listed in {folder / 'failures.json'}):"))
-        for series, reason in sorted(failures.items()):
-            print(readable(f"  {series}: {reason}"))
+    files = sorted(path for series, path in paths.items() if series not in failures)
+    nodules, nodule_failures = read_remarks(files)
+    report = folder / "failures.json"
+    write_text(report, json.dumps({"series": failures, "nodules": nodule_failures}, indent=2, sort_keys=True))
+    _tell(failures, f"{len(paths)} series (listed in {report})")
+    when = "tried again when their files or rows change"
+    _tell(nodule_failures, f"{nodules} nodules{' of other series' * bool(failures)} (listed in {report}; {when})")
     if len(failures) == len(paths):
         raise UserError(
             f"no series could be prepared; the first reason: {next(iter(failures.values()), 'none found')}"
         )
-    return Prepared(folder, sorted(path for series, path in paths.items() if series not in failures), failures)
+    return Prepared(folder, files, failures, nodule_failures)
+
+
+def _tell(failures: Mapping[str, str], total: str) -> None:
+    """Print what was left out, with the reasons, after a line that counts it."""
+    if failures:
+        print(readable(f"Left out {len(failures)} of {total}:"))
+    for name, reason in sorted(failures.items()):
+        print(readable(f"  {name}: {reason}"))
 
 
 def _remove_outdated(folder: Path, names: Collection[str]) -> None:
@@ -214,80 +241,3 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def read_field(file: BinaryIO, series: np.lib.npyio.NpzFile, name: str, chosen: np.ndarray) -> np.ndarray:
-    """Return a field of the chosen nodules of an open series file."""
-    return series[name][chosen]
-
-
-def iter_series(
-    files: Iterable[Path], member: Member | None = None, read: ReadField = read_field
-) -> Iterator[schema.Records]:
-    """Yield the prepared records of each series, so that only one series is in memory at a time.
-
-    Args:
-      files: of the series, see `Prepared`.
-      member: selects the nodules to read: (n, 9, 6) rating counts -> (n,) bool; None for all. The voxels of the other
-        nodules are not read, and a series without selected nodules is skipped.
-      read: returns a field of the selected nodules.
-
-    Raises:
-      UserError: a file is damaged.
-    """
-    for path in files:
-        try:
-            with path.open("rb") as file, np.load(file) as part:  # np.load itself leaves a damaged file open
-                rating_counts = part[schema.RATING_COUNTS]
-                chosen = np.flatnonzero(member(rating_counts)) if member else np.arange(len(rating_counts))
-                records = {name: read(file, part, name, chosen) for name in part.files} if len(chosen) else None
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except (zipfile.BadZipFile, ValueError, LookupError, EOFError, RuntimeError, struct.error) as error:
-            raise UserError(f"{path}: damaged ({error}); delete it and run again") from error
-        if records:
-            yield records
-
-
-def iter_nodules(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (nodule id, record) for each nodule of a series file.
-
-    Raises:
-      UserError: the file is damaged.
-    """
-    for series in iter_series([path]):
-        for index, nodule_id in enumerate(series[schema.NODULE_ID].tolist()):
-            yield nodule_id, {name: values[index] for name, values in series.items()}
-
-
-def join_records(parts: Iterable[schema.Records]) -> schema.Records:
-    """Concatenate stacked records and sort them by nodule id.
-
-    Args:
-      parts: of one or more nodules each.
-
-    Raises:
-      UserError: there are no records, or a nodule id appears twice.
-    """
-    parts = list(parts)
-    if not parts:
-        raise UserError(NO_MEMBER)
-    ids = np.concatenate([part[schema.NODULE_ID] for part in parts])
-    order = np.argsort(ids, kind="stable")
-    repeated = ids[order][1:][ids[order][1:] == ids[order][:-1]]
-    if len(repeated):
-        raise UserError(f"nodule_id '{repeated[0]}' appears in two series; ids must be unique")
-    return {name: np.concatenate([part.pop(name) for part in parts])[order] for name in list(parts[0])}
-
-
-def read_records(files: Iterable[Path], member: Member | None = None) -> schema.Records:
-    """Read prepared records into memory, sorted by nodule id.
-
-    Args:
-      files: of the series, see `Prepared`.
-      member: selects the nodules to read, see `iter_series`.
-
-    Raises:
-      UserError: a file is damaged, a nodule id appears twice, or no nodule is selected.
-    """
-    return join_records(iter_series(files, member))

@@ -7,7 +7,8 @@ from ct_files import write_itk
 
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.folder import FolderSource
-from pnsamp_jax.data.patches import patch_affine
+from pnsamp_jax.data.patches import Unusable, patch_affine
+from pnsamp_jax.errors import UserError
 
 AFFINE = patch_affine((10, -20, 30), 21, 1.0)
 NODULES = [
@@ -81,4 +82,9 @@ def replace(root, table, old, new):
 
 
 def load(root, series="images/a.nrrd"):
-    return FolderSource(str(root)).load(series)
+    """Return the nodules of an image; raise the reason why one is unusable."""
+    found = FolderSource(str(root)).load(series)
+    for one in found:
+        if isinstance(one, Unusable):
+            raise UserError(one.reason)
+    return found

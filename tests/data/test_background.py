@@ -151,7 +151,7 @@ def test_a_series_without_room_is_prepared_without_points(tmp_path):
 
 
 def test_they_belong_to_their_nodules_patient_and_have_no_ratings():
-    records = make_records(BackgroundSource(OneNodule(80), 3, GEOMETRY), "s", GEOMETRY)
+    records, _ = make_records(BackgroundSource(OneNodule(80), 3, GEOMETRY), "s", GEOMETRY)
     assert records[schema.PATIENT_ID].tolist() == ["p"] * 3
     assert len(set(records[schema.NODULE_ID])) == 3 == len(records[schema.IMAGE])
     assert not records[schema.RATING_COUNTS].any()

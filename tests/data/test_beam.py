@@ -77,7 +77,7 @@ def test_failed_series_are_listed_and_finished_ones_are_not_prepared_again(root,
     first = prepare(source, SMALL, cache, 1, options)
     (failed,) = first.failures
     assert failed == f"images/{image.name}" and "Left out 1 of" in capsys.readouterr().out
-    assert json.loads((first.folder / "failures.json").read_text()) == first.failures
+    assert json.loads((first.folder / "failures.json").read_text()) == {"series": first.failures, "nodules": {}}
 
     image.write_bytes(whole)
     times = {path: path.stat().st_mtime_ns for path in first.files}
@@ -85,6 +85,18 @@ def test_failed_series_are_listed_and_finished_ones_are_not_prepared_again(root,
     assert second.failures == {} and len(second.files) == len(first.files) + 1
     assert {path: path.stat().st_mtime_ns for path in first.files} == times
     assert contents(second) == contents(prepare(source, SMALL, tmp_path / "local", workers=1))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("installed")
+def test_a_nodule_without_its_mask_is_left_out_alone_in_every_run(root, tmp_path):
+    (root / "masks" / "a1.nrrd").unlink()
+    source, options = FolderSource(str(root)), beam.read_options(HERE)
+    for _ in range(2):  # the second time from the cache
+        found = prepare(source, SMALL, tmp_path / "beam", 1, options)
+        assert list(found.nodule_failures) == ["a_n01"] and found.failures == {} and len(found.files) == 2
+    local = prepare(source, SMALL, tmp_path / "local", workers=1)
+    assert local.nodule_failures == found.nodule_failures and contents(local) == contents(found)
 
 
 @pytest.mark.slow

@@ -5,10 +5,13 @@ import pytest
 from ct_files import refusal, write_itk
 from made_folder import AFFINE, block, change, load, replace, tables, write_table
 
+from pnsamp_jax.data import schema
+from pnsamp_jax.data.background import BackgroundSource
 from pnsamp_jax.data.folder import FolderSource
 from pnsamp_jax.data.folder_tables import NODULE_COLUMNS, RATING_COLUMNS
 from pnsamp_jax.data.patches import Geometry
 from pnsamp_jax.data.prepare import prepare
+from pnsamp_jax.data.series_files import read_records
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -227,3 +230,33 @@ def test_a_mask_that_lost_its_geometry_is_refused(root):
 def test_a_missing_file_is_named(root, name):
     (root / name).unlink()
     assert f"{root}/{name}: no such file" in refusal(load, root)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"NRRD0004\n"])
+def test_a_bad_mask_costs_no_other_nodule_of_its_image_and_is_told_until_it_is_mended(root, capsys, content):
+    source, mask = FolderSource(str(root)), root / "masks" / "a1.nrrd"
+    good = mask.read_bytes()
+    mask.unlink() if content is None else mask.write_bytes(content)
+    for _ in range(2):  # the second time from the cache
+        prepared = prepare(source, Geometry(16, 0, 1.2), root / "cache", 1)
+        assert read_records(prepared.files)[schema.NODULE_ID].tolist() == ["a_n00", "b_n00"]
+        assert not prepared.failures and list(prepared.nodule_failures) == ["a_n01"]
+        told, reason = capsys.readouterr().out.splitlines()
+        assert told.startswith("Left out 1 of 3 nodules (listed in ") and reason.startswith(f"  a_n01: {mask}: ")
+    mask.write_bytes(good)
+    prepared = prepare(source, Geometry(16, 0, 1.2), root / "cache", 1)
+    assert len(read_records(prepared.files)[schema.NODULE_ID]) == 3 and capsys.readouterr().out == ""
+
+
+def test_a_damaged_image_fails_all_its_nodules_as_one_series(root):
+    (root / "images" / "a.nrrd").write_bytes(b"")
+    prepared = prepare(FolderSource(str(root)), Geometry(16, 0, 1.2), root / "cache", 1)
+    assert list(prepared.failures) == ["images/a.nrrd"] and prepared.nodule_failures == {}
+
+
+def test_no_point_is_drawn_in_an_image_with_a_nodule_whose_mask_is_not_known(root):
+    (root / "masks" / "a1.nrrd").unlink()
+    background = BackgroundSource(FolderSource(str(root)), 1, Geometry(16, 0, 1.2))
+    message = refusal(background.load, "images/a.nrrd")
+    assert message.startswith("no point is drawn beside its nodules") and f"{root}/masks/a1.nrrd: no such" in message
+    background.load("images/b.nrrd")

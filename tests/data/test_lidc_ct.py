@@ -19,7 +19,8 @@ from pnsamp_jax.data.folder import FolderSource
 from pnsamp_jax.data.folder_tables import NODULE_COLUMNS, RATING_COLUMNS
 from pnsamp_jax.data.lidc_ct import LidcSource
 from pnsamp_jax.data.patches import Geometry, consensus_centroid, make_record
-from pnsamp_jax.data.prepare import prepare, read_records
+from pnsamp_jax.data.prepare import prepare
+from pnsamp_jax.data.series_files import read_records
 from pnsamp_jax.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -15,7 +15,8 @@ from pnsamp_jax.data.folder import FolderSource
 from pnsamp_jax.data.folder_tables import NODULE_COLUMNS, RATING_COLUMNS
 from pnsamp_jax.data.patches import Geometry, patch_affine
 from pnsamp_jax.data.phantom import PhantomSource
-from pnsamp_jax.data.prepare import dataset_name, join_records, prepare, read_records
+from pnsamp_jax.data.prepare import dataset_name, prepare
+from pnsamp_jax.data.series_files import join_records, read_records
 from pnsamp_jax.errors import UserError
 
 tf = pytest.importorskip("tensorflow", reason="needs TensorFlow: pip install 'pnsamp-jax[tf]'")

@@ -9,11 +9,12 @@ from ct_files import REAL, refusal, write_itk
 
 from pnsamp_jax.ct.dicom import read_series
 from pnsamp_jax.ct.dicom_index import index_series
-from pnsamp_jax.data import lidc, schema
+from pnsamp_jax.data import lidc, lidc_ct, schema
 from pnsamp_jax.data.lidc_ct import LidcSource
-from pnsamp_jax.data.luna16 import Luna16Source
+from pnsamp_jax.data.luna16 import Luna16Source, _places
 from pnsamp_jax.data.patches import Geometry, consensus_centroid
-from pnsamp_jax.data.prepare import make_records, prepare, read_records
+from pnsamp_jax.data.prepare import make_records, prepare
+from pnsamp_jax.data.series_files import read_records
 
 UID = "1.3.6.1.4.1.14519.5.2.1.6279.6001.179049373636438705059720603192"  # of LIDC-IDRI-0001
 HEADER = "seriesuid,coordX,coordY,coordZ,diameter_mm"
@@ -122,9 +123,30 @@ def test_a_real_scan_gives_the_same_records_as_its_dicom_files(tmp_path):
     image = write_itk(tmp_path / "subset0" / f"{UID}.mhd", ct.array, ct.affine)
     assert sitk.ReadImage(str(image)).GetSize() == (512, 512, 133)
     (tmp_path / "annotations.csv").write_text(f"{HEADER}\n{UID},56.4,86.3,-116.0,23.4\n")  # known from the readers
-    by_luna, by_lidc = (
+    (by_luna, _), (by_lidc, _) = (
         make_records(source, UID, GEOMETRY) for source in (Luna16Source(str(tmp_path)), LidcSource(str(REAL)))
     )
     for name in (schema.MASK, schema.RATING_COUNTS, schema.NODULE_ID, schema.CONTEXT):
         np.testing.assert_array_equal(by_luna[name], by_lidc[name])
     assert np.abs(by_luna[schema.IMAGE].astype(int) - by_lidc[schema.IMAGE]).max() <= 1  # HU, of rounding
+
+
+def test_a_nodule_whose_outlines_enclose_no_voxel_costs_no_other_of_its_scan(root, scan, tmp_path, monkeypatch):
+    (tmp_path / "subset0").symlink_to(root / "subset3")
+    source = Luna16Source(str(tmp_path))
+    source.series()
+    rows = [",".join(map(str, (scan.series_uid, *point, 8.0))) for point in centroids(source, scan.series_uid)]
+    (tmp_path / "annotations.csv").write_text("\n".join([HEADER, *rows]))
+    _places.cache_clear()
+    first, *others = [item.nodule.nodule_id for item in lidc.series_nodules(scan.series_uid)]
+    masks = lidc_ct.reader_masks
+    of_first = lidc.series_nodules(scan.series_uid)[0].annotations
+
+    def emptied(annotations, slice_z_mm):
+        found, origin = masks(annotations, slice_z_mm)
+        return found & (annotations != of_first), origin
+
+    monkeypatch.setattr(lidc_ct, "reader_masks", emptied)
+    records, failures = make_records(source, scan.series_uid, GEOMETRY)
+    assert records[schema.NODULE_ID].tolist() == others
+    assert failures == {first: "the mask marks no voxel; a nodule needs at least one"}

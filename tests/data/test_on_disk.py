@@ -8,7 +8,7 @@ import pytest
 from pnsamp_jax import input_pipeline
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.on_disk import VOXELS, open_records
-from pnsamp_jax.data.prepare import read_records
+from pnsamp_jax.data.series_files import read_records
 from pnsamp_jax.errors import UserError
 
 SIZE = 6

@@ -11,12 +11,14 @@ from pnsamp_jax.data.cohort import Nodule
 from pnsamp_jax.data.patches import (
     Geometry,
     MarkedNodule,
+    Unusable,
     ball_diameter_mm,
     consensus,
     consensus_centroid,
     make_record,
     patch_affine,
     reader_dice,
+    require_usable,
     sample,
 )
 from pnsamp_jax.errors import UserError
@@ -285,3 +287,12 @@ def test_extreme_hu_do_not_overflow():
 def test_an_empty_mask_is_refused():
     with pytest.raises(UserError, match="marks no voxel"):
         make_record(marked_box(np.zeros((2, 4, 4, 4), bool)), Geometry(16, 0, 0.6))
+
+
+def test_a_wanted_nodule_has_to_be_usable():
+    ball = Volume(np.ones((1, 3, 3, 3), bool), np.eye(4))
+    good = MarkedNodule(Nodule("good", "p", np.zeros((0, 9), int)), ball, ball, "ct")
+    found = [good, Unusable("bad", "m.nii.gz: no such file")]
+    assert require_usable(found, {"good", "other"}) == [good] and require_usable(found, {"other"}) == []
+    with pytest.raises(UserError, match=r"^bad: m\.nii\.gz: no such file$"):
+        require_usable(found, {"good", "bad"})

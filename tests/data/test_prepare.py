@@ -12,8 +12,9 @@ from pnsamp_jax.ct.notes import note
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.cohort import Nodule
-from pnsamp_jax.data.patches import Geometry, MarkedNodule, make_record, patch_affine
-from pnsamp_jax.data.prepare import dataset_name, iter_series, make_records, prepare, read_records
+from pnsamp_jax.data.patches import Geometry, MarkedNodule, Unusable, make_record, patch_affine
+from pnsamp_jax.data.prepare import dataset_name, make_records, prepare
+from pnsamp_jax.data.series_files import iter_series, read_records
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import atomic_path
 
@@ -28,6 +29,7 @@ BROKEN = {
     "stop": KeyboardInterrupt(),
     "memory": MemoryError(),
 }
+DAMAGED = ("unusable", "empty")
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ class FakeSource:
     """Two nodules per series. Files control the series, since worker processes see them too.
 
     Attributes:
-      folder: a file `<series>.<kind>` makes loading the series raise `BROKEN[kind]`, and `<series>.note` makes it tell
-        something; each load adds a letter to `<series>.log`.
+      folder: a file `<series>.<kind>` makes loading the series raise `BROKEN[kind]`, `<series>.unusable` makes its
+        first nodule unusable, `<series>.empty` empties the mask of its first usable one, and `<series>.note` makes it
+        tell something; each load adds a letter to `<series>.log`.
       names: the series.
       same_ids: True if all series have the same nodule ids.
     """
@@ -68,6 +71,14 @@ class FakeSource:
             ct = Volume(rng.integers(-1000, 400, (9, 9, 9)).astype(np.int16), patch_affine((0, 0, 0), 9, 1.0))
             masks = Volume(rng.random((3, 4, 4, 4)) < 0.7, patch_affine((0, 0, 0), 4, 1.0))
             found.append(MarkedNodule(Nodule(f"{owner}_n{number}", owner, ratings), ct, masks, "ct"))
+        return self.damaged(series, found)
+
+    def damaged(self, series, found):
+        unusable, empty = (Path(self.folder, f"{series}.{kind}").exists() for kind in DAMAGED)
+        if empty:
+            found[1 if unusable else 0].readers.array[:] = False
+        if unusable:
+            found[0] = Unusable(found[0].nodule.nodule_id, "m.nii.gz: no such file")
         return found
 
     def description(self):
@@ -81,7 +92,7 @@ class FakeSource:
         Path(self.folder, f"{series}.{kind}").touch()
 
     def mend(self):
-        for kind in BROKEN:
+        for kind in (*BROKEN, *DAMAGED):
             for path in Path(self.folder).glob(f"*.{kind}"):
                 path.unlink()
 
@@ -173,7 +184,8 @@ def test_a_damaged_series_is_left_out_reported_and_tried_again(source, tmp_path,
     reason = str(BROKEN[kind])
     output = capsys.readouterr().out
     assert "Left out 1 of 4 series" in output and f"s1: {reason}" in output and str(prepared.folder) in output
-    assert json.loads((prepared.folder / "failures.json").read_text()) == prepared.failures == {"s1": reason}
+    assert prepared.failures == {"s1": reason} and prepared.nodule_failures == {}
+    assert json.loads((prepared.folder / "failures.json").read_text()) == {"series": {"s1": reason}, "nodules": {}}
     assert len(read_records(prepared.files)[schema.NODULE_ID]) == 6
     source.loads()
     prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
@@ -181,22 +193,50 @@ def test_a_damaged_series_is_left_out_reported_and_tried_again(source, tmp_path,
     source.mend()
     prepared = prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
     assert source.loads() == {"s1": 1} and capsys.readouterr().out == ""
-    assert json.loads((prepared.folder / "failures.json").read_text()) == prepared.failures == {}
+    assert json.loads((prepared.folder / "failures.json").read_text()) == {"series": {}, "nodules": {}}
     assert len(read_records(prepared.files)[schema.NODULE_ID]) == 8
 
 
-def test_an_empty_mask_counts_as_a_damaged_series(source, tmp_path, monkeypatch, capsys):
-    load = FakeSource.load
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_nodule_that_cannot_be_used_is_left_out_alone_and_told_in_every_run(source, tmp_path, capsys, workers):
+    source.breaks("s1", "unusable")
+    source.breaks("s3", "empty")
+    for loads in (dict.fromkeys(SERIES, 1), {}):
+        prepared = prepare(source, GEOMETRY, tmp_path / "cache", workers=workers)
+        assert source.loads() == loads
+        told, *reasons = capsys.readouterr().out.splitlines()
+        assert told.startswith(f"Left out 2 of 8 nodules (listed in {prepared.folder / 'failures.json'}; tried again ")
+        assert reasons == [
+            "  ps1_n1: m.nii.gz: no such file",
+            "  ps3_n1: the mask marks no voxel; a nodule needs at least one",
+        ]
+        listed = json.loads((prepared.folder / "failures.json").read_text())
+        assert listed["nodules"] == prepared.nodule_failures and sorted(listed["nodules"]) == ["ps1_n1", "ps3_n1"]
+        assert listed["series"] == prepared.failures == {} and len(prepared.files) == 4
+        kept = ["ps0_n0", "ps0_n1", "ps1_n0", "ps2_n0", "ps2_n1", "ps3_n0"]
+        assert read_records(prepared.files)[schema.NODULE_ID].tolist() == kept
+    source.mend()
+    assert prepare(source, GEOMETRY, tmp_path / "cache").nodule_failures != {}  # its inputs are as they were
+    for series in ("s1", "s3"):
+        Path(source.folder, f"{series}.inputs").write_text("the mask came")
+    source.loads()
+    prepared = prepare(source, GEOMETRY, tmp_path / "cache", workers=workers)
+    assert source.loads() == {"s1": 1, "s3": 1} and prepared.nodule_failures == {}
+    assert len(read_records(prepared.files)[schema.NODULE_ID]) == 8
 
-    def without_mask(self, series):
-        found = load(self, series)
-        if series == "s3":
-            found[1].readers.array[:] = False
-        return found
 
-    monkeypatch.setattr(FakeSource, "load", without_mask)
-    assert len(read_records(prepare(source, GEOMETRY, tmp_path, workers=1).files)[schema.NODULE_ID]) == 6
-    assert "s3: the mask marks no voxel" in capsys.readouterr().out
+def test_a_series_whose_nodules_all_fail_is_a_failed_series_and_tried_again(source, tmp_path, capsys):
+    source.breaks("s1", "unusable")
+    source.breaks("s1", "empty")
+    source.breaks("s2", "unusable")
+    for loads in (dict.fromkeys(SERIES, 1), {"s1": 1}):
+        prepared = prepare(source, GEOMETRY, tmp_path / "cache", workers=1)
+        assert source.loads() == loads and list(prepared.failures) == ["s1"]
+        series, of_series, nodules, of_nodules = capsys.readouterr().out.splitlines()
+        assert series.startswith("Left out 1 of 4 series (listed in ")
+        assert of_series == "  s1: none of its 2 nodules can be used; the first, ps1_n1: m.nii.gz: no such file"
+        assert nodules.startswith("Left out 1 of 6 nodules of other series (listed in ")
+        assert of_nodules == "  ps2_n1: m.nii.gz: no such file"
 
 
 def test_a_source_of_only_damaged_series_is_an_error(source, tmp_path):
@@ -308,7 +348,8 @@ def test_damaged_bytes_are_reported_in_one_line(source, tmp_path):
 
 
 def test_make_records_stacks_a_series(source):
-    records = make_records(source, "s1", GEOMETRY)
+    records, failures = make_records(source, "s1", GEOMETRY)
+    assert failures == {}
     assert records[schema.NODULE_ID].tolist() == ["ps1_n1", "ps1_n0"]  # in the source's order
     assert {len(values) for values in records.values()} == {2}
 

@@ -25,7 +25,8 @@ from pnsamp_jax.data.folder import FolderSource
 from pnsamp_jax.data.lidc_ct import LidcSource
 from pnsamp_jax.data.patches import Geometry
 from pnsamp_jax.data.phantom import PhantomSource
-from pnsamp_jax.data.prepare import Source, iter_nodules, prepare
+from pnsamp_jax.data.prepare import Source, prepare
+from pnsamp_jax.data.series_files import iter_nodules
 
 DESCRIPTION = """\
 Pulmonary nodules on CT for the task of PN-SAMP (Wu et al. 2018). Each example is a cubic patch on an isotropic grid
@@ -147,7 +148,7 @@ class LidcNodules(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(features),
             homepage="https://doi.org/10.7937/K9/TCIA.2015.LO9QL9SX",
             citation=CITATION,
-            metadata=tfds.core.MetadataDict(failures={}),  # series that could not be prepared, with the reasons
+            metadata=tfds.core.MetadataDict(failures={}, nodule_failures={}),  # see `prepare.Prepared`
         )
 
     def _download_and_prepare(
@@ -164,6 +165,7 @@ class LidcNodules(tfds.core.GeneratorBasedBuilder):
         cache = Path(config.cache or dl_manager.download_dir)
         prepared = prepare(source, config.geometry, cache, config.workers, self._beam_options)
         self.info.metadata["failures"] = prepared.failures
+        self.info.metadata["nodule_failures"] = prepared.nodule_failures
         return {"train": self._generate_examples(prepared.files)}
 
     def _generate_examples(self, files: list[Path]) -> Any:
