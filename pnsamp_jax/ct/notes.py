@@ -14,13 +14,18 @@ def note(text: str) -> None:
 
 @contextmanager
 def collected() -> Iterator[list[str]]:
-    """Collect the notes of a block instead of printing them, for a caller who knows when to print."""
+    """Collect the notes of a block instead of printing them, for a caller who knows when to print.
+
+    What else is logged below the package, as that an index could not be saved, is no note and goes its own way.
+    """
     texts: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: texts.append(record.getMessage())  # type: ignore[method-assign]
-    handlers, propagate = LOGGER.handlers, LOGGER.propagate
-    LOGGER.handlers, LOGGER.propagate = [handler], False
+
+    def collect(record: logging.LogRecord) -> bool:
+        texts.append(record.getMessage())
+        return False  # it goes no further
+
+    filters, LOGGER.filters = LOGGER.filters, [collect]  # of this logger alone, whose records notes are
     try:
         yield texts
     finally:
-        LOGGER.handlers, LOGGER.propagate = handlers, propagate
+        LOGGER.filters = filters

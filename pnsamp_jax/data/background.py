@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial import KDTree
 
+from pnsamp_jax.ct.notes import collected
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.cohort import Nodule
@@ -78,8 +79,10 @@ class BackgroundSource:
 
     def _nodules(self, series: str) -> list[MarkedNodule]:
         """Return the nodules of one series, all of which have to be known: a point could lie within the others."""
+        with collected():  # the notes came when the nodules were prepared
+            loaded = self.source.load(series)
         found = []
-        for one in self.source.load(series):
+        for one in loaded:
             if isinstance(one, Unusable):
                 raise UserError(f"no point is drawn beside its nodules, since one of them is not known: {one.reason}")
             found.append(one)

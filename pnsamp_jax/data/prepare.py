@@ -9,7 +9,8 @@ reading. The others stay. A series file is written whole or not at all, so an in
 stopped, and a series that failed is tried again the next time.
 
 A nodule that cannot be used, as one without its mask, costs no other. Its series is prepared without it, and the file
-of the series keeps the reason, which every run tells; it is tried again with its series.
+of the series keeps the reason, which every run tells; it is tried again with its series. Notes about the files of a
+series, as of a slice that was interpolated, are kept and told in the same way.
 """
 
 import dataclasses
@@ -36,7 +37,8 @@ from pnsamp_jax.data.series_files import read_remarks, write_series
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import readable, write_text
 
-FORMAT_VERSION = 5  # part of the description: raise it when the content of a series file changes
+FORMAT_VERSION = 6  # part of the description: raise it when the content of a series file changes
+REPEATED = 5  # notes about series that were prepared before
 
 
 class Source(Protocol):
@@ -112,7 +114,7 @@ def _prepare_series(source: Source, geometry: Geometry, series: str, path: Path)
             return str(error), notes
         except MemoryError:
             return f"{series}: takes more memory than there is; close other programs or leave it out", notes
-    write_series(path, records, failures)
+    write_series(path, records, failures, notes)
     return None, notes
 
 
@@ -180,7 +182,10 @@ def prepare(
             if failure is not None:
                 failures[series] = failure
     files = sorted(path for series, path in paths.items() if series not in failures)
-    nodules, nodule_failures = read_remarks(files)
+    remarks = {series: read_remarks(path) for series, path in paths.items() if series not in failures}
+    _repeat_notes([text for series, one in remarks.items() if series not in missing for text in one.notes])
+    nodules = sum(one.nodules for one in remarks.values())
+    nodule_failures = {name: reason for one in remarks.values() for name, reason in one.failures.items()}
     report = folder / "failures.json"
     write_text(report, json.dumps({"series": failures, "nodules": nodule_failures}, indent=2, sort_keys=True))
     _tell(failures, f"{len(paths)} series (listed in {report})")
@@ -191,6 +196,14 @@ def prepare(
             f"no series could be prepared; the first reason: {next(iter(failures.values()), 'none found')}"
         )
     return Prepared(folder, files, failures, nodule_failures)
+
+
+def _repeat_notes(notes: list[str]) -> None:
+    """Print the first notes about series that earlier runs prepared, and how many more there are."""
+    for text in notes[:REPEATED]:
+        print(readable(text), file=sys.stderr)
+    if len(notes) > REPEATED:
+        print(f"... and {len(notes) - REPEATED} more notes about series that were prepared before", file=sys.stderr)
 
 
 def _tell(failures: Mapping[str, str], total: str) -> None:

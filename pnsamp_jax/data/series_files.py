@@ -1,7 +1,7 @@
 """The files of prepared series: the records of a series' nodules, and what is told of the others.
 
 A file is an uncompressed .npz with a stacked array for each field of `schema`, and one of text, `REMARKS`, with JSON:
-`failures`, the reason for each nodule of the series that has no record, by id.
+`failures`, the reason for each nodule of the series that has no record, by id; and `notes` about the series.
 """
 
 import json
@@ -9,6 +9,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, BinaryIO
@@ -28,15 +29,31 @@ ReadField = Callable[[BinaryIO, np.lib.npyio.NpzFile, str, np.ndarray], np.ndarr
 Member = Callable[[np.ndarray], np.ndarray]  # (n, 9, 6) rating counts -> (n,) bool: the nodules to read
 
 
-def write_series(path: Path, records: schema.Records, failures: dict[str, str]) -> None:
+@dataclass(frozen=True)
+class Remarks:
+    """What every run tells of a prepared series.
+
+    Attributes:
+      nodules: how many it has, also without a record.
+      failures: the reason for each of them that has no record, by id.
+      notes: about its files, see `ct.notes`.
+    """
+
+    nodules: int
+    failures: dict[str, str]
+    notes: list[str]
+
+
+def write_series(path: Path, records: schema.Records, failures: dict[str, str], notes: list[str]) -> None:
     """Write the file of a series, completely or not at all.
 
     Args:
       path: of the file.
       records: of its nodules, stacked.
       failures: the reason for each nodule that has no record, by id.
+      notes: about its files.
     """
-    remarks = np.array(json.dumps({"failures": failures}))
+    remarks = np.array(json.dumps({"failures": failures, "notes": notes}))
     with atomic_path(path) as temporary:
         np.savez(temporary, **records, **{REMARKS: remarks})  # type: ignore[arg-type]  # none is called allow_pickle
 
@@ -53,19 +70,16 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, np.lib.npyio.NpzFile]]:
         raise UserError(f"{path}: damaged ({error}); delete it and run again") from error
 
 
-def read_remarks(files: Iterable[Path]) -> tuple[int, dict[str, str]]:
-    """Return the number of nodules of series files, and the reasons for those among them that have no record, by id.
+def read_remarks(path: Path) -> Remarks:
+    """Return the remarks of a series file.
 
     Raises:
-      UserError: a file is damaged.
+      UserError: the file is damaged.
     """
-    nodules, failures = 0, {}
-    for path in files:
-        with _opened(path) as (_, series):
-            failed = json.loads(str(series[REMARKS]))["failures"]
-            nodules += len(series[schema.RATING_COUNTS]) + len(failed)
-        failures.update(failed)
-    return nodules, failures
+    with _opened(path) as (_, series):
+        remarks = json.loads(str(series[REMARKS]))
+        nodules = len(series[schema.RATING_COUNTS]) + len(remarks["failures"])
+        return Remarks(nodules, remarks["failures"], remarks["notes"])
 
 
 def read_field(file: BinaryIO, series: np.lib.npyio.NpzFile, name: str, chosen: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import pytest
 from pnsamp_jax.ct.notes import note
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
+from pnsamp_jax.data.background import BackgroundSource
 from pnsamp_jax.data.cohort import Nodule
 from pnsamp_jax.data.patches import Geometry, MarkedNodule, Unusable, make_record, patch_affine
 from pnsamp_jax.data.prepare import dataset_name, make_records, prepare
@@ -395,6 +396,41 @@ def test_notes_about_files_are_printed_on_lines_of_their_own(source, tmp_path, c
     prepare(source, GEOMETRY, tmp_path / "cache", workers=workers)
     lines = [line.split("\r")[-1] for line in capfd.readouterr().err.split("\n")]
     assert sorted(line for line in lines if "slices" in line) == ["s1: 7 slices read", "s3: 7 slices read"]
+
+
+def notes_of_a_run(source, cache, capfd):
+    capfd.readouterr()
+    prepare(source, GEOMETRY, cache, workers=1)
+    lines = [line.split("\r")[-1] for line in capfd.readouterr().err.split("\n")]
+    return [line for line in lines if "slices" in line or "more" in line]
+
+
+def test_notes_are_told_again_by_runs_that_use_the_prepared_series(source, tmp_path, capfd):
+    source.breaks("s1", "note")
+    for _ in range(2):
+        assert notes_of_a_run(source, tmp_path / "cache", capfd) == ["s1: 7 slices read"]
+    assert source.loads()["s1"] == 1
+    Path(source.folder, "s1.note").unlink()
+    Path(source.folder, "s1.inputs").write_text("all slices")
+    assert notes_of_a_run(source, tmp_path / "cache", capfd) == []
+
+
+def test_of_many_notes_the_first_are_told_again_with_the_number_of_the_others(tmp_path, capfd):
+    names = tuple(f"s{number}" for number in range(8))
+    source = FakeSource(str(tmp_path), names)
+    for name in names:
+        source.breaks(name, "note")
+    told = [f"{name}: 7 slices read" for name in names]
+    assert notes_of_a_run(source, tmp_path / "cache", capfd) == told
+    again = notes_of_a_run(source, tmp_path / "cache", capfd)
+    assert again == [*told[:5], "... and 3 more notes about series that were prepared before"]
+
+
+def test_the_points_beside_the_nodules_do_not_repeat_the_notes(source, tmp_path, capfd):
+    source.breaks("s1", "note")
+    background = BackgroundSource(source, 1, GEOMETRY)
+    runs = [notes_of_a_run(one, tmp_path / "cache", capfd) for one in (source, background) * 2]
+    assert runs == [["s1: 7 slices read"], []] * 2
 
 
 def test_a_patch_file_that_cannot_be_read_is_not_called_damaged(tmp_path):
