@@ -19,7 +19,7 @@ from pnsamp_jax.data.prepare import Prepared, Source, prepare
 from pnsamp_jax.data.series_files import iter_series, read_records
 from pnsamp_jax.files import user_path
 from pnsamp_jax.input_pipeline import Arrays
-from pnsamp_jax.workdir import layout, tables
+from pnsamp_jax.workdir import layout, split, tables
 
 
 @dataclass(frozen=True)
@@ -178,9 +178,9 @@ def _prepare(settings: Settings, source: Source) -> Prepared:
 
 
 def load_folds(settings: Settings, records: Arrays, path: Path) -> list[layout.Fold]:
-    """Read the folds of the cohort's nodules from a file, or make them and write it; see `layout.load_folds`."""
+    """Read the folds of the cohort's nodules from a file, or make them and write it; see `split.load_folds`."""
     chosen = _cohort_records(settings, records)
-    return layout.load_folds(
+    return split.load_folds(
         path,
         chosen[schema.NODULE_ID],
         chosen[schema.PATIENT_ID],

@@ -1,7 +1,7 @@
 """The files of a run's workdir: which config it belongs to, how its nodules are split, and who is training a fold.
 
 config.json       the config of the run, which decides who may use the workdir again
-folds.json        the split, with patient ids
+folds.json        the split, with patient ids, see `split`
 readers.csv       the readers' ratings of the cohort's nodules, see `tables`
 fold_<k>/lock     held by the process that is training or testing the fold
 num_epochs_<n>/   the results after n epochs, of a training that then went on for more
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from pnsamp_jax.data.folds import make_folds
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import readable, write_text
 from pnsamp_jax.workdir.folders import trained_folds
@@ -187,65 +186,6 @@ def locked(fold_folder: Path) -> Iterator[None]:
         yield
 
 
-def load_folds(
-    path: Path,
-    nodule_ids: np.ndarray,
-    patient_ids: np.ndarray,
-    classes: np.ndarray,
-    *,
-    cohort: str,
-    split: str,
-    seed: int,
-    num_folds: int,
-    validation_fraction: float,
-) -> list[Fold]:
-    """Read the split of a cohort from folds.json, or make it (see `make_folds`) and write it.
-
-    A split that exists is never made again: it is what the trained folds have seen.
-
-    Args:
-      path: of folds.json.
-      nodule_ids: (N,) of the cohort.
-      patient_ids: (N,).
-      classes: (N,) by which the folds are stratified.
-      cohort: its name, kept in the file.
-      split: "patient" or "nodule".
-      seed: decides the split.
-      num_folds: number of folds.
-      validation_fraction: share of each fold's training nodules that is held out for validation.
-
-    Raises:
-      UserError: the file was made for other nodules or other settings, is damaged, or is missing from a workdir with a
-        trained fold.
-    """
-    patient_of = dict(zip(nodule_ids.tolist(), patient_ids.tolist(), strict=True))
-    header = {"cohort": cohort, "split": split, "seed": seed}
-    if path.exists():
-        stored, folds = _read_folds(path)
-        for field, value in {**header, "num_folds": num_folds}.items():
-            if stored[field] != value:
-                raise UserError(
-                    f"{path}: was made for {field} {stored[field]!r}, not {value!r}; choose another --workdir"
-                )
-        if {nodule for fold in folds for nodule in fold["test"]} != patient_of.keys():
-            raise UserError(f"{path}: was made for other nodules than the data now hold; choose another --workdir")
-        return folds
-    trained = trained_folds(path.parent)
-    if trained:  # another version may make another split, in which networks are tested on nodules they have seen
-        raise UserError(f"{path}: missing, though {trained[0].name} is trained; {RESTORE}")
-    folds = make_folds(
-        nodule_ids,
-        patient_ids,
-        classes,
-        num_folds=num_folds,
-        validation_fraction=validation_fraction,
-        split=split,
-        seed=seed,
-    )
-    _write_folds(path, header, folds, patient_of)
-    return folds
-
-
 def fold_of_patients(path: Path) -> dict[str, int]:
     """Read from folds.json, of a workdir or of exported weights, the fold whose test set holds each patient.
 
@@ -275,22 +215,3 @@ def write_fold_of_patients(path: Path, tested: dict[str, int]) -> None:
         sorted(patient for patient, own in tested.items() if own == fold) for fold in range(1 + max(tested.values()))
     ]
     path.write_text(json.dumps({"folds": [{"test": {"patients": patients}} for patients in folds]}, indent=1))
-
-
-def _write_folds(path: Path, header: dict, folds: list[Fold], patient_of: dict[str, str]) -> None:
-    """Write a split with the settings that it was made with and the patients of each subset."""
-    described = [
-        {subset: {"nodules": ids, "patients": sorted({patient_of[i] for i in ids})} for subset, ids in fold.items()}
-        for fold in folds
-    ]
-    write_text(path, json.dumps({**header, "folds": described}, indent=1))
-
-
-def _read_folds(path: Path) -> tuple[dict, list[Fold]]:
-    """Read the settings that folds.json was made with, and its folds."""
-    try:
-        content = json.loads(path.read_bytes())
-        folds = [{subset: fold[subset]["nodules"] for subset in SUBSETS} for fold in content.pop("folds")]
-        return {field: content[field] for field in ("cohort", "split", "seed")} | {"num_folds": len(folds)}, folds
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: damaged ({error}); {RESTORE}") from error
