@@ -18,7 +18,7 @@ from pnsamp_jax.files import readable
 from pnsamp_jax.journal import Journal
 from pnsamp_jax.refit import refit_fold
 from pnsamp_jax.run import Run, open_run
-from pnsamp_jax.starting import first_state
+from pnsamp_jax.starting import first_state, require_untested
 from pnsamp_jax.state import TrainState, learning_rates
 from pnsamp_jax.stepping import take_steps
 from pnsamp_jax.testing import test_fold
@@ -72,6 +72,8 @@ def cross_validate(config: ConfigDict, workdir: Path, train: bool) -> dict:
     give_back_freed_memory()  # of the records, which the host need not hold twice
     with ExitStack() as locks:
         processes.on_primary(partial(_lock, run, locks))
+        if train:
+            processes.on_primary(partial(require_untested, run))
         alone = jax.process_count() == 1
         for fold in run.settings.folds:
             if train:
