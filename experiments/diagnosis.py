@@ -32,7 +32,7 @@ from experiments.reliability import scaled
 from pnsamp_jax import diagnosed, metrics
 from pnsamp_jax.config import Settings, read_settings
 from pnsamp_jax.data import schema
-from pnsamp_jax.data.diagnosis import Diagnosis, read_diagnoses
+from pnsamp_jax.data.diagnosis import Diagnosis, of_patients, read_diagnoses
 from pnsamp_jax.errors import UsageError, UserError
 from pnsamp_jax.evaluate import CONTEXT_NOTES
 from pnsamp_jax.files import atomic_path, user_path, write_text
@@ -134,7 +134,7 @@ def head_scores(
       workdir: of the run.
       patients: to score.
       records: of all patients whose diagnosis is known; those whom no tested fold tests serve for fitting alone.
-      diagnoses: by patient.
+      diagnoses: by patient, as the records name them.
     """
     networks, tested = ensemble.load(workdir), layout.fold_of_patients(workdir / "folds.json")
     run = Run(workdir, settings, records, folds=[])
@@ -226,9 +226,10 @@ def run(config: ConfigDict, workdir: Path, out: Path, forest: Path | None) -> No
     scores = {name: patients.by_highest(score) for name, score in of_nodules.items()}
     scores["number of nodules"] = patients.counts
     records = load_records(settings)
-    known = [name for name, one in diagnoses.items() if one.diagnosis != "unknown"]
+    own = of_patients(diagnoses, records[schema.PATIENT_ID].tolist())
+    known = [name for name, one in own.items() if one.diagnosis != "unknown"]
     records = select(records, np.isin(records[schema.PATIENT_ID], known))
-    scores |= head_scores(settings, workdir, patients, records, diagnoses)
+    scores |= head_scores(settings, workdir, patients, records, own)
     calibrated = scaled(patients.table, workdir)["probabilities"][:, schema.MALIGNANCY]
     probability = metrics.malignant_probability(calibrated)[patients.highest(network)]
 

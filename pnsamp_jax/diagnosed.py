@@ -11,7 +11,7 @@ import numpy as np
 
 from pnsamp_jax import intervals, metrics
 from pnsamp_jax.data import cohort, schema
-from pnsamp_jax.data.diagnosis import Diagnosis
+from pnsamp_jax.data.diagnosis import Diagnosis, of_patients
 from pnsamp_jax.workdir.tables import Table
 
 # What benign is compared with: the diagnoses that count as positive. Other patients are left out.
@@ -20,7 +20,9 @@ CONTRASTS = {"malignant": ("primary", "metastatic"), "primary": ("primary",), "m
 
 def with_diagnosis(table: Table, diagnoses: Mapping[str, Diagnosis]) -> Table:
     """Return the nodules of the patients whose diagnosis is known, with the columns `diagnosis` and `method`."""
-    given = [diagnoses.get(patient, Diagnosis("unknown", "unknown")) for patient in table["patient_id"].tolist()]
+    patients = table["patient_id"].tolist()
+    own = of_patients(diagnoses, patients)
+    given = [own.get(patient, Diagnosis("unknown", "unknown")) for patient in patients]
     columns = zip(Diagnosis._fields, np.array(given, dtype=str).reshape(-1, 2).T, strict=True)
     known = np.array([one.diagnosis != "unknown" for one in given], dtype=bool)
     return {name: values[known] for name, values in {**table, **dict(columns)}.items()}
@@ -64,9 +66,10 @@ def auc_results(table: Table, diagnoses: Mapping[str, Diagnosis]) -> dict[str, A
       diagnoses: by patient.
 
     Returns:
-      The numbers of patients, and of nodules by context; and for each of `CONTRASTS` the number of patients and of
-      positive ones, and the AUC of `network` and `readers`.
+      The numbers of patients with a known diagnosis, of all patients, and of nodules by context; and for each of
+      `CONTRASTS` the number of patients and of positive ones, and the AUC of `network` and `readers`.
     """
+    tested_patients = len(np.unique(table["patient_id"]))
     table = with_diagnosis(table, diagnoses)
     scores = {"network": network_scores(table), "readers": reader_scores(table)}
     highest = {name: highest_nodules(of_nodules, table["patient_id"]) for name, of_nodules in scores.items()}
@@ -74,6 +77,7 @@ def auc_results(table: Table, diagnoses: Mapping[str, Diagnosis]) -> dict[str, A
     contexts, counts = np.unique(table["context"], return_counts=True)
     results: dict[str, Any] = {
         "patients": len(patients),
+        "of_patients": tested_patients,
         "nodules": dict(zip(contexts.tolist(), counts.tolist(), strict=True)),
         "against_benign": {},
     }

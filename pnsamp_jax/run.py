@@ -12,7 +12,7 @@ from pnsamp_jax import input_pipeline, processes
 from pnsamp_jax.config import Settings, read_settings
 from pnsamp_jax.data import beam, cohort, schema
 from pnsamp_jax.data.background import APART_MM
-from pnsamp_jax.data.diagnosis import read_diagnoses
+from pnsamp_jax.data.diagnosis import read_diagnoses, require_some
 from pnsamp_jax.data.omissions import describe_omissions
 from pnsamp_jax.data.on_disk import open_records
 from pnsamp_jax.data.prepare import Prepared, Source, prepare
@@ -93,7 +93,10 @@ def open_run(config: ConfigDict, workdir: Path, longer: bool = False) -> Run:
     processes.on_primary(partial(layout.check_config, workdir, settings.fields, longer))
     if settings.diagnosis:  # which the evaluation reads, hours later
         read_diagnoses(user_path(settings.diagnosis))
-    records, background = load_records(settings), load_background(settings)
+    records = load_records(settings)
+    if settings.diagnosis:
+        require_some(user_path(settings.diagnosis), _cohort_records(settings, records)[schema.PATIENT_ID].tolist())
+    background = load_background(settings)
     folds = processes.from_primary(processes.on_primary(partial(_claim, workdir, settings, records, longer)))
     shared = {name: value for name, value in layout.flatten(settings.fields).items() if not layout.is_own(name)}
     held = {"config": shared, "fold": settings.folds, "nodules": records[schema.NODULE_ID].tolist()}

@@ -44,7 +44,7 @@ def test_the_highest_nodule_of_each_patient():
 
 def test_only_known_diagnoses_count_and_by_the_highest_nodule():
     results = diagnosed.auc_results(made_up_table(), DIAGNOSES)
-    assert results["patients"] == 4 and results["nodules"] == {"cube": 1, "slab": 6}
+    assert results["patients"] == 4 and results["of_patients"] == 5 and results["nodules"] == {"cube": 1, "slab": 6}
     # By patient: network 2 and 2 benign, 5 primary, 3 metastatic; readers 3 and 2, 4, 1.
     found = results["against_benign"]
     assert {name: (one["n"], one["positive"]) for name, one in found.items()} == {
@@ -62,6 +62,26 @@ def test_a_run_without_diagnosed_patients_has_no_area():
     results = diagnosed.auc_results(made_up_table(), {"z": DIAGNOSES["z"]})
     assert results["patients"] == 0 and results["nodules"] == {}
     assert np.isnan(results["against_benign"]["malignant"]["network"]["value"])
+
+
+def test_the_table_may_spell_the_patients_otherwise():
+    table = made_up_table()
+    named = {name: f"P_{number:02d}" for number, name in enumerate(DIAGNOSES)}
+    spelt = {f"p{number}": diagnosis for number, diagnosis in enumerate(DIAGNOSES.values())}
+    renamed = table | {"patient_id": np.array([named[patient] for patient in table["patient_id"]])}
+    assert diagnosed.auc_results(renamed, spelt) == diagnosed.auc_results(table, DIAGNOSES)
+
+
+def test_a_table_of_other_patients_is_refused_before_the_training(tmp_path):
+    (tmp_path / "t.csv").write_text("patient_id,diagnosis,method\nanna,1,1\n")
+    config = tiny_config(**{"data.diagnosis": str(tmp_path / "t.csv")})
+    message = refusal(open_run, config, tmp_path / "run")
+    assert f"{tmp_path}/t.csv: names none of the run's" in message and "(the table has 'anna')" in message
+    assert not (tmp_path / "run").exists()
+    records = open_run(tiny_config(), tmp_path / "other").records
+    own = str(records["patient_id"][0])
+    (tmp_path / "t.csv").write_text(f"patient_id,diagnosis,method\nanna,1,1\n{own.lower()},1,1\n")
+    open_run(config, tmp_path / "run")
 
 
 def test_a_training_reads_the_table_before_it_begins(tmp_path):

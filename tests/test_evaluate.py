@@ -375,7 +375,10 @@ def test_a_table_of_diagnoses_adds_the_area_by_patient(workdir, capsys):
     areas = {name: (one["network"]["value"], one["readers"]["value"]) for name, one in found["against_benign"].items()}
     assert areas == {"malignant": (0.95, 0.95), "primary": (1, 1), "metastatic": (0.5, 0.5)}
     out = capsys.readouterr().out
-    assert "19 patients with a known diagnosis, each by the highest nodule (nodules: 10 cube, 28 slab)" in out
+    assert (
+        "19 of 20 patients have a known diagnosis; each counts by the highest nodule (nodules: 10 cube, 28 slab)"
+        in out
+    )
     assert "AUC of metastatic against benign: network 50.0" in out and "n = 10 of which 1 metastatic" in out
     kept = json.loads((workdir / "results.json").read_text())["diagnosis"]
     assert kept["against_benign"]["malignant"]["n"] == 19

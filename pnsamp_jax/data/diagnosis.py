@@ -8,11 +8,12 @@ whose cells are codes or the words below.
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pnsamp_jax.data.csv_tables import XLS, XLSX, column_names, read_table
+from pnsamp_jax.data.csv_tables import XLS, XLSX, column_names, plain_name, read_table
+from pnsamp_jax.data.spellings import bare, difference
 from pnsamp_jax.errors import UserError
 
 # The words of the codes 0, 1, ...: the diagnosis, where "primary" is lung cancer, and how it was made.
@@ -40,11 +41,11 @@ class Diagnosis(NamedTuple):
 
 
 def read_diagnoses(path: Path) -> dict[str, Diagnosis]:
-    """Read a table of diagnoses, by patient.
+    """Read a table of diagnoses, by patient as the table spells the id; see `of_patients`.
 
     Raises:
       UserError: there is no such file, it is no table, it lacks a column, a cell holds no code, or a patient appears
-        twice.
+        twice, whatever the spelling.
     """
     if not path.is_file():
         raise UserError(f"config.data.diagnosis: no such file: {path}")
@@ -53,10 +54,14 @@ def read_diagnoses(path: Path) -> dict[str, Diagnosis]:
     if first_bytes == XLSX:
         raise UserError(f"{path}: is a workbook, but not of the kind .xls; save it as CSV")
     found: dict[str, Diagnosis] = {}
+    spellings: dict[str, str] = {}
     for where, row in _read_workbook(path) if first_bytes == XLS else _read_csv(path):
         patient, diagnosis, method = (_cell(where, row, column) for column in COLUMNS)
+        spelling = spellings.setdefault(bare(patient), patient)
         if patient in found:
             raise UserError(f"{where}: patient '{patient}' appears twice; keep one line")
+        if spelling != patient:
+            raise UserError(f"{where}: {difference(patient, spelling)}, so a patient appears twice; keep one line")
         found[patient] = Diagnosis(
             _word(where, "diagnosis", diagnosis, DIAGNOSES), _word(where, "method", method, METHODS)
         )
@@ -65,11 +70,27 @@ def read_diagnoses(path: Path) -> dict[str, Diagnosis]:
     return found
 
 
+def of_patients(diagnoses: Mapping[str, Diagnosis], patients: Iterable[str]) -> dict[str, Diagnosis]:
+    """Return the diagnoses of the given patients, as far as a table names them, however it spells their ids."""
+    named = {bare(patient): diagnosis for patient, diagnosis in diagnoses.items()}
+    return {patient: named[bare(patient)] for patient in patients if bare(patient) in named}
+
+
+def require_some(path: Path, patients: list[str]) -> None:
+    """Read a table of diagnoses, and raise UserError if it cannot be read or names none of the given patients."""
+    diagnoses = read_diagnoses(path)
+    if patients and not of_patients(diagnoses, patients):
+        raise UserError(
+            f"{path}: names none of the run's {len(set(patients))} patients; write their ids as the data do, such as "
+            f"'{patients[0]}' (the table has '{next(iter(diagnoses))}')"
+        )
+
+
 def _read_csv(path: Path) -> Iterator[tuple[str, Cells]]:
     """Yield ("file, line n", cells) for each row of a CSV file."""
-    published, names = COLUMNS["patient_id"], column_names(path)
-    column = published if published in names else "patient_id"
-    if column not in names:  # which `read_table` would report without the published name
+    published, names = COLUMNS["patient_id"], set(map(plain_name, column_names(path)))
+    column = published if plain_name(published) in names else "patient_id"
+    if plain_name(column) not in names:  # which `read_table` would report without the published name
         raise _no_column(path, "patient_id")
     for where, row in read_table(path, [column], optional=list(COLUMNS)):
         yield where, {_plain(name): value for name, value in row.items()}
@@ -105,7 +126,8 @@ def _plain(name: str) -> str:
 
 def _cell(where: str, row: Cells, column: str) -> str:
     """Return the cell of one of `COLUMNS`, which may have its own or its published name."""
-    cells = [value for name, value in row.items() if name == column or name.startswith(COLUMNS[column])]
+    plain = plain_name(column)
+    cells = [value for name, value in row.items() if plain_name(name) == plain or name.startswith(COLUMNS[column])]
     if not cells:
         raise _no_column(where.rpartition(",")[0], column)
     if not cells[0]:

@@ -44,7 +44,8 @@ def format_table(results: dict, note: str, paper: dict) -> str:
 def format_diagnosis(results: dict) -> str:
     """Format the AUC against the diagnosis, see `diagnosed.auc_results`."""
     nodules = ", ".join(f"{count} {context}" for context, count in results["nodules"].items()) or "none"
-    lines = [f"{results['patients']} patients with a known diagnosis, each by the highest nodule (nodules: {nodules})"]
+    known = f"{results['patients']} of {results['of_patients']} patients have a known diagnosis"
+    lines = [f"{known}; each counts by the highest nodule (nodules: {nodules})"]
     for contrast, found in results["against_benign"].items():
         counted = f"n = {found['n']} of which {found['positive']} {contrast}"
         both = f"network {_percent(found['network'])}, readers' mean rating {_percent(found['readers'])}"

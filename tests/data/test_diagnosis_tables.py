@@ -49,6 +49,12 @@ def test_plain_names_and_words_in_any_order(tmp_path):
     assert read_diagnoses(write(tmp_path / "t.csv", [("Diagnosis", "patient_id", "method"), *rows])) == EXPECTED
 
 
+@pytest.mark.parametrize("name", ["Patient ID", "PatientID", "PATIENT_ID", '"Patient ID"', "tcia_patient_id"])
+def test_the_name_of_the_column_of_patients_is_compared_loosely(tmp_path, name):
+    rows = [(patient, diagnosis, method) for patient, diagnosis, method, *_ in ROWS]
+    assert read_diagnoses(write(tmp_path / "t.csv", [(name, "Diagnosis", "Method"), *rows])) == EXPECTED
+
+
 @pytest.mark.parametrize(
     ("rows", "complaint"),
     [
@@ -67,6 +73,11 @@ def test_plain_names_and_words_in_any_order(tmp_path):
         ([("patient_id", "diagnosis", "method"), ("a", 1.5, 1)], "column diagnosis: '1.5' is none of"),
         ([("patient_id", "diagnosis", "method"), ("", 1, 1)], "line 2, column patient_id: is empty"),
         ([("patient_id", "diagnosis", "method"), ("a", 1, 1), ("a", 1, 1)], "line 3: patient 'a' appears twice"),
+        (
+            [("patient_id", "diagnosis", "method"), ("P_1", 1, 1), ("p01", 2, 1)],
+            "line 3: 'p01' and 'P_1' differ only in case, blanks, hyphens, underscores, leading zeros or a final .0, "
+            "so a patient appears twice; keep one line",
+        ),
         ([("patient_id", "diagnosis", "method", "diagnosis"), ("a", 1, 1, 2)], "two columns diagnosis"),
         ([("patient_id", "diagnosis", "method")], "names no patient"),
     ],
