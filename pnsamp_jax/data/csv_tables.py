@@ -67,8 +67,8 @@ def read_table(
             line = Row({name: value.strip() for name, value in zip(header, fields, strict=True)})
             line.decimal_comma = delimiter != ","
             for name in columns:
-                if not line[name] and name not in blank:
-                    raise UserError(f"{where}, column {name}: is empty")
+                if name not in blank:
+                    require_value(where, name, line[name])
             yield where, line
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: not valid CSV ({error}); correct the quotes") from error
@@ -88,6 +88,28 @@ def column_names(path: Path) -> set[str]:
 def plain_name(name: str) -> str:
     """Return the name of a column without case, blanks, underscores and quotes."""
     return re.sub(r'[\s_"]', "", name).lower()
+
+
+def require_value(where: str, column: str, cell: str) -> None:
+    """Raise UserError if a cell holds no value, but what tables and spreadsheets write in place of one.
+
+    Args:
+      where: "file, line n", for the message.
+      column: its name.
+      cell: without blanks around it.
+    """
+    if not cell:
+        raise UserError(f"{where}, column {column}: is empty")
+    if is_missing(cell):
+        raise UserError(
+            f"{where}, column {column}: '{cell}' is how tables write a missing value; give the value, or write it in "
+            "another way if it is a name"
+        )
+    if cell.startswith("#"):
+        raise UserError(
+            f"{where}, column {column}: '{cell}' begins with #, as an error of a spreadsheet or a comment does; give "
+            "the value without it"
+        )
 
 
 def is_missing(cell: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pnsamp_jax.data.csv_tables import XLS, XLSX, column_names, plain_name, read_table
+from pnsamp_jax.data.csv_tables import XLS, XLSX, column_names, plain_name, read_table, require_value
 from pnsamp_jax.data.spellings import bare, difference
 from pnsamp_jax.errors import UserError
 
@@ -130,8 +130,7 @@ def _cell(where: str, row: Cells, column: str) -> str:
     cells = [value for name, value in row.items() if plain_name(name) == plain or name.startswith(COLUMNS[column])]
     if not cells:
         raise _no_column(where.rpartition(",")[0], column)
-    if not cells[0]:
-        raise UserError(f"{where}, column {column}: is empty")
+    require_value(where, column, cells[0])
     return cells[0]
 
 

@@ -42,7 +42,7 @@ def test_a_dash_before_a_digit_is_a_minus(tmp_path, dash):
     assert read(tmp_path / "t.csv") == [{"name": "a", "x": -1.5, "y": -0.25}]
     for cell in (f"1{dash}2", dash, f"{dash}{dash}2"):
         (tmp_path / "t.csv").write_text(f"name,x,y\na,{cell},1\n", encoding="utf-8")
-        assert f"column x: '{cell}' is not a number" in refusal(read, tmp_path / "t.csv")
+        assert f"column x: '{cell}' is " in refusal(read, tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize("cell", ["1,2,3", "1.234,5", "1,5mm"])
@@ -136,3 +136,23 @@ def test_two_columns_that_are_the_same_but_for_their_spelling_are_refused(tmp_pa
     assert message in refusal(list, read_table(path, (), optional=("internal_structure",)))
     path.write_text("a b,a_b,internal\n1,2,3\n")  # none of which is asked for
     assert len(list(read_table(path, ("internal",)))) == 1
+
+
+@pytest.mark.parametrize("cell", ["NaN", "nan", "NA", "n/a", "#N/A", "NULL", "None", "-", "?"])
+def test_what_tables_write_for_a_missing_value_is_no_id(tmp_path, cell):
+    (tmp_path / "t.csv").write_text(f"name,x,y\n{cell},1,2\n")
+    expected = f"t.csv, line 2, column name: '{cell}' is how tables write a missing value; give the value, or write it"
+    assert expected in refusal(read, tmp_path / "t.csv")
+    assert len(list(read_table(tmp_path / "t.csv", COLUMNS, blank=["name"]))) == 1
+
+
+@pytest.mark.parametrize("cell", ["#REF!", "#VALUE!", "#NAME?", "# anna"])
+def test_an_error_of_a_spreadsheet_is_no_id(tmp_path, cell):
+    (tmp_path / "t.csv").write_text(f"name,x,y\n{cell},1,2\n")
+    assert f"line 2, column name: '{cell}' begins with #" in refusal(read, tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("name", ["Na-1", "NAN01", "Nana", "null_1", "a#1", "-1", "0", "Na N"])
+def test_ids_that_only_begin_like_a_missing_value_are_ids(tmp_path, name):
+    (tmp_path / "t.csv").write_text(f"name,x,y\n{name},1,2\n")
+    assert read(tmp_path / "t.csv") == [{"name": name, "x": 1, "y": 2}]

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("error")
     ("table", "line", "cells", "expected"),
     [
         ("nodules.csv", 3, {"x_mm": "ten"}, "line 3, column x_mm: 'ten' is not a number"),
-        ("nodules.csv", 4, {"z_mm": "nan"}, "line 4, column z_mm: 'nan' is not a number"),
+        ("nodules.csv", 4, {"z_mm": "nan"}, "line 4, column z_mm: 'nan' is how tables write a missing value"),
         ("nodules.csv", 2, {"y_mm": "inf"}, "line 2, column y_mm: 'inf' is not a number"),
         ("nodules.csv", 2, {"x_mm": ""}, "line 2, column x_mm: is empty"),
         ("nodules.csv", 3, {"mask": "  "}, "line 3, column mask: is empty"),
@@ -260,3 +260,11 @@ def test_no_point_is_drawn_in_an_image_with_a_nodule_whose_mask_is_not_known(roo
     message = refusal(background.load, "images/a.nrrd")
     assert message.startswith("no point is drawn beside its nodules") and f"{root}/masks/a1.nrrd: no such" in message
     background.load("images/b.nrrd")
+
+
+@pytest.mark.parametrize("column", ["nodule_id", "patient_id", "image", "mask"])
+@pytest.mark.parametrize("cell", ["nan", "NA", "#REF!", "-"])
+def test_a_cell_without_a_value_is_neither_an_id_nor_a_path(root, column, cell):
+    change(root, "nodules.csv", 3, **{column: cell})
+    message = refusal(FolderSource(str(root)).series)
+    assert message.startswith(f"{root}/nodules.csv, line 3, column {column}: '{cell}' ")
