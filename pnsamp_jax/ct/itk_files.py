@@ -212,20 +212,27 @@ def _decoded(name: bytes) -> str:
 
 @contextmanager
 def _with_data_file(header: str, data: str) -> Iterator[str]:
-    """Yield a header by which ITK finds the data file: the header itself, or a copy that names the real file."""
+    """Yield a header by which ITK finds the format and the data file: the header itself, a link to it, or a copy.
+
+    ITK takes suffixes in lower case alone. The copy names the real data file.
+    """
     with open(header, "rb") as source:
         content = source.read(MAX_TEXT_HEADER)
     named = re.search(DATA_FILE, content)
     there = named and os.path.join(os.fsencode(os.path.dirname(header)), named[2].strip()) == os.fsencode(data)
-    if data == header or there:
+    stem, suffix = os.path.splitext(os.path.basename(header))
+    if (data == header or there) and suffix.islower():
         yield header
         return
     with tempfile.TemporaryDirectory() as folder:
-        copy = os.path.join(folder, os.path.basename(header))
-        with open(copy, "wb") as target:
-            target.write(re.sub(DATA_FILE, rb"\1voxels", content))
-        os.symlink(os.path.abspath(data), os.path.join(folder, "voxels"))
-        yield copy
+        named_well = os.path.join(folder, stem + suffix.lower())
+        if data == header:
+            os.symlink(os.path.abspath(header), named_well)
+        else:
+            with open(named_well, "wb") as target:
+                target.write(re.sub(DATA_FILE, rb"\1voxels", content))
+            os.symlink(os.path.abspath(data), os.path.join(folder, "voxels"))
+        yield named_well
 
 
 def _parse_numbers(text: str) -> np.ndarray:

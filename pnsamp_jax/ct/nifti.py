@@ -158,8 +158,8 @@ def _is_gzip_twice(path: str) -> bool:
 
 @contextmanager
 def _named(path: str, suffix: str) -> Iterator[str]:
-    """Yield a path to the file that ends in the suffix: the file's own, or a link."""
-    if path.lower().endswith(suffix):
+    """Yield a path to the file that ends in the suffix, in lower case: the file's own, or a link."""
+    if path.endswith(suffix):  # nibabel takes .Nii for another file's name
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:

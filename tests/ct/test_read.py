@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 from ct_files import HU, UID, refusal, write_itk, write_series, write_slice
 
+from pnsamp_jax.ct.image_files import values_beyond_int16
 from pnsamp_jax.ct.read import read_ct, read_image
 from pnsamp_jax.ct.volume import AIR, Volume
 
@@ -61,6 +62,22 @@ def test_all_48_orientations_are_tested():
 OBLIQUE = np.eye(4)
 OBLIQUE[:3, :3] = np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0] * (2.5, 0.8, 0.5)
 OBLIQUE[:3, 3] = 11.5, -20.25, 300.125
+
+
+SUFFIXES = [".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("spelt", [str.upper, str.title])
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_suffix_may_have_capitals(tmp_path, suffix, spelt, compress):
+    path = write_itk(tmp_path / f"ct{suffix}", HU, compress=compress)
+    plain = read_image(path)
+    capital = path.rename(tmp_path / f"ct{spelt(suffix)}")
+    found = read_image(capital)
+    np.testing.assert_array_equal(found.array, HU)
+    np.testing.assert_array_equal(found.affine, plain.affine)
+    assert not list(values_beyond_int16(str(capital)))
 
 
 @pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz", "c t.nrrd", "ct.nhdr", "ct.mha", "ct.mhd", "ct.NRRD"])

@@ -1,6 +1,7 @@
 """The `luna16` source: MetaImage copies of LIDC-IDRI's scans give the records of the DICOM files themselves."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -95,6 +96,13 @@ def test_masks_of_the_lungs_are_no_scans_and_two_scans_of_a_name_are_refused(roo
     (tmp_path / "a_seg").rename(tmp_path / "twice")
     reason = refusal(source.series)
     assert f"subset3/{scan.series_uid}.mhd: " in reason and f"twice/{scan.series_uid}.mhd has the same name" in reason
+
+
+def test_a_scan_may_have_a_name_in_capitals(root, scan, tmp_path):
+    for file in (root / "subset3").glob(f"{scan.series_uid}.*"):
+        shutil.copyfile(file, tmp_path / (file.stem + file.suffix.upper()))
+    source = Luna16Source(str(tmp_path))
+    assert source.series() == [scan.series_uid] and source.load(scan.series_uid)
 
 
 def test_a_folder_without_a_scan_is_refused(tmp_path):
