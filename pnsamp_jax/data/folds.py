@@ -5,6 +5,12 @@ import numpy as np
 from pnsamp_jax.errors import UserError
 
 SPLITS = ("patient", "nodule")
+FEWEST_TO_TRAIN = 2  # groups that remain where one is held out though its share would be rounded to none
+ADVICE = {  # for a set that is empty
+    "train": "lower config.validation_fraction",
+    "validation": "raise config.num_folds",
+    "test": "lower config.num_folds",
+}
 
 
 def _deal(groups: np.ndarray, classes: np.ndarray, parts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -63,7 +69,8 @@ def make_folds(
       patient_ids: (N,) patient of each nodule.
       classes: (N,) class of each nodule, to stratify by.
       num_folds: number of folds; each nodule is tested in exactly one.
-      validation_fraction: share of each fold's remaining nodules that is held out to choose the checkpoint.
+      validation_fraction: share of each fold's remaining nodules that is held out to choose the checkpoint; at least
+        one patient (or nodule) if two others remain.
       split: "patient" keeps a patient's nodules together; "nodule" splits nodules independently, as in the paper
         (about 70 % of test nodules then share a patient with a training nodule).
       seed: seed of the random split.
@@ -91,12 +98,22 @@ def make_folds(
         rest = np.flatnonzero(test_part != fold)
         shares = np.array([1 - validation_fraction, validation_fraction])
         held_out = _deal(groups[rest], classes[rest], shares, rng) == 1
+        if not held_out.any():  # of few groups, the share may be less than half of one
+            held_out = _smallest(groups[rest], rng)
         parts = {"train": rest[~held_out], "validation": rest[held_out], "test": np.flatnonzero(test_part == fold)}
         empty = [name for name, part in parts.items() if len(part) == 0]
         if empty:
             raise UserError(
-                f"config.num_folds: the {empty[0]} set of fold {fold} is empty with {len(ids)} nodules; "
-                "lower config.num_folds, raise config.validation_fraction or choose a larger cohort"
+                f"config.num_folds: the {empty[0]} set of fold {fold} is empty with {len(ids)} nodules of "
+                f"{len(np.unique(patient_ids))} patients; {ADVICE[empty[0]]} or choose a larger cohort"
             )
         folds.append({name: ids[part].tolist() for name, part in parts.items()})
     return folds
+
+
+def _smallest(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return which items are of one of the smallest groups, drawn at random: (N,) bool; none of too few groups."""
+    names, counts = np.unique(groups, return_counts=True)
+    if len(names) <= FEWEST_TO_TRAIN:
+        return np.zeros(len(groups), bool)
+    return groups == rng.choice(names[counts == counts.min()])

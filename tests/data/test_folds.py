@@ -1,5 +1,7 @@
 """Folds: training and test sets share no patient, and every set has its share of each class."""
 
+import hashlib
+import json
 from collections import Counter
 
 import numpy as np
@@ -9,6 +11,7 @@ from pnsamp_jax.data import cohort
 from pnsamp_jax.data.folder_tables import read_rows
 from pnsamp_jax.data.folds import make_folds
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.inference.ensemble import SHIPPED
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -25,6 +28,11 @@ def realistic(seed=0, patients=300):
 
 def folds_of(data, split="patient", seed=0, num_folds=5, validation_fraction=0.1):
     return make_folds(*data, num_folds=num_folds, validation_fraction=validation_fraction, split=split, seed=seed)
+
+
+def digest(folds):
+    """Return a number that changes with any nodule of any set."""
+    return hashlib.sha256(json.dumps(folds).encode()).hexdigest()[:16]
 
 
 def leaked(folds, patient_of):
@@ -144,6 +152,14 @@ def test_folds_depend_on_the_seed_but_not_on_the_order_of_nodules(data, split):
     )
 
 
+@pytest.mark.parametrize(
+    ("split", "seed", "expected"),
+    [("patient", 0, "5f010806266ee9f8"), ("patient", 1, "7ea5b2e835e5da82"), ("nodule", 0, "4e51d20abef8a211")],
+)
+def test_folds_are_those_of_earlier_versions(data, split, seed, expected):
+    assert digest(folds_of(data, split, seed)) == expected
+
+
 def test_one_class_and_many_classes_work(data):
     ids, patients, _ = data
     for classes in (np.zeros(len(ids), int), np.arange(len(ids)) % 6):
@@ -168,10 +184,38 @@ def test_too_few_patients_or_folds_are_refused(patients, num_folds):
     assert str(patients) in str(caught.value)
 
 
+@pytest.mark.parametrize(("count", "num_folds"), [(10, 5), (12, 3), (20, 5), (8, 2)])
+@pytest.mark.parametrize("share", [0.01, 0.1])
+def test_few_patients_leave_one_to_validate(count, num_folds, share):
+    ids = np.array([f"n{i:02}" for i in range(count)])
+    for seed in range(5):
+        folds = folds_of((ids, ids, np.arange(count) % 2), seed=seed, num_folds=num_folds, validation_fraction=share)
+        assert all(len(fold["validation"]) >= 1 and len(fold["train"]) >= 2 for fold in folds)
+        assert sorted(sum((fold["test"] for fold in folds), [])) == sorted(ids)
+
+
+def test_the_one_who_validates_is_among_the_smallest_and_drawn_by_the_seed():
+    owner = np.array(["big"] * 4 + [f"p{i}" for i in range(11)])
+    ids = np.array([f"n{i:02}" for i in range(15)])
+    drawn = set()
+    for seed in range(10):
+        for fold in folds_of((ids, owner, np.ones(15, int)), seed=seed, num_folds=3, validation_fraction=0.01):
+            (one,) = fold["validation"]
+            assert one >= "n04"
+            drawn.add(one)
+    assert len(drawn) > 3
+
+
 def test_an_empty_set_is_refused():
-    ids = np.array([f"n{i}" for i in range(12)])
-    with pytest.raises(UserError, match="the validation set of fold 0 is empty"):
-        folds_of((ids, ids, np.ones(12, int)), validation_fraction=0.01)
+    ids = np.array([f"n{i}" for i in range(3)])
+    with pytest.raises(
+        UserError, match="validation set of fold . is empty with 3 nodules of 3 patients; raise"
+    ) as caught:
+        folds_of((ids, ids, np.ones(3, int)), num_folds=2)
+    assert "lower" not in str(caught.value)
+    ids = np.array([f"n{i}" for i in range(6)])
+    with pytest.raises(UserError, match=r"the test set of fold . is empty .*; lower config\.num_folds"):
+        folds_of((ids, ids, np.arange(6) % 2))
 
 
 def test_an_unknown_split_is_refused(data):
@@ -212,3 +256,21 @@ def test_seven_in_ten_real_test_nodules_share_a_patient_when_split_by_nodule(rea
     assert leaked(folds_of(real), patient_of) == 0
     # 0.67 to 0.70 for three seeds.
     assert leaked(folds_of(real, "nodule"), patient_of) == pytest.approx(0.68, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("split", "seed", "expected"),
+    [("patient", 0, "9c5ad46ec1cec9d0"), ("patient", 1, "461f13af5c57e048"), ("nodule", 0, "0bcfb8c7bda51bad")],
+)
+def test_the_folds_of_the_real_nodules_are_those_of_earlier_versions(real, split, seed, expected):
+    assert digest(folds_of(real, split, seed)) == expected
+
+
+def test_the_real_patients_are_tested_in_the_folds_of_the_shipped_networks(lidc_subset):
+    nodules = [row.nodule for rows in read_rows(str(lidc_subset)).values() for row in rows]
+    classes = cohort.malignancy_sign(np.stack([nodule.rating_counts for nodule in nodules]), "all")
+    ids, patients = (np.array([getattr(n, name) for n in nodules]) for name in ("nodule_id", "patient_id"))
+    patient_of = dict(zip(ids.tolist(), patients.tolist(), strict=True))
+    shipped = json.loads((SHIPPED / "folds.json").read_text())["folds"]
+    for fold, other in zip(folds_of((ids, patients, classes)), shipped, strict=True):
+        assert {patient_of[i] for i in fold["test"]} == set(other["test"]["patients"])
