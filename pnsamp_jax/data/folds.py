@@ -6,11 +6,7 @@ from pnsamp_jax.errors import UserError
 
 SPLITS = ("patient", "nodule")
 FEWEST_TO_TRAIN = 2  # groups that remain where one is held out though its share would be rounded to none
-ADVICE = {  # for a set that is empty
-    "train": "lower config.validation_fraction",
-    "validation": "raise config.num_folds",
-    "test": "lower config.num_folds",
-}
+ADVICE = {"train": "lower config.validation_fraction or ", "test": "lower config.num_folds or "}  # if one is empty
 
 
 def _deal(groups: np.ndarray, classes: np.ndarray, parts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -105,7 +101,7 @@ def make_folds(
         if empty:
             raise UserError(
                 f"config.num_folds: the {empty[0]} set of fold {fold} is empty with {len(ids)} nodules of "
-                f"{len(np.unique(patient_ids))} patients; {ADVICE[empty[0]]} or choose a larger cohort"
+                f"{len(np.unique(patient_ids))} patients; {ADVICE.get(empty[0], '')}choose a larger cohort"
             )
         folds.append({name: ids[part].tolist() for name, part in parts.items()})
     return folds

@@ -208,9 +208,7 @@ def test_the_one_who_validates_is_among_the_smallest_and_drawn_by_the_seed():
 
 def test_an_empty_set_is_refused():
     ids = np.array([f"n{i}" for i in range(3)])
-    with pytest.raises(
-        UserError, match="validation set of fold . is empty with 3 nodules of 3 patients; raise"
-    ) as caught:
+    with pytest.raises(UserError, match="validation set of fold . is empty with 3 .* 3 patients; choose") as caught:
         folds_of((ids, ids, np.ones(3, int)), num_folds=2)
     assert "lower" not in str(caught.value)
     ids = np.array([f"n{i}" for i in range(6)])
