@@ -22,7 +22,7 @@ from pnsamp_jax.data import lidc
 from pnsamp_jax.data.csv_tables import number, read_table
 from pnsamp_jax.data.lidc_ct import marked_nodules, require_slices, slice_heights
 from pnsamp_jax.data.lidc_file import database_digest
-from pnsamp_jax.data.named_scans import only_scan, scans_by_uid
+from pnsamp_jax.data.named_scans import NamedScans, named_scans, note_passed_over, only_scan
 from pnsamp_jax.data.patches import MarkedNodule, consensus_centroid
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import files_under, stamp
@@ -50,13 +50,15 @@ class Luna16Source:
         Raises:
           UserError: no such scan was found, or two files have the name of one.
         """
-        _files.cache_clear()  # files may have come or gone
-        found = sorted(_files(self.root).keys() & lidc.marked_series())
+        _scans.cache_clear()  # files may have come or gone
+        scans = _scans(self.root)
+        note_passed_over(Path(self.root), scans)
+        found = sorted(scans.by_uid.keys() & lidc.marked_series())
         for series in found:
-            only_scan(_files(self.root)[series])
+            only_scan(scans.by_uid[series])
         if not found:
             raise UserError(
-                f"config.data.root: none of the {len(_files(self.root))} .mhd files under {self.root} is a scan of "
+                f"config.data.root: none of the {len(scans.by_uid)} .mhd files under {self.root} is a scan of "
                 "LIDC-IDRI with nodules; give the folder that contains LUNA16's subset0 to subset9"
             )
         return found
@@ -68,7 +70,7 @@ class Luna16Source:
           UserError: the file is damaged or is not the scan that the readers saw, or a place of annotations.csv is none
             of its nodules.
         """
-        path, scan = only_scan(_files(self.root)[series]), lidc.scans_by_series()[series]
+        path, scan = only_scan(_scans(self.root).by_uid[series]), lidc.scans_by_series()[series]
         ct = read_ct(path)
         require_slices(scan, slice_heights(ct), str(path))
         found = marked_nodules(scan, ct)
@@ -81,7 +83,7 @@ class Luna16Source:
 
     def inputs(self, series: str) -> list[list[int] | None]:
         """Return the size and time of the two files of one scan."""
-        path = only_scan(_files(self.root)[series])
+        path = only_scan(_scans(self.root).by_uid[series])
         return [stamp(path), stamp(data_file(str(path)))]
 
 
@@ -102,10 +104,10 @@ def _require_places(path: Path, places: list[np.ndarray], found: list[MarkedNodu
 
 
 @cache  # once per process, not once per series
-def _files(root: str) -> dict[str, list[Path]]:
+def _scans(root: str) -> NamedScans:
     if not Path(root).is_dir():
         raise UserError(f"config.data.root: {root} is no folder; give that of LUNA16's subset0 to subset9")
-    return scans_by_uid(Path(root), ".mhd")
+    return named_scans(Path(root), ".mhd")
 
 
 @cache

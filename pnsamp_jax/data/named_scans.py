@@ -4,30 +4,67 @@ LUNA16 has masks of the lungs by the same names, in a folder beside the scans.
 """
 
 import re
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
+from pnsamp_jax.ct.notes import note
 from pnsamp_jax.errors import UserError
-from pnsamp_jax.files import files_under
+from pnsamp_jax.files import files_under, readable
 
-MASK_FOLDER = re.compile(r"seg|mask|label|^lungs?$", re.IGNORECASE)  # such as seg-lungs-LUNA16 and labelsTr
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # of a folder's name: labels and Tr of labelsTr
+# Words in the names of folders of masks, such as seg-lungs-LUNA16. "segmented" and "unlabeled" may be of patients.
+OF_MASKS = {"seg", "segmentation", "mask", "lungmask", "label", "labelmap"}
+LUNGS = {"lung", "lungs"}  # as the whole name
 
 
-def scans_by_uid(root: Path, *endings: str) -> dict[str, list[Path]]:
-    """Return the files under a folder by their names without their ending; one for each name, if all is well.
+class NamedScans(NamedTuple):
+    """The images under a folder.
 
-    Files in folders that are named as folders of masks are left out.
+    Attributes:
+      by_uid: files by their names without their ending; one for each name, if all is well.
+      passed_over: how many are in folders that are named as folders of masks, by folder relative to the root.
+    """
+
+    by_uid: dict[str, list[Path]]
+    passed_over: Counter[str]
+
+
+def named_scans(root: Path, *endings: str) -> NamedScans:
+    """Find the images under a folder.
 
     Args:
       root: the folder, whose own name tells nothing.
       endings: of the files, in lower case.
     """
-    by_uid: dict[str, list[Path]] = {}
+    found = NamedScans({}, Counter())
     for path in files_under(root, *endings):
-        if any(map(MASK_FOLDER.search, path.relative_to(root).parts[:-1])):
+        parents = path.relative_to(root).parts[:-1]
+        of_masks = next((number for number, name in enumerate(parents, start=1) if _is_of_masks(name)), None)
+        if of_masks is not None:
+            found.passed_over[str(Path(*parents[:of_masks]))] += 1
             continue
         ending = next(ending for ending in endings if path.name.lower().endswith(ending))
-        by_uid.setdefault(path.name[: -len(ending)], []).append(path)
-    return by_uid
+        found.by_uid.setdefault(path.name[: -len(ending)], []).append(path)
+    return found
+
+
+def note_passed_over(root: Path, scans: NamedScans) -> None:
+    """Tell the user how many images were taken for masks by the names of their folders, if any."""
+    if scans.passed_over:
+        count, folders = scans.passed_over.total(), ", ".join(sorted(scans.passed_over))
+        note(
+            readable(
+                f"{root}: passed over {count} image{'s' * (count > 1)} in folders that are named as folders of masks "
+                f"({folders}); rename the folder if they are scans"
+            )
+        )
+
+
+def _is_of_masks(name: str) -> bool:
+    """Return whether a folder is named as one of masks."""
+    words = {word.lower() for word in WORD.findall(name)}
+    return name.lower() in LUNGS or bool({word.removesuffix("s") for word in words} & OF_MASKS)
 
 
 def only_scan(paths: list[Path]) -> Path:

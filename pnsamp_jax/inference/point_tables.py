@@ -10,7 +10,7 @@ from pnsamp_jax.ct.dicom_file import DAMAGED, quiet_pydicom, read_dataset
 from pnsamp_jax.ct.image_files import IMAGE_SUFFIXES
 from pnsamp_jax.ct.notes import note
 from pnsamp_jax.data.csv_tables import Row, column_names, is_missing, number, plain_name, read_table
-from pnsamp_jax.data.named_scans import only_scan, scans_by_uid
+from pnsamp_jax.data.named_scans import named_scans, note_passed_over, only_scan
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import files_under, readable, user_path
 from pnsamp_jax.inference.point_scores import SCORES, score_of_row
@@ -124,7 +124,9 @@ def _read_challenge(
     root = user_path(image)
     rows = list(read_table(table, (uid_column, *columns), optional=scores))
     only = _series_of_file(table, root, {row[uid_column] for _, row in rows}, series)
-    files = scans_by_uid(root, *IMAGE_SUFFIXES)
+    scans = named_scans(root, *IMAGE_SUFFIXES)
+    note_passed_over(root, scans)
+    files = scans.by_uid
     counts: dict[str, int] = {}
     found = []
     for where, row in rows:

@@ -11,6 +11,10 @@ from ct_files import REAL, refusal, write_itk
 from pnsamp_jax.ct.dicom import read_series
 from pnsamp_jax.ct.dicom_index import index_series
 from pnsamp_jax.data import lidc, lidc_ct, schema
+
+
+from pnsamp_jax.ct.notes import collected
+from pnsamp_jax.data import lidc, schema
 from pnsamp_jax.data.lidc_ct import LidcSource
 from pnsamp_jax.data.luna16 import Luna16Source, _places
 from pnsamp_jax.data.patches import Geometry, consensus_centroid
@@ -92,7 +96,9 @@ def test_masks_of_the_lungs_are_no_scans_and_two_scans_of_a_name_are_refused(roo
         (tmp_path / folder).mkdir()
         write_itk(tmp_path / folder / f"{scan.series_uid}.mhd", np.full((4, 5, 6), 3, np.uint8))
     source = Luna16Source(str(tmp_path))
-    assert source.series() == [scan.series_uid] and source.load(scan.series_uid)
+    with collected() as notes:
+        assert source.series() == [scan.series_uid] and source.load(scan.series_uid)
+    assert [line for line in notes if "passed over 2 images" in line and "(a_seg, seg-lungs-LUNA16)" in line]
     (tmp_path / "a_seg").rename(tmp_path / "twice")
     reason = refusal(source.series)
     assert f"subset3/{scan.series_uid}.mhd: " in reason and f"twice/{scan.series_uid}.mhd has the same name" in reason
