@@ -16,6 +16,7 @@ from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.contours import UnclearContours, enclosed
 from pnsamp_jax.data.whole_masks import point_text, require_no_gap
 from pnsamp_jax.errors import UserError, list_names
+from pnsamp_jax.files import files_under
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second holds a label map
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -24,19 +25,25 @@ Found = TypeVar("Found")
 PLANAR, XOR = "CLOSED_PLANAR", "CLOSEDPLANAR_XOR"  # types of contours; the second may cross each other
 
 
-def _only_file(path: Path) -> Path | None:
-    """Return the path of a file, or of the only file of a folder; None if there is no such file."""
-    if path.is_dir():
-        files = [part for part in path.rglob("*") if part.is_file()]
-        return files[0] if len(files) == 1 else None
-    return path if path.is_file() else None
-
-
 def is_dicom_mask(path: Path) -> bool:
-    """Return whether a file, or the only file of a folder, is a DICOM Segmentation or RT Structure Set."""
-    file = _only_file(path)
-    if file is None:
-        return False
+    """Return whether a file, or any file of a folder, is a DICOM Segmentation or RT Structure Set."""
+    return bool(_mask_files(path))
+
+
+def _mask_files(path: Path) -> list[Path]:
+    """Return the DICOM masks among the files of a folder, or the file itself if it is one; hidden files are none."""
+    if not path.is_dir():
+        return [path] if path.is_file() and _is_mask_file(path) else []
+    found = []
+    for file in files_under(path, ""):
+        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+        if not hidden and file.is_file() and _is_mask_file(file):
+            found.append(file)
+    return found
+
+
+def _is_mask_file(file: Path) -> bool:
+    """Return whether a file is a DICOM Segmentation or RT Structure Set."""
     with quiet_pydicom():
         try:
             header = read_dataset(file, stop_before_pixels=True, specific_tags=["SOPClassUID"])
@@ -45,11 +52,22 @@ def is_dicom_mask(path: Path) -> bool:
             return False
 
 
+def _only_mask(path: Path) -> Path:
+    """Return the only DICOM mask of a path for which `is_dicom_mask` holds. Raise UserError if there are several."""
+    first, *others = _mask_files(path)
+    if others:
+        raise UserError(
+            f"{path}: holds {1 + len(others)} DICOM masks, such as {first.relative_to(path)} and "
+            f"{others[0].relative_to(path)}; name the file"
+        )
+    return first
+
+
 def mask_names(path: Path) -> dict[int, str]:
     """Return the names of the segments of a Segmentation, or of the ROIs with contours of a Structure Set, by number.
 
     Raises:
-      UserError: the file is damaged.
+      UserError: the file is damaged, or one of several in a folder.
     """
 
     def names(ds: pydicom.Dataset) -> dict[int, str]:
@@ -67,10 +85,9 @@ def from_header(path: Path, what: str, read: Callable[[pydicom.Dataset], Found])
       read: takes all elements but the pixels.
 
     Raises:
-      UserError: the file is damaged.
+      UserError: the file is damaged, or one of several in a folder.
     """
-    file = _only_file(path)
-    assert file is not None  # as `is_dicom_mask` found
+    file = _only_mask(path)
     with quiet_pydicom():
         try:
             return read(read_dataset(file, stop_before_pixels=True))
@@ -85,7 +102,7 @@ def read_dicom_mask(path: Path, ct: Volume, label: int | None) -> Volume:
     contour within another is a hole. A contour that is stored twice counts once.
 
     Args:
-      path: the file, or a folder that holds nothing else.
+      path: the file, or a folder that holds no other DICOM mask.
       ct: the CT; no other grid is accepted.
       label: number of the segment or ROI; None if there is only one.
 
@@ -97,8 +114,7 @@ def read_dicom_mask(path: Path, ct: Volume, label: int | None) -> Volume:
         and none is named; it does not lie on the CT's grid; its frames or contours are missing in some slices; or its
         contours cross or lie less than a voxel apart all round.
     """
-    file = _only_file(path)
-    assert file is not None  # as `is_dicom_mask` found
+    file = _only_mask(path)
     with quiet_pydicom():
         try:
             ds = read_dataset(file)

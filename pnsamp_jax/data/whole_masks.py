@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from pnsamp_jax.ct.archives import ARCHIVE_SUFFIXES, unpacked
+from pnsamp_jax.ct.dicom_index import index_series
+from pnsamp_jax.ct.file_kinds import WAYS_OUT, kind_of
 from pnsamp_jax.ct.image_files import IMAGE_SUFFIXES, values_beyond_int16
 from pnsamp_jax.ct.read import read_image
 from pnsamp_jax.ct.volume import Volume
@@ -14,6 +16,10 @@ from pnsamp_jax.files import files_under
 
 WHOLE = 1e-3  # largest distance of a value from a whole number, as after a step through single precision
 MAX_LABEL = int(np.iinfo(np.int16).max)
+ADVICE = (
+    "give the mask as NIfTI, NRRD or MetaImage with the geometry of its image, or as a DICOM Segmentation or RT "
+    "Structure Set"
+)
 MOST_LOST = 3  # empty slices between two whose regions overlap; what is farther apart may be two nodules
 
 
@@ -26,6 +32,7 @@ def read_mask(path: Path) -> Volume:
     Raises:
       UserError: `read_image` raises it, or a value is no label, as in a map of probabilities.
     """
+    _require_mask(path)
     mask = read_image(path)
     name = path.name.lower()
     if name.endswith(IMAGE_SUFFIXES):
@@ -35,6 +42,21 @@ def read_mask(path: Path) -> Volume:
             for file in files_under(folder, *IMAGE_SUFFIXES):
                 _require_labels(path, values_beyond_int16(str(file)))
     return mask
+
+
+def _require_mask(path: Path) -> None:
+    """Raise UserError, with the advice for masks, if what a path names cannot be one; `read_image` speaks of CTs."""
+    found = ""
+    if path.is_dir():
+        found = "" if index_series(path) else "a folder without a DICOM mask or slices"
+    elif path.is_file() and not path.name.lower().endswith((*IMAGE_SUFFIXES, *ARCHIVE_SUFFIXES)):
+        kind = kind_of(path)
+        if path.suffix.lower() == ".npz":
+            found = "an archive of NumPy"
+        elif kind not in WAYS_OUT:
+            found = kind or "no image"
+    if found:
+        raise UserError(f"{path}: is {found}; {ADVICE}")
 
 
 def _require_labels(path: Path, planes: Iterable[np.ndarray]) -> None:

@@ -1,5 +1,6 @@
 """DICOM Segmentations and RT Structure Sets as masks, written by highdicom and pydicom."""
 
+import shutil
 from pathlib import Path
 
 import highdicom as hd
@@ -13,7 +14,7 @@ from pydicom.sr.codedict import codes
 from pnsamp_jax.ct.dicom import read_series
 from pnsamp_jax.ct.read import read_image
 from pnsamp_jax.ct.volume import Volume
-from pnsamp_jax.data.dicom_masks import is_dicom_mask, read_dicom_mask
+from pnsamp_jax.data.dicom_masks import is_dicom_mask, mask_names, read_dicom_mask
 from pnsamp_jax.data.folder_masks import read_readers
 from pnsamp_jax.inference.point_files import read_requests
 
@@ -100,6 +101,22 @@ def test_a_segmentation_is_read_voxel_for_voxel(series, ct, tmp_path, kind):
     np.testing.assert_array_equal(mask.array, masks[0])
     np.testing.assert_array_equal(mask.affine, ct.affine)
     np.testing.assert_array_equal(read_dicom_mask(tmp_path, ct, None).array, masks[0])  # the only file of a folder
+
+
+def test_what_lies_beside_a_segmentation_in_its_folder_does_not_matter(series, ct, tmp_path):
+    folder = tmp_path / "mask"
+    (folder / "__MACOSX").mkdir(parents=True)
+    masks = random_masks()
+    write_seg(folder / "seg.dcm", series, masks)
+    for name in (".DS_Store", "LICENSE", "preview.png", "__MACOSX/._seg.dcm"):
+        (folder / name).write_bytes(b"\0\5\x16\7 anything")
+    shutil.copyfile(folder / "seg.dcm", folder / ".seg.dcm")
+    shutil.copyfile(series[0], folder / "slice.dcm")
+    assert is_dicom_mask(folder)
+    np.testing.assert_array_equal(read_dicom_mask(folder, ct, None).array, masks[0])
+    shutil.copyfile(folder / "seg.dcm", folder / "seg2.dcm")
+    for message in (refusal(read_dicom_mask, folder, ct, None), refusal(mask_names, folder)):
+        assert message == f"{folder}: holds 2 DICOM masks, such as seg.dcm and seg2.dcm; name the file"
 
 
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])

@@ -5,7 +5,7 @@ import zipfile
 import nibabel
 import numpy as np
 import pytest
-from ct_files import refusal, write_itk
+from ct_files import refusal, write_itk, write_series
 from scipy import ndimage
 
 from pnsamp_jax.data.whole_masks import read_mask
@@ -79,3 +79,31 @@ def test_labels_that_would_become_one_are_refused(name, dtype, tmp_path):
     labels[0, 0, 0] = 32767
     assert "m.n" in (reason := refusal(read_mask, write(tmp_path / name, labels)))
     assert reason.endswith("contains 40000; give labels of at most 32767")
+
+
+def test_what_is_no_mask_is_refused_with_the_advice_for_masks(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for name in ("pictures/1.png", "m.png"):
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n" + bytes(100))
+    np.savez(tmp_path / "m.npz", BALL)
+    np.save(tmp_path / "m.npy", BALL)
+    (tmp_path / "m.txt").write_text("0 0 1")
+    found = {
+        "pictures": "a folder without a DICOM mask or slices",
+        "m.png": "a .png picture",
+        "m.npz": "an archive of NumPy",
+        "m.npy": "an array of NumPy",
+        "m.txt": "no image",
+    }
+    for name, what in found.items():
+        path = tmp_path / name
+        assert refusal(read_mask, path).startswith(
+            f"{path}: is {what}; give the mask as NIfTI, NRRD or MetaImage with "
+        )
+    write_nifti(tmp_path / "m.nii", BALL.astype(np.uint8)).rename(tmp_path / "m.img")
+    assert "m.img: is a NIfTI image; rename it" in refusal(read_mask, tmp_path / "m.img")
+
+
+def test_a_mask_may_be_a_series_of_dicom_slices(tmp_path):
+    write_series(tmp_path / "mask", BALL.astype(np.int16), intercept=0)
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask").array, BALL)
