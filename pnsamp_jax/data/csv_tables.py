@@ -53,11 +53,14 @@ def read_table(
         known = {plain_name(column): column for column in (*columns, *optional)}
         header = [known.get(plain_name(name), name.strip().lower()) for name in names]
         first = max(reader.line_num, 1)
+        if columns and not names:
+            raise UserError(f"{path}: is empty; give a table with the columns {', '.join(columns)}")
         missing = [column for column in columns if header.count(column) != 1]
         missing += [column for column in optional if header.count(column) > 1]
         if missing:
             found = "two columns" if missing[0] in header else "no column"
-            raise UserError(f"{path}, line {first}: {found} {missing[0]}; expected {', '.join(columns)}")
+            cause = _why_unread(_header_line(text), missing[0]) if found == "no column" else ""
+            raise UserError(f"{path}, line {first}: {found} {missing[0]}; {cause or 'expected ' + ', '.join(columns)}")
         for fields in reader:
             if not any(map(str.strip, fields)):
                 continue
@@ -147,6 +150,16 @@ def _header_line(text: str) -> str:
     """Return the first line that names columns, "" if there is none."""
     lines = text.splitlines()
     return next((line for line in lines if not _is_before_header(re.split("[,;\t]", line.replace('"', "")))), "")
+
+
+def _why_unread(header: str, column: str) -> str:
+    """Return why a column is not found in a line that seems to name it, and the way out; "" if it does not."""
+    if header.lstrip().startswith("#"):
+        return "the line begins with #, as a comment does; delete comments, and the # before names of columns"
+    for delimiter, name in (("|", "'|'"), (None, "blanks")):
+        if not re.search("[,;\t]", header) and plain_name(column) in map(plain_name, header.split(delimiter)):
+            return f"its cells are separated by {name}; separate them by commas, semicolons or tabs"
+    return ""
 
 
 def _is_before_header(fields: list[str]) -> bool:

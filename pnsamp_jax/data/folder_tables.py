@@ -57,10 +57,10 @@ def _read_rows(root: str, *content: bytes | None) -> dict[str, list[NoduleRow]]:
         if named.setdefault(("nodule", nodule_id), where) != where:
             raise UserError(f"{where}: nodule_id '{nodule_id}' appears twice; ids must be unique")
         _require_one_patient(where, line["patient_id"], image, named)
-        context = line.get("context", "")
+        context = line.get("context", "").lower()
         context = "ct" if is_missing(context) else SYNONYMS.get(context, context)
         if context not in CONTEXTS:
-            raise UserError(f"{where}, column context: '{context}' is none of {', '.join(CONTEXTS)}")
+            raise UserError(f"{where}, column context: '{line['context']}' is none of {', '.join(CONTEXTS)}")
         centre = np.array([number(where, line, column) for column in ("x_mm", "y_mm", "z_mm")])
         by_reader = np.array(ratings.pop(nodule_id, []), int).reshape(-1, len(schema.RATINGS))
         label = _label(where, line)
@@ -73,10 +73,10 @@ def _read_rows(root: str, *content: bytes | None) -> dict[str, list[NoduleRow]]:
                     "each in a column mask_label, or give each a mask of its own"
                 )
         rows[image].append(row)
-    if ratings:
-        raise _unknown_nodule(root, min(ratings), [key[1] for key in named if key[0] == "nodule"])
     if not rows:
         raise UserError(f"{root}/nodules.csv: contains no nodule; add one line per nodule")
+    if ratings:
+        raise _unknown_nodule(root, min(ratings), [key[1] for key in named if key[0] == "nodule"])
     return rows
 
 

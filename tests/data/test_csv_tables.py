@@ -156,3 +156,24 @@ def test_an_error_of_a_spreadsheet_is_no_id(tmp_path, cell):
 def test_ids_that_only_begin_like_a_missing_value_are_ids(tmp_path, name):
     (tmp_path / "t.csv").write_text(f"name,x,y\n{name},1,2\n")
     assert read(tmp_path / "t.csv") == [{"name": name, "x": 1, "y": 2}]
+
+
+@pytest.mark.parametrize(("delimiter", "name"), [("|", r"'|'"), (" | ", r"'|'"), (" ", "blanks"), ("   ", "blanks")])
+def test_another_separator_is_named(tmp_path, delimiter, name):
+    (tmp_path / "t.csv").write_text("\n".join(delimiter.join(line) for line in LINES))
+    expected = (
+        f"t.csv, line 1: no column name; its cells are separated by {name}; separate them by commas, semicolons or"
+    )
+    assert expected in refusal(read, tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("comment", ["# exported by someone", "#name,x,y", "# exported, 3 columns"])
+def test_a_comment_above_the_header_is_named(tmp_path, comment):
+    (tmp_path / "t.csv").write_text("\n".join([comment, *map(",".join, LINES)]))
+    message = refusal(read, tmp_path / "t.csv")
+    assert "t.csv, line 1: no column name; the line begins with #, as a comment does; delete comments" in message
+
+
+def test_a_column_that_lacks_in_a_sound_table_is_told_as_such(tmp_path):
+    (tmp_path / "t.csv").write_text("name,x,other y\na,1,2\n")
+    assert "line 1: no column y; expected name, x, y" in refusal(read, tmp_path / "t.csv")

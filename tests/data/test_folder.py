@@ -47,9 +47,12 @@ def test_each_line_becomes_a_record(root):
 
 @pytest.mark.parametrize(
     ("context", "expected"),
-    [("slab", "slab"), ("cube", "cube"), ("simulated", "simulated"), ("ct", "ct"), ("scan", "ct"), ("", "ct")],
+    [
+        *(("slab", "slab"), ("cube", "cube"), ("simulated", "simulated"), ("ct", "ct"), ("scan", "ct"), ("", "ct")),
+        *(("CT", "ct"), ("Slab", "slab"), ("Scan", "ct"), ("SIMULATED", "simulated")),
+    ],
 )
-def test_context_is_kept_and_defaults_to_ct(root, context, expected):
+def test_context_is_kept_in_any_case_and_defaults_to_ct(root, context, expected):
     nodules, _ = tables()
     write_table(root / "nodules.csv", [{**row, "context": context} for row in nodules])
     assert {marked.context for marked in load(root)} == {expected}

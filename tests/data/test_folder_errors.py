@@ -178,7 +178,9 @@ def test_a_table_that_is_missing_empty_or_not_text_is_named(root, table):
     (root / table).write_bytes(text.encode("utf-32"))
     assert f"{root / table}, line 1: not text in UTF-8" in refusal(source.series)
     (root / table).write_bytes(b"")
-    assert f"{root / table}, line 1: no column nodule_id" in refusal(source.series)
+    assert f"{root / table}: is empty; give a table with the columns nodule_id, " in refusal(source.series)
+    (root / table).write_bytes(b"\n,,\n")
+    assert f"{root / table}: is empty" in refusal(source.series)
     (root / table).unlink()
     assert f"{root / table}: no such file" in refusal(source.series)
     assert f"{root / table}: no such file" in refusal(prepare, source, Geometry(), root / "cache", 1)
@@ -187,6 +189,7 @@ def test_a_table_that_is_missing_empty_or_not_text_is_named(root, table):
 
 def test_a_table_without_nodules_is_refused(root):
     write_table(root / "nodules.csv", [], NODULE_COLUMNS)
+    assert f"{root}/nodules.csv: contains no nodule" in refusal(FolderSource(str(root)).series)
     write_table(root / "ratings.csv", [], RATING_COLUMNS)
     assert "contains no nodule" in refusal(FolderSource(str(root)).series)
 

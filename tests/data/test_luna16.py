@@ -90,6 +90,13 @@ def test_the_places_of_the_challenge_are_checked(root, scan, tmp_path):
     assert "annotations.csv has a nodule at (0.0, 0.0," in message and "give LUNA16's own files" in message
 
 
+def test_an_empty_table_of_places_is_called_empty(root, scan, tmp_path):
+    (tmp_path / "subset0").symlink_to(root / "subset3")
+    (tmp_path / "annotations.csv").touch()
+    message = refusal(Luna16Source(str(tmp_path)).load, scan.series_uid)
+    assert message.startswith(f"{tmp_path}/annotations.csv: is empty; give a table with the columns seriesuid, ")
+
+
 def test_masks_of_the_lungs_are_no_scans_and_two_scans_of_a_name_are_refused(root, scan, tmp_path):
     (tmp_path / "subset3").symlink_to(root / "subset3")
     for folder in ("seg-lungs-LUNA16", "a_seg"):
