@@ -10,11 +10,8 @@ from ct_files import REAL, refusal, write_itk
 
 from pnsamp_jax.ct.dicom import read_series
 from pnsamp_jax.ct.dicom_index import index_series
-from pnsamp_jax.data import lidc, lidc_ct, schema
-
-
 from pnsamp_jax.ct.notes import collected
-from pnsamp_jax.data import lidc, schema
+from pnsamp_jax.data import lidc, lidc_ct, schema
 from pnsamp_jax.data.lidc_ct import LidcSource
 from pnsamp_jax.data.luna16 import Luna16Source, _places
 from pnsamp_jax.data.patches import Geometry, consensus_centroid
