@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.ct.volume import SAME_SPACING, Volume
 from pnsamp_jax.data.cohort import Nodule
 from pnsamp_jax.data.dicom_masks import is_dicom_mask, read_dicom_mask
 from pnsamp_jax.data.reader_bits import split_bits
@@ -101,7 +101,7 @@ def require_same_place(path: Path, mask: Volume, ct: Volume, tolerance: float = 
     """Raise UserError if a mask has the image's number of voxels, but lies elsewhere. Flipped axes are no difference.
 
     Such a mask lost its geometry, was saved with that of another image, or has its origin at the corner of a voxel. A
-    mask of another size may have a grid of its own.
+    mask of another size may have a grid of its own, or lie on some of the image's voxels.
 
     Args:
       path: of the mask.
@@ -110,6 +110,7 @@ def require_same_place(path: Path, mask: Volume, ct: Volume, tolerance: float = 
       tolerance: how far the mask may lie off, as a share of the image's smallest spacing.
     """
     if sorted(mask.array.shape) != sorted(ct.array.shape):
+        _require_own_place(path, mask, ct, tolerance)
         return
     corners = [
         volume.to_lps(np.argwhere(np.ones((2, 2, 2))) * (np.array(volume.array.shape) - 1)) for volume in (mask, ct)
@@ -119,6 +120,28 @@ def require_same_place(path: Path, mask: Volume, ct: Volume, tolerance: float = 
         raise UserError(
             f"{path}: has as many voxels as its image, but lies up to {distance_mm:.2g} mm off; save it with the "
             "geometry of its image"
+        )
+
+
+def _require_own_place(path: Path, mask: Volume, ct: Volume, tolerance: float) -> None:
+    """Raise UserError if a mask of another size than its image has the image's voxels, but seems to be misplaced.
+
+    Where one of the two was cropped, the mask lies on voxels of the image, and its origin tells on which.
+    """
+    if np.abs(mask.affine[:3, :3] - ct.affine[:3, :3]).max() > SAME_SPACING * ct.spacing.min():
+        return
+    offset = ct.to_index(mask.affine[:3, 3])
+    off_mm = np.linalg.norm((offset - np.rint(offset)) * ct.spacing)
+    if off_mm > tolerance * ct.spacing.min():
+        raise UserError(
+            f"{path}: has the spacing of its image, but lies {off_mm:.2g} mm off the image's voxels; save it with the "
+            "geometry of its image"
+        )
+    if not np.rint(offset).any():
+        sizes = [" x ".join(map(str, volume.array.shape[::-1])) for volume in (mask, ct)]
+        raise UserError(
+            f"{path}: has the spacing and the origin of its image, but {sizes[0]} voxels and not {sizes[1]}, as if "
+            "one of them was cropped or padded without its origin; save that one with the geometry that it had"
         )
 
 

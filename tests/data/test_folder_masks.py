@@ -5,11 +5,11 @@ import os
 import numpy as np
 import pytest
 from ct_files import refusal, write_itk
-from made_folder import AFFINE, block, change, load, tables, write_table
+from made_folder import AFFINE, POINTS, block, change, load, tables, write_table
 
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.folder import FolderSource
-from pnsamp_jax.data.patches import Geometry, patch_affine
+from pnsamp_jax.data.patches import Geometry, consensus_centroid, patch_affine
 from pnsamp_jax.data.prepare import dataset_name
 
 
@@ -145,6 +145,40 @@ def test_a_mask_may_be_a_crop_or_lie_a_rounding_error_off(root):
     assert load(root)[1].readers.array.sum() == 27
     write_at(root, (0, 1e-3, 0))
     assert load(root)[1].readers.array.sum() == 27
+
+
+@pytest.mark.parametrize("padded", ["image", "mask"])
+def test_an_image_or_a_mask_that_was_padded_or_cropped_without_its_origin_is_refused(root, padded):
+    around = ((6, 6), (6, 6), (2, 2))
+    hu = np.random.default_rng(0).integers(-1000, 400, (21, 21, 21)).astype(np.int16)
+    image, mask = np.pad(hu, around, constant_values=-1024), block((9, 9, 9), (12, 12, 12))
+    if padded == "mask":
+        image, mask = hu, mask[3:-3, 3:-3, 1:-1]
+    write_itk(root / "images" / "b.nrrd", image, AFFINE)
+    write_itk(root / "masks" / "b0.nrrd", mask, AFFINE)
+    sizes = {"image": "21 x 21 x 21 voxels and not 25 x 33 x 33", "mask": "19 x 15 x 15 voxels and not 21 x 21 x 21"}
+    message = refusal(load, root, "images/b.nrrd")
+    assert f"masks/b0.nrrd: has the spacing and the origin of its image, but {sizes[padded]}, as if" in message
+    assert "was cropped or padded without its origin; save that one" in message
+
+
+@pytest.mark.parametrize("index", [(3, 0, 0), (9, 8.96, 9)])
+def test_a_cropped_mask_that_kept_its_place_is_read(root, index):
+    first = np.rint(index).astype(int)
+    crop = block((9, 9, 9), (12, 12, 12))[tuple(slice(start, start + 13) for start in first)]
+    affine = AFFINE.copy()
+    affine[:3, 3] = Volume(None, AFFINE).to_lps(index)
+    write_itk(root / "masks" / "b0.nrrd", crop, affine)
+    (marked,) = load(root, "images/b.nrrd")
+    np.testing.assert_allclose(consensus_centroid(marked.readers), POINTS["b_n00"], atol=0.05)
+
+
+@pytest.mark.parametrize("index", [(11.5, 6.5, 10.5), (12, 7.2, 11)])
+def test_a_cropped_mask_between_the_voxels_of_its_image_is_refused(root, index):
+    write_at(root, index, np.ones((3, 3, 3), np.uint8))
+    off = 0.87 if index[0] == 11.5 else 0.2
+    message = f"masks/a1.nrrd: has the spacing of its image, but lies {off} mm off the image's voxels; save it with"
+    assert message in refusal(load, root)
 
 
 def test_a_mask_that_reaches_beyond_its_image_is_refused(root):
