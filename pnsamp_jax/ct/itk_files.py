@@ -145,6 +145,7 @@ def _check_text_header(path: str) -> tuple[int, bool, str]:
         if not re.fullmatch(allowed, fields.get(name, "")) and name in fields:
             raise UserError(f"{path}: {name} is '{fields[name][:40]}'; save it as one binary file in mm and HU")
     data = _data_path(path, fields)
+    _require_own_data(path, data, "ElementDataFile" if meta else "data file")
     start = start if data == path else 0
     compressed = fields.get("CompressedData", "").lower() == "true"
     if compressed and "CompressedDataSize" not in fields:
@@ -188,6 +189,20 @@ def _data_path(header: str, fields: dict[str, str]) -> str:
     candidates = path, os.path.join(folder, re.split(r"[\\/]", named)[-1])
     existing = (candidate for candidate in candidates if os.path.isfile(candidate))
     return next(existing, "") or next(filter(None, map(_of_the_same_name, candidates)), path)
+
+
+def _require_own_data(header: str, data: str, field: str) -> None:
+    """Raise UserError if a header names a data file of another stem, but one of its own stem lies beside it.
+
+    So does a header that was copied or renamed with its data, which would give the voxels of another image.
+    """
+    name = os.path.basename(data)
+    stem, suffix = os.path.splitext(name)
+    if suffix.lower() == ".gz":
+        suffix = os.path.splitext(stem)[1] + suffix
+    own = _of_the_same_name(os.path.splitext(header)[0] + suffix)
+    if data != header and own and _plain(os.path.basename(own)) != _plain(name):
+        raise UserError(f"{header}: names {name}, but {os.path.basename(own)} is beside it; correct {field} in it")
 
 
 def _of_the_same_name(path: str) -> str:

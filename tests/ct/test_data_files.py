@@ -1,6 +1,7 @@
 """Data files of .mhd and .nhdr under names that headers spell in other ways, and headers with fields that repeat."""
 
 import os
+import shutil
 import unicodedata
 
 import numpy as np
@@ -90,3 +91,28 @@ def test_comments_and_keys_with_values_are_no_fields_of_the_image(tmp_path, name
 def test_a_field_that_repeats_is_named(tmp_path, name, before, lines, field):
     path = with_lines(tmp_path / name, before, lines)
     assert refusal(read_image, path) == f"{path}: the header has {field} 2 times; leave the right one"
+
+
+@pytest.mark.parametrize(("name", "field"), [("ct.mhd", "ElementDataFile"), ("ct.nhdr", "data file")])
+@pytest.mark.parametrize("suffix", [".raw", ".RAW", ".raw.gz"])
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_header_that_was_copied_with_its_data_but_names_those_of_the_original_is_refused(
+    tmp_path, name, field, suffix, kept
+):
+    header = with_data(tmp_path / name, f"ct{suffix}".encode(), f"ct{suffix}".encode())
+    copied = header.rename(header.with_stem("1.2.copy"))
+    data = tmp_path / f"ct{suffix}"
+    shutil.copy(data, tmp_path / f"1.2.copy{suffix}")
+    if not kept:
+        data.unlink()
+    assert refusal(read_image, copied) == (
+        f"{copied}: names ct{suffix}, but 1.2.copy{suffix} is beside it; correct {field} in it"
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_header_may_name_a_data_file_of_another_stem_if_there_is_none_of_its_own(tmp_path, name):
+    header = write_itk(tmp_path / name, HU).rename(tmp_path / name.replace("ct", "renamed"))
+    (tmp_path / "renamed.txt").write_text("notes")
+    (tmp_path / "other.raw").write_bytes(bytes(2 * HU.size))
+    np.testing.assert_array_equal(read_image(header).array, HU)
