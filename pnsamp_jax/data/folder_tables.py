@@ -52,11 +52,13 @@ def _read_rows(root: str, *content: bytes | None) -> dict[str, list[NoduleRow]]:
     ratings = _read_ratings(Path(root) / "ratings.csv")
     rows: dict[str, list[NoduleRow]] = {}
     named: dict[tuple, str] = {}  # the first nodule or line for each thing that must not be named twice
+    sharing: dict[tuple[str, str], list[NoduleRow]] = {}  # by the files of the image and of the mask
     for where, line in read_table(Path(root) / "nodules.csv", NODULE_COLUMNS, optional=("context", "mask_label")):
         nodule_id, image, mask = line["nodule_id"], _path(root, line["image"]), _path(root, line["mask"])
         if named.setdefault(("nodule", nodule_id), where) != where:
             raise UserError(f"{where}: nodule_id '{nodule_id}' appears twice; ids must be unique")
-        _require_one_patient(where, line["patient_id"], image, named)
+        files = _file(root, image), _file(root, mask)
+        _require_one_patient(where, line["patient_id"], image, files[0], named)
         context = line.get("context", "").lower()
         context = "ct" if is_missing(context) else SYNONYMS.get(context, context)
         if context not in CONTEXTS:
@@ -65,14 +67,15 @@ def _read_rows(root: str, *content: bytes | None) -> dict[str, list[NoduleRow]]:
         by_reader = np.array(ratings.pop(nodule_id, []), int).reshape(-1, len(schema.RATINGS))
         label = _label(where, line)
         row = NoduleRow(Nodule(nodule_id, line["patient_id"], by_reader), image, mask, centre, context, label)
-        for other in rows.setdefault(image, []):
-            if other.mask == mask and (None in (label, other.mask_label) or label == other.mask_label):
+        for other in sharing.setdefault(files, []):
+            if None in (label, other.mask_label) or label == other.mask_label:
                 shared = "mask" if label != other.mask_label or label is None else f"label {label} of the same mask"
                 raise UserError(
                     f"{where}: names the same {shared} as nodule_id '{other.nodule.nodule_id}'; name the label of "
                     "each in a column mask_label, or give each a mask of its own"
                 )
-        rows[image].append(row)
+        sharing[files].append(row)
+        rows.setdefault(image, []).append(row)
     if not rows:
         raise UserError(f"{root}/nodules.csv: contains no nodule; add one line per nodule")
     if ratings:
@@ -88,6 +91,11 @@ def _path(root: str, text: str) -> str:
     return path
 
 
+def _file(root: str, path: str) -> str:
+    """Return the file or folder of a path of nodules.csv, which is the same through links and other spellings."""
+    return os.path.realpath(os.path.join(root, path))
+
+
 def _unknown_nodule(root: str, nodule_id: str, known: list[str]) -> UserError:
     """Return the error of a nodule that has ratings but no line in nodules.csv, where another spelling may be."""
     spelling = next((other for other in known if bare(other) == bare(nodule_id)), None)
@@ -97,18 +105,27 @@ def _unknown_nodule(root: str, nodule_id: str, known: list[str]) -> UserError:
     return UserError(f"{root}/ratings.csv: nodule_id '{nodule_id}' is not in nodules.csv{advice}")
 
 
-def _require_one_patient(where: str, patient_id: str, image: str, named: dict[tuple, str]) -> None:
-    """Raise UserError if a patient has two spellings, or an image two patients: they would be split over the folds."""
+def _require_one_patient(where: str, patient_id: str, image: str, file: str, named: dict[tuple, str]) -> None:
+    """Raise UserError if a patient has two spellings, or an image two patients: they would be split over the folds.
+
+    Args:
+      where: the line of nodules.csv.
+      patient_id: as it is there.
+      image: likewise.
+      file: of the image, see `_file`.
+      named: what the lines above name; those of this line are added.
+    """
     spelling = named.setdefault(("patient", bare(patient_id)), patient_id)
     if spelling != patient_id:
         raise UserError(
             f"{where}, column patient_id: {difference(patient_id, spelling)}; write the id of a patient in one way, "
             "and those of two patients more differently"
         )
-    owner = named.setdefault(("image", image), patient_id)
+    owner, first = named.setdefault(("image", file), patient_id), named.setdefault(("path", file), image)
     if owner != patient_id:
+        same = f"{image} is" if image == first else f"{image} is {first},"
         raise UserError(
-            f"{where}, column patient_id: {image} is an image of patient '{owner}' in a line above, and here of "
+            f"{where}, column patient_id: {same} an image of patient '{owner}' in a line above, and here of "
             f"'{patient_id}'; correct one of them"
         )
 

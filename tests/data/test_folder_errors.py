@@ -141,6 +141,24 @@ def test_an_image_under_two_spellings_of_its_path_is_one_image(root):
     assert len(load(root)) == 2
 
 
+@pytest.mark.parametrize("spelling", ["absolute", "link", "linked folder"])
+def test_an_image_or_a_mask_under_two_spellings_of_its_path_is_told(root, spelling):
+    (root / "link.nrrd").symlink_to(root / "images" / "a.nrrd")
+    (root / "linked").symlink_to(root / "images")
+    name = {"absolute": str(root / "images" / "a.nrrd"), "link": "link.nrrd", "linked folder": "linked/a.nrrd"}[
+        spelling
+    ]
+    change(root, "nodules.csv", 4, image=name)
+    assert refusal(FolderSource(str(root)).series) == (
+        f"{root}/nodules.csv, line 4, column patient_id: {name} is images/a.nrrd, an image of patient 'a' in a line "
+        "above, and here of 'b'; correct one of them"
+    )
+    change(root, "nodules.csv", 4, patient_id="a")
+    assert len(FolderSource(str(root)).series()) == 2
+    change(root, "nodules.csv", 4, mask=str(root / "masks" / "a1.nrrd"))
+    assert "line 4: names the same mask as nodule_id 'a_n01'" in refusal(FolderSource(str(root)).series)
+
+
 def test_an_unknown_context_is_named(root):
     nodules, _ = tables()
     write_table(
