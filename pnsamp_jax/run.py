@@ -12,6 +12,7 @@ from pnsamp_jax import input_pipeline, processes
 from pnsamp_jax.config import Settings, read_settings
 from pnsamp_jax.data import beam, cohort, schema
 from pnsamp_jax.data.background import APART_MM
+from pnsamp_jax.data.copies import require_no_copies
 from pnsamp_jax.data.diagnosis import read_diagnoses, require_some
 from pnsamp_jax.data.omissions import describe_omissions
 from pnsamp_jax.data.on_disk import open_records
@@ -133,7 +134,7 @@ def load_records(settings: Settings) -> Arrays:
     These are the nodules of the cohort, and those of the wider `settings.train_cohort` if there is one.
 
     Raises:
-      UserError: no nodule can be read, or none belongs to the cohort.
+      UserError: no nodule can be read, none belongs to the cohort, or one is there twice, see `copies`.
     """
     read: list[np.ndarray] = []
 
@@ -147,7 +148,9 @@ def load_records(settings: Settings) -> Arrays:
     prepared = _prepare(settings, settings.source)
     take = open_records if settings.pipeline == "tfdata" else read_records
     try:
-        return take(prepared.files, member)
+        records = take(prepared.files, member)
+        require_no_copies(records)
+        return records
     finally:  # also where none is left
         omissions = read and describe_omissions(
             np.concatenate(read), settings.cohort, settings.min_readers, settings.train_cohort

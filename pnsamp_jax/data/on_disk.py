@@ -5,7 +5,7 @@ bytes of it. Memory holds their places and the small fields of all nodules, abou
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,14 +46,29 @@ class ArraysOnDisk:
           UserError: a file is gone, or shorter than it was when it was opened.
         """
         arrays = np.empty((len(indices), *self.shape[1:]), self.dtype)
-        for array, (file, offset) in zip(arrays, self.places[indices].tolist(), strict=True):
-            try:
-                values = np.fromfile(self.paths[file], self.dtype, array.size, offset=offset)
-                array[...] = values.reshape(array.shape)
-            except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or error
-                raise UserError(f"{self.paths[file]}: changed while in use ({reason}); run again") from error
+        for array, place in zip(arrays, self.places[indices], strict=True):
+            array[...] = self._read(place, 0, array.size).reshape(array.shape)
         return arrays
+
+    def planes(self, index: int) -> Iterator[np.ndarray]:
+        """Yield one plane of each array, at an index of its first axis, without reading the others.
+
+        Raises:
+          UserError: as `__getitem__`.
+        """
+        size = int(np.prod(self.shape[2:]))
+        for place in self.places:
+            yield self._read(place, index * size, size).reshape(self.shape[2:])
+
+    def _read(self, place: np.ndarray, first: int, count: int) -> np.ndarray:
+        """Return so many consecutive values of an array from the first one on."""
+        file, offset = place.tolist()
+        try:
+            values = np.fromfile(self.paths[file], self.dtype, count, offset=offset + first * self.dtype.itemsize)
+            return values.reshape(count)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{self.paths[file]}: changed while in use ({reason}); run again") from error
 
 
 def open_records(files: Iterable[Path], member: Member | None = None) -> dict[str, Any]:
