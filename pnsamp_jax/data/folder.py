@@ -22,6 +22,7 @@ from typing import Any
 from pnsamp_jax.ct.itk_files import data_file
 from pnsamp_jax.ct.read import read_ct
 from pnsamp_jax.ct.volume import Volume
+from pnsamp_jax.data.contrast import require_contrast
 from pnsamp_jax.data.folder_masks import read_readers, require_around
 from pnsamp_jax.data.folder_tables import NoduleRow, read_rows
 from pnsamp_jax.data.patches import MarkedNodule, Unusable
@@ -105,4 +106,6 @@ def _load_nodule(root: str, row: NoduleRow, ct: Volume) -> MarkedNodule:
     path = Path(root) / row.mask
     readers = read_readers(path, ct, row.nodule, row.mask_label)
     require_around(path, readers, ct, row.nodule.nodule_id, row.centre_mm)
+    if row.context != "simulated":  # whose nodules may be of anything
+        require_contrast(f"{path}: the mask of '{row.nodule.nodule_id}'", readers, ct)
     return MarkedNodule(row.nodule, ct, readers, row.context, row.centre_mm)

@@ -13,6 +13,7 @@ from pnsamp_jax.ct.dicom_index import index_series
 from pnsamp_jax.ct.read import check_chest
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import lidc
+from pnsamp_jax.data.contrast import require_contrast
 from pnsamp_jax.data.lidc_database import Scan
 from pnsamp_jax.data.lidc_file import database_digest
 from pnsamp_jax.data.lidc_masks import reader_masks
@@ -80,7 +81,7 @@ def marked_nodules(scan: Scan, ct: Volume) -> list[MarkedNodule]:
     """Return the nodules of a scan with their voxels, given the CT with the rows and columns of its DICOM files.
 
     Raises:
-      UserError: the CT has other pixels than those that the readers saw.
+      UserError: the CT has other pixels than those that the readers saw, or shows no nodule where they saw one.
     """
     _require_pixels(scan, ct)
     slice_z_mm = slice_heights(ct)
@@ -89,7 +90,10 @@ def marked_nodules(scan: Scan, ct: Volume) -> list[MarkedNodule]:
         masks, origin = reader_masks(item.annotations, slice_z_mm)
         affine = ct.affine.copy()
         affine[:3, 3] = ct.to_lps(origin)
-        marked.append(MarkedNodule(item.nodule, ct, Volume(masks, affine), "ct"))
+        readers = Volume(masks, affine)
+        where = f"{scan.patient_id}, series {scan.series_uid}"
+        require_contrast(f"{where}: the mask of '{item.nodule.nodule_id}'", readers, ct)
+        marked.append(MarkedNodule(item.nodule, ct, readers, "ct"))
     return marked
 
 

@@ -11,6 +11,7 @@ from ct_files import REAL, refusal, write_itk
 from pnsamp_jax.ct.dicom import read_series
 from pnsamp_jax.ct.dicom_index import index_series
 from pnsamp_jax.ct.notes import collected
+from pnsamp_jax.ct.read import read_image
 from pnsamp_jax.data import lidc, lidc_ct, schema
 from pnsamp_jax.data.lidc_ct import LidcSource
 from pnsamp_jax.data.luna16 import Luna16Source, _places
@@ -36,13 +37,16 @@ def scan():
 
 @pytest.fixture(scope="module")
 def root(scan, tmp_path_factory):
-    """LUNA16's layout with a made-up CT of that scan: a body with two lungs, without a nodule."""
+    """LUNA16's layout with a made-up CT of that scan: a body with two lungs, and the nodules that readers marked."""
     folder = tmp_path_factory.mktemp("luna16")
     (folder / "subset3").mkdir()
     row, column = np.indices((512, 512)) - 255.5
     body = np.where(np.hypot(row / 180, column / 240) < 1, 30, -1000)
     body[np.minimum(np.hypot(row / 120, (column - 110) / 85), np.hypot(row / 120, (column + 110) / 85)) < 1] = -850
     hu = (body + np.zeros((len(scan.slice_z_mm), 1, 1))).astype(np.int16)
+    for item in lidc.series_nodules(scan.series_uid):
+        masks, origin = item.masks()
+        hu[tuple((np.argwhere(masks.any(axis=0)) + origin).T)] = 30
     affine = np.eye(4)
     step = np.diff(scan.slice_z_mm).mean()
     spacing = scan.pixel_spacing_mm
@@ -72,6 +76,15 @@ def test_contours_lie_on_the_rows_and_columns_that_were_annotated(root, scan):
     for one, item in zip(source.load(scan.series_uid), lidc.series_nodules(scan.series_uid), strict=True):
         index = one.ct.to_index(one.readers.to_lps((0, 0, 0)))
         np.testing.assert_allclose(index, item.masks()[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_scan_whose_voxels_were_turned_is_refused(root, scan, tmp_path, axis):
+    ct = read_image(root / "subset3" / f"{scan.series_uid}.mhd")
+    write_itk(tmp_path / f"{scan.series_uid}.mhd", np.flip(ct.array, axis), ct.affine)
+    message = refusal(Luna16Source(str(tmp_path)).load, scan.series_uid)
+    assert f"{scan.patient_id}, series {scan.series_uid}: the mask of '{scan.patient_id}_n0" in message
+    assert "marks nothing that differs from its surroundings (0 HU brighter, " in message
 
 
 def test_the_places_of_the_challenge_are_checked(root, scan, tmp_path):
