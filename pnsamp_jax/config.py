@@ -110,7 +110,8 @@ class Settings:
         if not folder:
             raise UserError(f"config.data.{field}: is empty; source '{data['source']}' needs the path of a folder")
         if not Path(folder).is_dir():
-            raise UserError(f"config.data.{field}: no such folder: {folder}")
+            what = "is a file, not a folder" if Path(folder).is_file() else "no such folder"
+            raise UserError(f"config.data.{field}: {what}: {folder}")
         if data["source"] != "lidc":
             return FolderSource(folder) if data["source"] == "folder" else Luna16Source(folder)
         root = str(Path(folder).resolve())

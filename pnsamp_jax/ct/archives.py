@@ -15,6 +15,7 @@ from typing import IO
 from pnsamp_jax.ct.file_kinds import TAR, ZIP, kind_of, what_it_is
 from pnsamp_jax.ct.notes import collected, note
 from pnsamp_jax.errors import UserError
+from pnsamp_jax.files import files_under
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 MAX_BYTES = 4 << 30  # unpacked; a CT of 2,000 slices takes 1 GiB
@@ -59,6 +60,20 @@ def unpacked(path: str) -> Iterator[str]:
             raise type(error)(str(error).replace(folder, path)) from error
     for text in notes:
         note(text.replace(folder, path))
+
+
+def to_unpack(folder: str, otherwise: str) -> str:
+    """Return the way out for a folder in which scans were not found: to unpack its archives, if it holds any.
+
+    Args:
+      folder: the folder, with all below it.
+      otherwise: the way out if there are none.
+    """
+    found = files_under(folder, *ARCHIVE_SUFFIXES)
+    if not found:
+        return otherwise
+    several = f"the {len(found)} archives there, such as" if len(found) > 1 else "the archive"
+    return f"unpack {several} {found[0].relative_to(folder)}, and give the folder with their content"
 
 
 def is_unpacked(folder: str | os.PathLike[str]) -> bool:

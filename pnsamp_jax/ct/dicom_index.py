@@ -83,7 +83,8 @@ def index_folder(root: str | PathLike[str], cache: str | PathLike[str] | None = 
       UserError: `root` is not a folder, or something in it cannot be read.
     """
     if not os.path.isdir(root):
-        raise UserError(f"{root}: no such folder; give the one that contains the DICOM files")
+        what = "is a file, not a folder" if os.path.isfile(root) else "no such folder"
+        raise UserError(f"{root}: {what}; give the one that contains the DICOM files")
     known = _load_cache(cache)
     entries: dict[str, dict[str, int | str]] = {}
     series: dict[str, list[str]] = {}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pnsamp_jax.ct.archives import to_unpack
 from pnsamp_jax.ct.dicom import read_series, slice_positions
 from pnsamp_jax.ct.dicom_index import index_series
 from pnsamp_jax.ct.read import check_chest
@@ -48,9 +49,10 @@ class LidcSource:
         _index.cache_clear()  # files may have come or gone
         found = sorted(_index(self).keys() & lidc.marked_series())
         if not found:
+            advice = to_unpack(self.dicom_root, "give the folder that contains the archive's DICOM files")
             raise UserError(
                 f"config.data.dicom_root: none of the {len(_index(self))} CT series under {self.dicom_root} is a scan "
-                "of LIDC-IDRI with nodules; give the folder that contains the archive's DICOM files"
+                f"of LIDC-IDRI with nodules; {advice}"
             )
         return found
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pnsamp_jax.ct.archives import to_unpack
 from pnsamp_jax.ct.itk_files import data_file
 from pnsamp_jax.ct.read import read_ct
 from pnsamp_jax.data import lidc
@@ -57,9 +58,10 @@ class Luna16Source:
         for series in found:
             only_scan(scans.by_uid[series])
         if not found:
+            advice = to_unpack(self.root, "give the folder that contains LUNA16's subset0 to subset9")
             raise UserError(
                 f"config.data.root: none of the {len(scans.by_uid)} .mhd files under {self.root} is a scan of "
-                "LIDC-IDRI with nodules; give the folder that contains LUNA16's subset0 to subset9"
+                f"LIDC-IDRI with nodules; {advice}"
             )
         return found
 

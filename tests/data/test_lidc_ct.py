@@ -4,6 +4,7 @@ import csv
 import json
 import random
 import shutil
+import zipfile
 from collections import Counter
 from xml.etree import ElementTree
 
@@ -12,7 +13,9 @@ import pydicom
 import pytest
 from ct_files import HU, REAL, refusal, write_itk, write_series
 from scipy import ndimage
+from tiny_run import tiny_config
 
+from pnsamp_jax.config import read_settings
 from pnsamp_jax.ct.dicom_index import index_series
 from pnsamp_jax.data import lidc, lidc_ct, schema
 from pnsamp_jax.data.folder import FolderSource
@@ -285,3 +288,20 @@ def test_a_folder_without_scans_of_the_archive_is_refused(tmp_path):
     message = refusal(LidcSource(str(tmp_path / "other")).series)
     assert message.startswith("config.data.dicom_root: none of the 1 CT series")
     assert "nowhere: no such folder" in refusal(LidcSource(str(tmp_path / "nowhere")).series)
+
+
+def test_a_file_and_a_folder_of_archives_are_told_from_a_folder_without_scans(tmp_path):
+    (tmp_path / "manifest.tcia").write_text("downloadServerUrl=...")
+    message = refusal(LidcSource(str(tmp_path / "manifest.tcia")).series)
+    assert message == f"{tmp_path}/manifest.tcia: is a file, not a folder; give the one that contains the DICOM files"
+    settings = read_settings(tiny_config(**{"data.source": "lidc", "data.dicom_root": f"{tmp_path}/manifest.tcia"}))
+    expected = f"config.data.dicom_root: is a file, not a folder: {tmp_path}/manifest.tcia"
+    assert refusal(lambda: settings.source) == expected
+    (tmp_path / "LIDC-IDRI").mkdir()
+    for name in ("0001.zip", "0002.ZIP"):
+        with zipfile.ZipFile(tmp_path / "LIDC-IDRI" / name, "w") as archive:
+            archive.writestr("1-01.dcm", b"")
+    message = refusal(LidcSource(str(tmp_path)).series)
+    assert (
+        "none of the 0 CT series" in message and "unpack the 2 archives there, such as LIDC-IDRI/0001.zip" in message
+    )

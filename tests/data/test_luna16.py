@@ -130,6 +130,8 @@ def test_a_scan_may_have_a_name_in_capitals(root, scan, tmp_path):
 
 def test_a_folder_without_a_scan_is_refused(tmp_path):
     assert "none of the 0 .mhd files" in refusal(Luna16Source(str(tmp_path)).series)
+    (tmp_path / "subset0.zip").touch()
+    assert "with nodules; unpack the archive subset0.zip" in refusal(Luna16Source(str(tmp_path)).series)
     assert "is no folder" in refusal(Luna16Source(str(tmp_path / "none")).series)
 
 
