@@ -20,6 +20,8 @@ MAX_GAP_MM = 20.0  # between two regions of a mask
 MAX_SIZE_MM = 150.0  # along an axis
 MAX_FILLED = 1.3  # times the voxels, when the holes of its slices are filled; the largest is 1.26
 MIN_INNER = 0.2  # share of voxels whose neighbours in the slice are all marked, where there are holes; least 0.64
+MAX_BOX = 0.95  # share of its bounding box that a mask fills; the largest is 0.82, and that of an ellipsoid 0.52
+MIN_BOX = 2, 5, 5  # voxels along the sides of a box, the shortest first; smaller nodules may look like one
 MAX_SHARE = 0.3  # of the image; the largest is 0.14, of a slab that ends with its nodule
 MOST_LISTED = 5  # labels in a message
 SAME_VOXEL = 0.1  # voxels that lie closer than this share of their spacing are the same
@@ -157,7 +159,7 @@ def require_around(path: Path, readers: Volume, ct: Volume, nodule_id: str, poin
 
     Raises:
       UserError: the mask lies off the point or reaches beyond the image, is larger than any nodule, has a second
-        region far from the first, or is what the image mostly shows, as the lung is in a crop.
+        region far from the first, is a box, or is what the image mostly shows, as the lung is in a crop.
     """
     union = np.any(readers.array, axis=0)
     index = np.argwhere(union)
@@ -188,6 +190,7 @@ def require_around(path: Path, readers: Volume, ct: Volume, nodule_id: str, poin
             "column mask_label of nodules.csv"
         )
     _require_surroundings(path, in_ct, abs(np.linalg.det(readers.affine)), ct, nodule_id)
+    _require_outline(path, union)
 
 
 def _require_surroundings(path: Path, in_ct: np.ndarray, voxel_mm3: float, ct: Volume, nodule_id: str) -> None:
@@ -211,6 +214,17 @@ def _require_surroundings(path: Path, in_ct: np.ndarray, voxel_mm3: float, ct: V
         raise UserError(
             f"{path}: the mask of '{nodule_id}' {found} its image; give that of this nodule alone, or an image that "
             "shows more of its surroundings"
+        )
+
+
+def _require_outline(path: Path, mask: np.ndarray) -> None:
+    """Raise UserError if a mask (d, h, w) is the box around a nodule, as detectors give it."""
+    index = np.argwhere(mask)
+    sides = np.ptp(index, axis=0) + 1
+    if (np.sort(sides) >= MIN_BOX).all() and len(index) >= MAX_BOX * sides.prod():
+        raise UserError(
+            f"{path}: is a box of {' x '.join(map(str, sides[::-1]))} voxels, not an outline; draw the outline of the "
+            "nodule, which a network would otherwise learn to be a box"
         )
 
 

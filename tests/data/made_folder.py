@@ -45,9 +45,15 @@ def write_table(path, rows, columns=None):
 
 
 def block(low, high, value=1):
-    """Return a mask with one value from index `low` to below `high`, and 0 elsewhere."""
+    """Return a mask with one value from index `low` to below `high`, and 0 elsewhere.
+
+    Where it could be taken for a box that was saved in place of an outline, its corners are cut off.
+    """
     mask = np.zeros((21, 21, 21), np.uint8)
-    mask[tuple(map(slice, low, high))] = value
+    sides = np.subtract(high, low)
+    from_middle = np.abs(np.moveaxis(np.indices(sides), 0, -1) - (sides - 1) / 2)
+    corners = (from_middle >= sides / 4).all(axis=-1) & (np.sort(sides) >= (2, 5, 5)).all()
+    mask[tuple(map(slice, low, high))] = np.where(corners, 0, value)
     return mask
 
 

@@ -498,7 +498,7 @@ def test_two_parts_of_a_region_may_lie_apart(ct, tmp_path, above, depths):
 
 def test_a_nodule_may_name_a_dicom_object_as_its_mask(root, series, ct):
     masks = np.zeros((1, *SHAPE), bool)
-    masks[0, 4:7, 10:15, 12:18] = True
+    masks[0, 4:7, 11:15, 12:18] = True
     write_seg(root / "masks" / "seg.dcm", series, masks)
     (root / "images" / "ct").mkdir()
     for path in series:
@@ -511,7 +511,7 @@ def test_a_nodule_may_name_a_dicom_object_as_its_mask(root, series, ct):
     np.testing.assert_array_equal(marked.readers.array, masks)
     assert marked.readers.array.dtype == bool
     # The same voxels, drawn as contours through the middle between voxel centres.
-    corners = np.array([(9.5, 11.5), (9.5, 17.5), (14.5, 17.5), (14.5, 11.5)])
+    corners = np.array([(10.5, 11.5), (10.5, 17.5), (14.5, 17.5), (14.5, 11.5)])
     contours = [outline(ct, depth, corners) for depth in (4, 5, 6)]
     path = write_rtstruct(root / "masks" / "rt.dcm", {1: ("nodule", contours)})
     np.testing.assert_array_equal(read_readers(path, ct, marked.nodule, None).array, masks)
