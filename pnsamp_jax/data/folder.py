@@ -19,15 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pnsamp_jax.ct.itk_files import data_file
+from pnsamp_jax.ct.notes import note
 from pnsamp_jax.ct.read import read_ct
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data.contrast import require_contrast
 from pnsamp_jax.data.folder_masks import read_readers, require_around
 from pnsamp_jax.data.folder_tables import NoduleRow, read_rows
-from pnsamp_jax.data.patches import MarkedNodule, Unusable
+from pnsamp_jax.data.patches import Geometry, MarkedNodule, Unusable, patch_affine
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import files_under, stamp
+
+PATCH = Geometry()  # what the networks of most configs see, whatever the size of its voxels
+MIN_KNOWN = 0.5  # share of it that an image with true context holds, unless a note says so
 
 
 @dataclass(frozen=True)
@@ -108,4 +114,21 @@ def _load_nodule(root: str, row: NoduleRow, ct: Volume) -> MarkedNodule:
     require_around(path, readers, ct, row.nodule.nodule_id, row.centre_mm)
     if row.context != "simulated":  # whose nodules may be of anything
         require_contrast(f"{path}: the mask of '{row.nodule.nodule_id}'", readers, ct)
+    _note_unknown(root, row, ct)
     return MarkedNodule(row.nodule, ct, readers, row.context, row.centre_mm)
+
+
+def _note_unknown(root: str, row: NoduleRow, ct: Volume) -> None:
+    """Note an image with true context that holds little of what surrounds a nodule: the rest of a patch is made up."""
+    if row.context != "ct":
+        return
+    patch = patch_affine(row.centre_mm, PATCH.patch_size, PATCH.spacing_mm)
+    index = np.moveaxis(np.indices((PATCH.patch_size,) * 3), 0, -1)
+    at = ct.to_index(Volume(index, patch).to_lps(index))
+    known = ((at >= -0.5) & (at <= np.array(ct.array.shape) - 0.5)).all(axis=-1).mean()
+    if known < MIN_KNOWN:
+        side_mm = PATCH.patch_size * PATCH.spacing_mm
+        note(
+            f"{Path(root) / row.image}: shows {known:.0%} of the {side_mm:.0f} mm around '{row.nodule.nodule_id}' "
+            "that a network sees; the rest repeats its edge. Give more of the scan, or name its context in nodules.csv"
+        )

@@ -10,6 +10,7 @@ import pytest
 from ct_files import write_itk, write_series
 from made_folder import AFFINE, POINTS, RATINGS, block, change, load, replace, tables, write_table
 
+from pnsamp_jax.ct.notes import collected
 from pnsamp_jax.ct.volume import Volume
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.folder import FolderSource
@@ -204,6 +205,23 @@ def test_a_mask_may_have_a_different_grid(root):
     np.testing.assert_allclose(consensus_centroid(marked.readers), POINTS["a_n01"], atol=1e-6)
     mask = make_record(marked, Geometry(32, 0, 0.6))[schema.MASK]
     assert (mask == schema.MASK_UNIT).sum() == mask.astype(bool).sum() == 10**3  # 6 mm are 10 voxels
+
+
+@pytest.mark.parametrize(
+    ("context", "side", "known"),
+    [("", 21, 18), ("ct", 29, 42), ("ct", 31, None), ("cube", 21, None), ("slab", 21, None), ("simulated", 21, None)],
+)
+def test_an_image_that_holds_less_than_half_of_a_patch_is_noted(root, context, side, known):
+    hu = np.random.default_rng(0).integers(-1000, 400, (side,) * 3).astype(np.int16)
+    write_itk(root / "images" / "b.nrrd", hu, patch_affine(POINTS["b_n00"], side, 1.0))
+    nodules, _ = tables()
+    write_table(root / "nodules.csv", [{**row, "context": context} for row in nodules])
+    with collected() as notes:
+        load(root, "images/b.nrrd")
+    expected = (
+        f"{root}/images/b.nrrd: shows {known}% of the 38 mm around 'b_n00' that a network sees; the rest repeats"
+    )
+    assert [note[: len(expected)] for note in notes] == [expected] * (known is not None)
 
 
 def test_a_relative_root_works(root, monkeypatch):
