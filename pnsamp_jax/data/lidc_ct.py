@@ -18,7 +18,7 @@ from pnsamp_jax.data.contrast import require_contrast
 from pnsamp_jax.data.lidc_database import Scan
 from pnsamp_jax.data.lidc_file import database_digest
 from pnsamp_jax.data.lidc_masks import reader_masks
-from pnsamp_jax.data.patches import MarkedNodule
+from pnsamp_jax.data.patches import MarkedNodule, Unusable
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import stamp
 
@@ -56,7 +56,7 @@ class LidcSource:
             )
         return found
 
-    def load(self, series: str) -> list[MarkedNodule]:
+    def load(self, series: str) -> list[MarkedNodule | Unusable]:
         """Return the nodules of one scan with their voxels.
 
         Raises:
@@ -79,23 +79,26 @@ class LidcSource:
         return [(os.path.relpath(path, self.dicom_root), stamp(path)) for path in _index(self)[series]]
 
 
-def marked_nodules(scan: Scan, ct: Volume) -> list[MarkedNodule]:
+def marked_nodules(scan: Scan, ct: Volume) -> list[MarkedNodule | Unusable]:
     """Return the nodules of a scan with their voxels, given the CT with the rows and columns of its DICOM files.
 
     Raises:
-      UserError: the CT has other pixels than those that the readers saw, or shows no nodule where they saw one.
+      UserError: the CT has other pixels than those that the readers saw.
     """
     _require_pixels(scan, ct)
     slice_z_mm = slice_heights(ct)
-    marked = []
+    marked: list[MarkedNodule | Unusable] = []
     for item in lidc.series_nodules(scan.series_uid):
         masks, origin = reader_masks(item.annotations, slice_z_mm)
         affine = ct.affine.copy()
         affine[:3, 3] = ct.to_lps(origin)
         readers = Volume(masks, affine)
         where = f"{scan.patient_id}, series {scan.series_uid}"
-        require_contrast(f"{where}: the mask of '{item.nodule.nodule_id}'", readers, ct)
-        marked.append(MarkedNodule(item.nodule, ct, readers, "ct"))
+        try:
+            require_contrast(f"{where}: the mask of '{item.nodule.nodule_id}'", readers, ct)
+            marked.append(MarkedNodule(item.nodule, ct, readers, "ct"))
+        except UserError as error:
+            marked.append(Unusable(item.nodule.nodule_id, str(error)))
     return marked
 
 

@@ -24,7 +24,7 @@ from pnsamp_jax.data.csv_tables import number, read_table
 from pnsamp_jax.data.lidc_ct import marked_nodules, require_slices, slice_heights
 from pnsamp_jax.data.lidc_file import database_digest
 from pnsamp_jax.data.named_scans import NamedScans, named_scans, note_passed_over, only_scan
-from pnsamp_jax.data.patches import MarkedNodule, consensus_centroid
+from pnsamp_jax.data.patches import MarkedNodule, Unusable, consensus_centroid
 from pnsamp_jax.errors import UserError
 from pnsamp_jax.files import files_under, stamp
 
@@ -65,7 +65,7 @@ class Luna16Source:
             )
         return found
 
-    def load(self, series: str) -> list[MarkedNodule]:
+    def load(self, series: str) -> list[MarkedNodule | Unusable]:
         """Return the nodules of one scan with their voxels.
 
         Raises:
@@ -89,12 +89,14 @@ class Luna16Source:
         return [stamp(path), stamp(data_file(str(path)))]
 
 
-def _require_places(path: Path, places: list[np.ndarray], found: list[MarkedNodule]) -> None:
+def _require_places(path: Path, places: list[np.ndarray], found: list[MarkedNodule | Unusable]) -> None:
     """Raise UserError if a place of annotations.csv is none of a scan's nodules.
 
-    A nodule whose outlines enclose no voxel has no centroid, so as many places may be far from the others.
+    An unusable nodule, or one whose outlines enclose no voxel, has no centroid, so as many places may be far from the
+    others.
     """
-    centroids = [consensus_centroid(one.readers) for one in found if one.readers.array.any()]
+    marked = [one.readers for one in found if isinstance(one, MarkedNodule) and one.readers.array.any()]
+    centroids = [consensus_centroid(readers) for readers in marked]
     distances_mm = [min((float(np.linalg.norm(c - point)) for c in centroids), default=np.inf) for point in places]
     far = [i for i, distance_mm in enumerate(distances_mm) if distance_mm > MAX_OFFSET_MM]
     if len(far) > len(found) - len(centroids):

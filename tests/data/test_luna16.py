@@ -79,12 +79,12 @@ def test_contours_lie_on_the_rows_and_columns_that_were_annotated(root, scan):
 
 
 @pytest.mark.parametrize("axis", [1, 2])
-def test_a_scan_whose_voxels_were_turned_is_refused(root, scan, tmp_path, axis):
+def test_nodules_of_a_scan_whose_voxels_were_turned_cannot_be_used(root, scan, tmp_path, axis):
     ct = read_image(root / "subset3" / f"{scan.series_uid}.mhd")
     write_itk(tmp_path / f"{scan.series_uid}.mhd", np.flip(ct.array, axis), ct.affine)
-    message = refusal(Luna16Source(str(tmp_path)).load, scan.series_uid)
-    assert f"{scan.patient_id}, series {scan.series_uid}: the mask of '{scan.patient_id}_n0" in message
-    assert "marks nothing that differs from its surroundings (0 HU brighter, " in message
+    [nodule] = Luna16Source(str(tmp_path)).load(scan.series_uid)
+    assert nodule.reason.startswith(f"{scan.patient_id}, series {scan.series_uid}: the mask of '{nodule.nodule_id}' ")
+    assert "marks nothing that differs from its surroundings (0 HU brighter, " in nodule.reason
 
 
 def test_the_places_of_the_challenge_are_checked(root, scan, tmp_path):
