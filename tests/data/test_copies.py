@@ -11,7 +11,7 @@ from tiny_run import tiny_config
 from pnsamp_jax.data import schema
 from pnsamp_jax.data.copies import require_no_copies
 from pnsamp_jax.data.on_disk import open_records
-from pnsamp_jax.data.prepare import read_records
+from pnsamp_jax.data.series_files import read_records
 from pnsamp_jax.run import prepare_run
 
 READ = [read_records, open_records]
