@@ -3,12 +3,12 @@
 import re
 from pathlib import Path
 
+NAME = re.compile(r"fold_(-1|0|[1-9]\d*)")  # -1 stands for all folds, as in config.fold
+
 
 def fold_folders(workdir: Path) -> list[Path]:
     """Return the folders of the folds that are there, by their numbers."""
-    return sorted(
-        (path for path in workdir.glob("fold_*") if re.fullmatch(r"fold_(0|[1-9]\d*)", path.name)), key=number
-    )
+    return sorted((path for path in workdir.glob("fold_*") if NAME.fullmatch(path.name)), key=number)
 
 
 def trained_folds(workdir: Path) -> list[Path]:
