@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from pnsamp_jax.inference.conformal import patient_quantile
 from pnsamp_jax.inference.diameters import axial_diameters
-from pnsamp_jax.inference.masks import THRESHOLD, central_component, shift_logits
+from pnsamp_jax.inference.masks import THRESHOLD, central_component, with_threshold
 
 COVERAGE = 0.9
 MEASURES = ("volume", "diameter")
@@ -92,7 +92,7 @@ def measure_marked(mask: np.ndarray, spacing_mm: float) -> tuple[float, float]:
         return measure(mask.astype(np.float32), mask, spacing_mm)
     smooth = ndimage.gaussian_filter(mask.astype(np.float32), SMOOTHING_VOXELS, mode="constant")
     threshold = float(np.sort(smooth, axis=None)[mask.size - count - 1 : mask.size - count + 1].mean())
-    probability = shift_logits(smooth, np.log((1 - threshold) / threshold))
+    probability = with_threshold(smooth, threshold)
     return count * spacing_mm**3, measure(probability, probability > THRESHOLD, spacing_mm)[1]
 
 

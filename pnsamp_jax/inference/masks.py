@@ -35,8 +35,12 @@ def best_threshold(probability: np.ndarray) -> float:
 
 def at_one_half(probability: np.ndarray) -> np.ndarray:
     """Shift the logits of a mask's probabilities so that its `best_threshold` becomes one half."""
-    threshold = best_threshold(probability)
-    return shift_logits(probability, np.log((1 - threshold) / threshold)).astype(np.float32)
+    return with_threshold(probability, best_threshold(probability)).astype(np.float32)
+
+
+def with_threshold(probability: np.ndarray, threshold: float) -> np.ndarray:
+    """Shift the logits of probabilities so that a threshold becomes one half."""
+    return shift_logits(probability, np.log((1 - threshold) / threshold))
 
 
 def adapted(probability: np.ndarray, texture: float, spacing_mm: float, share: float) -> np.ndarray:
