@@ -92,11 +92,11 @@ def open_run(config: ConfigDict, workdir: Path, longer: bool = False) -> Run:
     """
     settings = read_settings(config)
     processes.on_primary(partial(layout.check_config, workdir, settings.fields, longer))
-    if settings.diagnosis:  # which the evaluation reads, hours later
-        read_diagnoses(user_path(settings.diagnosis))
+    table = user_path(settings.diagnosis) if settings.diagnosis else None
+    diagnoses = read_diagnoses(table) if table else {}  # which the evaluation needs, hours later
     records = load_records(settings)
-    if settings.diagnosis:
-        require_some(user_path(settings.diagnosis), _cohort_records(settings, records)[schema.PATIENT_ID].tolist())
+    if table:
+        require_some(table, diagnoses, _cohort_records(settings, records)[schema.PATIENT_ID].tolist())
     background = load_background(settings)
     folds = processes.from_primary(processes.on_primary(partial(_claim, workdir, settings, records, longer)))
     shared = {name: value for name, value in layout.flatten(settings.fields).items() if not layout.is_own(name)}

@@ -76,9 +76,8 @@ def of_patients(diagnoses: Mapping[str, Diagnosis], patients: Iterable[str]) -> 
     return {patient: named[bare(patient)] for patient in patients if bare(patient) in named}
 
 
-def require_some(path: Path, patients: list[str]) -> None:
-    """Read a table of diagnoses, and raise UserError if it cannot be read or names none of the given patients."""
-    diagnoses = read_diagnoses(path)
+def require_some(path: Path, diagnoses: Mapping[str, Diagnosis], patients: list[str]) -> None:
+    """Raise UserError if the diagnoses that were read from a table are of none of the given patients."""
     if patients and not of_patients(diagnoses, patients):
         raise UserError(
             f"{path}: names none of the run's {len(set(patients))} patients; write their ids as the data do, such as "
